@@ -1,0 +1,83 @@
+"""The error tree: everything segloop raises on purpose, and the HTTP status each one answers with."""
+
+from __future__ import annotations
+
+
+class SegloopError(Exception):
+    """Base of every error that segloop raises on purpose; its text is one sentence fit for a user."""
+
+    http_status = 500
+
+
+class BadRequest(SegloopError):
+    """What the caller sent cannot be used; the text names the bad value and the fix."""
+
+    http_status = 400
+
+
+class LabelConfigError(BadRequest):
+    """A label config is missing, is not XML, or has nothing to segment with."""
+
+
+class UnknownProject(BadRequest):
+    """A project that cannot be named from what was sent, or was never seen."""
+
+
+class MaskError(BadRequest):
+    """A mask, polygon or run-length code that is malformed or beyond its limits."""
+
+
+class Unauthorized(SegloopError):
+    """No credentials, or wrong ones."""
+
+    http_status = 401
+
+
+class SettingsError(SegloopError):
+    """A setting has a value that cannot be used, or a needed one is missing."""
+
+
+class ImageError(SegloopError):
+    """An image could not be fetched or decoded."""
+
+
+class ImageForbidden(ImageError):
+    """An image address that the settings do not allow: a host, a folder, a scheme."""
+
+
+class ImageTooLarge(ImageError):
+    """An image beyond the limit on bytes or on pixels."""
+
+
+class LabelStudioError(SegloopError):
+    """Label Studio cannot be reached, or refused a request."""
+
+
+class RegistryError(SegloopError):
+    """The store of versions is unreachable or holds something that cannot be trusted."""
+
+
+class VersionNotFound(RegistryError):
+    """A version that a project does not have."""
+
+    http_status = 404
+
+
+class TrainingError(SegloopError):
+    """A training run failed; the text is its reason."""
+
+
+class NothingToTrain(TrainingError):
+    """A project without enough usable annotations for a training run."""
+
+
+class QueueUnavailable(SegloopError):
+    """Redis cannot be reached, so nothing can be queued now."""
+
+    http_status = 503
+
+
+class JobNotFound(SegloopError):
+    """A job id that the queue does not know (any more)."""
+
+    http_status = 404

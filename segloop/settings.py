@@ -1,0 +1,287 @@
+"""Settings: every knob of segloop, its default and its help; the only reader of the environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from segloop.errors import BadRequest, SettingsError
+
+_MIB = 2**20
+_MEGAPIXEL = 10**6
+
+#: Settings that a project may override through the *extra params* of its ML backend in Label Studio.
+PROJECT_SETTINGS = (
+    "arch",
+    "input_size",
+    "min_area_px",
+    "output_tag",
+    "polygon_tolerance_px",
+    "regions",
+    "retrain_threshold",
+    "train_epochs",
+    "train_minutes",
+    "unlabelled",
+)
+
+
+class Settings(BaseSettings):
+    """All settings, frozen. Each is read from its environment variable or from a `.env` file.
+
+    The variable is `SEGLOOP_` and the name in capitals, but for the six that other tools of the field
+    share: LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, REDIS_URL and
+    PORT are read without the prefix (the prefixed form works too).
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SEGLOOP_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        validate_default=True,
+    )
+
+    # -- Label Studio
+    label_studio_url: str = Field(
+        "http://localhost:8080",
+        validation_alias=AliasChoices("SEGLOOP_LABEL_STUDIO_URL", "LABEL_STUDIO_URL"),
+        description="Address of Label Studio, as this machine reaches it.",
+    )
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=AliasChoices("SEGLOOP_LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY"),
+        description="A personal access token or a legacy token of Label Studio. Needed for uploaded images and for training.",
+    )
+
+    # -- Access
+    basic_auth_user: str = Field(
+        "segloop",
+        validation_alias=AliasChoices("SEGLOOP_BASIC_AUTH_USER", "BASIC_AUTH_USER"),
+        description="User name of basic auth.",
+    )
+    basic_auth_pass: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=AliasChoices("SEGLOOP_BASIC_AUTH_PASS", "BASIC_AUTH_PASS"),
+        description="Password of basic auth. While it is empty, segloop listens on the loopback interface only.",
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Secret that Label Studio's webhook sends in the header X-Segloop-Secret; `/webhook` accepts it instead of basic auth.",
+    )
+
+    # -- Server
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104 - bind_host narrows it to loopback while there is no password
+        description="Address to listen on; without a password it is 127.0.0.1.",
+    )
+    port: int = Field(
+        9090, ge=0, le=65535, validation_alias=AliasChoices("SEGLOOP_PORT", "PORT"), description="Port to listen on."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Server processes; each holds a network of its own.")
+    threads: int = Field(8, ge=1, le=256, description="Threads of one server process.")
+    public_url: str = Field(
+        "",
+        description="Address under which Label Studio knows this backend; needed only where several backends are connected to one project.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
+
+    # -- Where things are kept
+    data_dir: Path = Field(
+        user_data_path("segloop"), description="Folder for everything segloop keeps: store, cache, queue, runs."
+    )
+    store: str = Field(
+        "", description="Where versions live: a folder or s3://bucket/prefix. Empty: the folder store in data_dir."
+    )
+    redis_url: str = Field(
+        "",
+        validation_alias=AliasChoices("SEGLOOP_REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey server. Empty: segloop's own Valkey, kept in data_dir.",
+    )
+
+    # -- Label configs and masks
+    output_tag: Literal["auto", "brush", "bitmask", "polygon"] = Field(
+        "auto",
+        description="Control tag for predictions where a label config has several; auto prefers brush, then bitmask, then polygon.",
+    )
+    unlabelled: Literal["background", "ignore"] = Field(
+        "background", description="What a pixel without a label means in training: background, or nothing (ignored)."
+    )
+    regions: Literal["class", "component"] = Field(
+        "class", description="One brush or bitmask region per class, or per connected component."
+    )
+    min_area_px: int = Field(
+        0, ge=0, description="Connected pieces of a class smaller than this many pixels are dropped from predictions."
+    )
+    polygon_tolerance_px: float = Field(
+        1.0, ge=0, description="How far a predicted polygon may stray from the mask, in pixels."
+    )
+
+    # -- Images
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts (patterns such as *.example.org, commas between) that images may come from besides Label Studio. "
+        "Empty: any host with a public address. A private or loopback address must be listed.",
+    )
+    image_folder: Path | None = Field(
+        None,
+        description="Label Studio's local files document root, if this machine has it: /data/local-files is then read from disk.",
+    )
+    image_max_bytes: int = Field(64 * _MIB, ge=1, description="Largest image file, in bytes.")
+    image_max_pixels: int = Field(100 * _MEGAPIXEL, ge=1, description="Largest image, in pixels.")
+    image_timeout_s: float = Field(20.0, gt=0, description="Longest time to fetch one image, in seconds.")
+    image_cache_bytes: int = Field(
+        2048 * _MIB, ge=0, description="Size of the image cache on disk, in bytes; 0 switches it off."
+    )
+
+    # -- Network
+    arch: Literal["deeplabv3_resnet50", "fcn_resnet50"] = Field(
+        "deeplabv3_resnet50", description="Segmentation network, of torchvision."
+    )
+    weights: str = Field(
+        "coco", description="Weights to begin with: coco, imagenet, none, or the path of a .safetensors or .pth file."
+    )
+    output_stride: Literal["auto", "8", "16"] = Field(
+        "auto", description="Stride of the network's features; auto: 16 on a CPU, 8 on a GPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the network runs; auto takes a GPU if there is one."
+    )
+    input_size: int = Field(
+        512, ge=64, le=4096, description="Long side of the image as the network sees it, in pixels."
+    )
+
+    # -- Serving
+    predict_deadline_s: float = Field(
+        80.0, gt=0, description="A /predict answers within this time; Label Studio gives up after 100 s."
+    )
+    swap_poll_s: float = Field(
+        1.0, gt=0, le=5, description="How often a server process looks for a newly promoted version, in seconds."
+    )
+    served_models: int = Field(
+        4, ge=1, description="Networks that one server process keeps in memory, one per project."
+    )
+
+    # -- Retraining
+    retrain_threshold: int = Field(
+        100, ge=1, description="Tasks whose annotations changed since the last snapshot that queue a retrain."
+    )
+    reconcile_s: float = Field(
+        300.0, gt=0, description="How often Label Studio is asked for changes that no webhook told of, in seconds."
+    )
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of the labelled tasks that is held out for validation."
+    )
+    min_val_tasks: int = Field(
+        10, ge=1, description="Below this many held-out tasks a version's metrics carry a warning."
+    )
+    train_epochs: int = Field(
+        40,
+        ge=1,
+        description="Passes over the training tasks; small sets get more, so that there are at least train_min_steps steps.",
+    )
+    train_min_steps: int = Field(300, ge=1, description="Least number of optimizer steps of a training run.")
+    train_minutes: float = Field(0.0, ge=0, description="Wall-clock budget of a training run, in minutes; 0: none.")
+    train_batch_size: int = Field(4, ge=1, description="Images in a training step.")
+    train_lr: float = Field(0.01, gt=0, description="Base learning rate.")
+    train_seed: int = Field(0, ge=0, description="Seed of the training run.")
+    job_timeout_s: int = Field(
+        24 * 3600, ge=60, description="A retrain that takes longer than this is stopped, in seconds."
+    )
+    prelabel_batch: int = Field(
+        8, ge=1, description="Tasks predicted and posted at a time when a promotion refreshes predictions."
+    )
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(host.strip() for host in value.split(",") if host.strip())
+        return value
+
+    @field_validator("label_studio_url", "public_url")
+    @classmethod
+    def _no_trailing_slash(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def has_password(self) -> bool:
+        """Whether basic auth is on."""
+        return bool(self.basic_auth_pass.get_secret_value())
+
+    @property
+    def bind_host(self) -> str:
+        """Address the server listens on: loopback alone while there is no password."""
+        return self.host if self.has_password else "127.0.0.1"
+
+    @property
+    def store_url(self) -> str:
+        """The store of versions: an absolute folder or an s3:// address."""
+        if self.store.startswith("s3://"):
+            return self.store.rstrip("/")
+        return str(Path(self.store).absolute() if self.store else self.data_dir.absolute() / "store")
+
+    @property
+    def valkey_socket(self) -> Path:
+        """Socket of the embedded Valkey."""
+        return self.data_dir.absolute() / "valkey" / "valkey.sock"
+
+    @property
+    def queue_url(self) -> str:
+        """Address of Redis: the one given, or the embedded Valkey's socket."""
+        return self.redis_url or f"unix://{self.valkey_socket}"
+
+    def for_project(self, extra_params: object) -> Settings:
+        """These settings with a project's own (the *extra params* that Label Studio stores with a backend).
+
+        Label Studio sends them as null, an object, or a string that holds a JSON object. Unknown names are
+        left alone (other tools use the field too); a known name with an unusable value is an error.
+
+        Raises:
+            BadRequest: a known name has an unusable value.
+        """
+        params = _as_mapping(extra_params)
+        own = {name: params[name] for name in PROJECT_SETTINGS if name in params and params[name] is not None}
+        if not own:
+            return self
+        try:
+            return type(self).model_validate({**self.model_dump(), **own})
+        except ValidationError as error:
+            raise BadRequest(f"extra_params: {_first_problem(error)}") from error
+
+
+def _as_mapping(extra_params: object) -> Mapping[str, Any]:
+    if isinstance(extra_params, str):
+        try:
+            extra_params = json.loads(extra_params)
+        except ValueError:
+            return {}
+    return extra_params if isinstance(extra_params, Mapping) else {}
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    return f"{name}={problem.get('input')!r}: {problem['msg']}"
+
+
+def load_settings(env_file: str | Path | None = ".env", **overrides: Any) -> Settings:
+    """Settings from the environment and, where it exists, an env file; `overrides` win.
+
+    Raises:
+        SettingsError: a value cannot be used; the text names the setting and what is wrong.
+    """
+    try:
+        return Settings(_env_file=env_file, **overrides)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise SettingsError(f"setting {where}: {problem['msg']}") from error

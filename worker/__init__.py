@@ -1,0 +1,1 @@
+"""The rq worker: queue, jobs, and where training runs."""
