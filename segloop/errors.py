@@ -53,6 +53,10 @@ class LabelStudioError(SegloopError):
     """Label Studio cannot be reached, or refused a request."""
 
 
+class LabelStudioUnreachable(LabelStudioError):
+    """Label Studio cannot be reached now; the same request may work later."""
+
+
 class RegistryError(SegloopError):
     """The store of versions is unreachable or holds something that cannot be trusted."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -15,6 +19,8 @@ from segloop.errors import BadRequest, SettingsError
 
 _MIB = 2**20
 _MEGAPIXEL = 10**6
+# sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
+_SOCKET_PATH_BYTES = 103
 
 #: Settings that a project may override through the *extra params* of its ML backend in Label Studio.
 PROJECT_SETTINGS = (
@@ -231,13 +237,17 @@ class Settings(BaseSettings):
 
     @property
     def valkey_socket(self) -> Path:
-        """Socket of the embedded Valkey."""
-        return self.data_dir.absolute() / "valkey" / "valkey.sock"
+        """Socket of the embedded Valkey; in the folder for temporary files where data_dir is too long for one."""
+        path = self.data_dir.absolute() / "valkey" / "valkey.sock"
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+            return path
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"segloop-{os.getuid()}-{name}" / "valkey.sock"
 
     @property
     def queue_url(self) -> str:
         """Address of Redis: the one given, or the embedded Valkey's socket."""
-        return self.redis_url or f"unix://{self.valkey_socket}"
+        return self.redis_url or f"unix://{quote(str(self.valkey_socket))}"
 
     def for_project(self, extra_params: object) -> Settings:
         """These settings with a project's own (the *extra params* that Label Studio stores with a backend).
@@ -285,3 +295,17 @@ def load_settings(env_file: str | Path | None = ".env", **overrides: Any) -> Set
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise SettingsError(f"setting {where}: {problem['msg']}") from error
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a child process that is to have the same settings: this process's, and all that were given."""
+    variables = dict(os.environ)
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        variables.pop(name.upper(), None)
+        variables[f"SEGLOOP_{name.upper()}"] = (
+            ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+        )
+    return variables

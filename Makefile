@@ -1,0 +1,51 @@
+# segloop: `make demo` shows it, `make run` runs it, `make test` checks it.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+.DEFAULT_GOAL := help
+.PHONY: help demo run test test-fast lint bench clean install chromium
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# uv comes from the lock file like the rest, by pip, the one tool that every Python has.
+$(READY): requirements.lock setup.py
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "segloop needs Python 3.11 or newer; python3 is $$(python3 --version)"; exit 1; }
+	@python3 -c 'import ensurepip' 2>/dev/null || { apt-get -qq update && apt-get -qq install -y python3-venv; }
+	python3 -m venv --clear $(VENV)
+	@awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.lock
+	$(BIN)/pip install -q --no-deps --require-hashes -r $(VENV)/uv.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(READY)  ## make .venv from requirements.lock
+
+chromium:
+	@command -v chromium >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+demo: $(READY)  ## a real Label Studio project whose pre-labels get better
+	@$(BIN)/python -m demo
+
+run: $(READY)  ## backend, workers and queue on :9090 (the same as `segloop up`)
+	@$(BIN)/segloop up
+
+lint: $(READY)  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-timing
+
+test: chromium lint  ## every check, with a real Label Studio and a browser
+	@$(BIN)/python -m pytest
+
+test-fast: lint  ## the quick loop: no Label Studio, nothing slow
+	@$(BIN)/python -m pytest -q -m "not label_studio and not slow"
+
+bench: $(READY)  ## every published figure
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove what was made here (not ~/.cache/segloop)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The demo: a real Label Studio, generated scenes, and the whole loop."""

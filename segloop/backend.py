@@ -1,0 +1,265 @@
+"""The backend: what Label Studio asks for, whichever surface it comes through. Imports neither torch nor the SDK."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from segloop.errors import BadRequest, ImageError, QueueUnavailable, SegloopError, UnknownProject
+from segloop.label_config import LabelConfig, parse_label_config
+from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup, project_key
+from segloop.policy import should_retrain
+from segloop.prediction import Images, failed, label_names, predict_interactive, predict_tasks
+from segloop.serving import ServedModel, ServedModels
+from segloop.settings import Settings
+
+if TYPE_CHECKING:
+    from segloop.registry import Registry
+    from worker.queue import Jobs
+
+logger = logging.getLogger(__name__)
+
+
+class Backend:
+    """What every surface calls. Thread-safe; one per process."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, models: ServedModels, images: Images, jobs: Jobs
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._models = models
+        self._images = images
+        self._jobs = jobs
+        self._projects: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._notes = ThreadPoolExecutor(1, thread_name_prefix="project-notes")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Backend:
+        """A backend over the real registry, images and queue, following promotions from now on."""
+        from segloop.images import ImageSource
+        from segloop.labelstudio import Credentials
+        from segloop.registry import open_registry
+        from worker.queue import Jobs
+
+        registry = open_registry(settings)
+        credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
+        images = ImageSource(settings, credentials, settings.data_dir / "cache" / "images")
+        models = ServedModels(registry, settings)
+        backend = cls(settings, registry, models, images, Jobs.open(settings))
+        models.start()
+        return backend
+
+    # -- what Label Studio asks
+
+    def setup(self, request: Setup, backend_url: str | None = None) -> dict[str, Any]:
+        """Say which version answers for a project. Loads no model; a millisecond or two.
+
+        `backend_url` is the address Label Studio called: it tells this backend from others of the project.
+
+        Raises:
+            LabelConfigError: the label config cannot be used. (Extra params that cannot are left out, with a
+                warning in the log and in the answer.)
+        """
+        config = parse_label_config(request.label_config)
+        project = self._key(request.project)
+        self._remember(
+            project,
+            label_config=request.label_config,
+            extra_params=request.extra_params,
+            **({} if backend_url is None else {"backend_url": backend_url}),
+        )
+        answer: dict[str, Any] = {"model_version": self._models.version(project, label_names(config))}
+        try:
+            self._settings.for_project(request.extra_params)
+        except BadRequest as error:
+            # Label Studio would show the whole backend as broken; the project's other settings still hold.
+            logger.warning("project %s: %s", project, error)
+            answer["warning"] = str(error)
+        return answer
+
+    def predict(self, request: Predict) -> dict[str, Any]:
+        """Predict every task of a request with one version, or answer a smart tool.
+
+        Raises:
+            BadRequest: the label config or the smart tool's context cannot be used.
+        """
+        deadline = time.monotonic() + self._settings.predict_deadline_s
+        config = parse_label_config(request.label_config)
+        project = self._key(request.project)
+        settings = self.settings_of(project)
+        try:
+            model = self._models.current(project, label_names(config))
+        except SegloopError as error:
+            logger.error("project %s: nothing to predict with: %s", project, error)
+            model = None
+        if request.context is None:
+            results = predict_tasks(request.tasks, config, model, self._images, settings, deadline=deadline)
+        else:
+            results = [self._interactive(task, request.context, config, model, settings) for task in request.tasks]
+        version = model.version if model is not None else self._models.version(project, label_names(config))
+        return {"results": results, "model_version": version}
+
+    def fit(self, event: Event) -> dict[str, Any]:
+        """Take an event of Label Studio: count what changed, and queue a retrain if it is time. Milliseconds.
+
+        Raises:
+            QueueUnavailable: a training was asked for and Redis is away. (Annotation events only say that they
+                were deferred: the next reconciliation with Label Studio finds what they told of.)
+        """
+        project = self._key(event.project)
+        if event.label_config is not None:
+            self._remember(project, label_config=event.label_config)
+        if event.action == START_TRAINING:
+            return self._start_training(project)
+        if event.action in ANNOTATION_ACTIONS:
+            try:
+                return self._annotations_changed(project, event)
+            except QueueUnavailable as error:
+                logger.warning("project %s: %s deferred: %s", project, event.action, error)
+                return {"status": "deferred", "message": "The queue is away; the next reconciliation counts this."}
+        return {"status": "ignored", "message": f"{event.action} changes nothing here."}
+
+    def versions(self, project: object | None) -> dict[str, Any]:
+        """Versions of a project, oldest first, with what answers now; without a project, of all of them."""
+        if project is None:
+            names = [info.version for key in self._registry.projects() for info in self._registry.versions(key)]
+            return {"versions": names}
+        key = self._known(project)
+        return {
+            "versions": [info.version for info in self._registry.versions(key)],
+            "model_version": self._models.version(key, {}),
+        }
+
+    def job_status(self, job_id: str) -> dict[str, Any]:
+        """State and progress of a job.
+
+        Raises:
+            JobNotFound: the queue does not know the job.
+        """
+        return self._jobs.job_status(job_id)
+
+    def is_training(self, project: object) -> dict[str, Any]:
+        """Whether a retrain of the project is queued or runs, and how far it is."""
+        key = self._known(project)
+        live = self._jobs.live_retrain(key)
+        state = {"is_training": live is not None, "backend": "redis", "model_version": self._models.version(key, {})}
+        return state if live is None else {**state, **live}
+
+    def validate(self, label_config: str) -> dict[str, Any]:
+        """What a label config means here: its classes, and the control tag each is predicted with.
+
+        Raises:
+            LabelConfigError: the config cannot be used.
+        """
+        config = parse_label_config(label_config)
+        outputs = {
+            image.name: {
+                name: control.name for name, control in config.outputs(image.name, self._settings.output_tag).items()
+            }
+            for image in config.images
+        }
+        return {"status": "ok", "classes": list(config.classes), "outputs": outputs}
+
+    # -- projects
+
+    def settings_of(self, project: str) -> Settings:
+        """The settings with the project's own over them; as they are, if its own cannot be used."""
+        try:
+            return self._settings.for_project(self._record(project).get("extra_params"))
+        except BadRequest as error:
+            logger.warning("project %s: %s", project, error)
+            return self._settings
+
+    def close(self) -> None:
+        """Stop following promotions, and write what is still to be noted down."""
+        self._models.stop()
+        self._notes.shutdown(wait=True)
+
+    def _key(self, project: str) -> str:
+        """The full key of a project that may have come without its timestamp."""
+        if "." in project:
+            return project
+        known = [key for key in self._projects if key.partition(".")[0] == project]
+        if known:
+            return max(known, key=lambda key: float(key.partition(".")[2] or 0))
+        try:
+            return self._registry.resolve(project)
+        except UnknownProject:
+            return project
+
+    def _known(self, project: object) -> str:
+        key = self._key(project_key(project))
+        if not self._record(key) and key not in self._registry.projects():
+            raise UnknownProject(f"project {key} is unknown here: connect this backend to it in Label Studio first.")
+        return key
+
+    def _record(self, project: str) -> Mapping[str, Any]:
+        with self._lock:
+            record = self._projects.get(project)
+        if record is None:
+            try:
+                record = self._registry.read_json(project, "project.json") or {}
+            except SegloopError as error:
+                logger.error("project %s: its notes cannot be read: %s", project, error)
+                return {}
+            with self._lock:
+                record = self._projects.setdefault(project, record)
+        return record
+
+    def _remember(self, project: str, **facts: object) -> None:
+        """Note facts about a project for the worker. Written aside, so that the request does not wait for it."""
+        old = self._record(project)
+        new = {**old, **facts, "project": project}
+        if new == old:
+            return
+        with self._lock:
+            self._projects[project] = new
+        self._notes.submit(self._write_record, project, new)
+
+    def _write_record(self, project: str, record: dict[str, Any]) -> None:
+        try:
+            self._registry.write_json(project, "project.json", record)
+        except SegloopError as error:
+            logger.error("project %s: its notes cannot be written: %s", project, error)
+            with self._lock:
+                self._projects.pop(project, None)
+
+    # -- events
+
+    def _start_training(self, project: str) -> dict[str, Any]:
+        queued = self._jobs.enqueue_retrain(project, "someone pressed Start Training")
+        if not queued.joined:
+            return {"status": "queued", "job": queued.job_id, "message": "The training is queued."}
+        message = "A training of this project is under way; this joins it, and what changed since it began follows in another."
+        return {"status": "joined", "job": queued.job_id, "message": message}
+
+    def _annotations_changed(self, project: str, event: Event) -> dict[str, Any]:
+        changed = self._jobs.record_changes(project, event.changed)
+        threshold = self.settings_of(project).retrain_threshold
+        running = changed >= threshold and self._jobs.live_retrain(project) is not None
+        decision = should_retrain(event="annotations", changed_tasks=changed, threshold=threshold, running=running)
+        state = {"changed_tasks": changed, "threshold": threshold, "message": decision.reason}
+        if not decision.act:
+            return {"status": "counted", **state}
+        queued = self._jobs.enqueue_retrain(project, decision.reason)
+        return {"status": "joined" if queued.joined else "queued", "job": queued.job_id, **state}
+
+    def _interactive(
+        self,
+        task: dict[str, Any],
+        context: dict[str, Any],
+        config: LabelConfig,
+        model: ServedModel | None,
+        settings: Settings,
+    ) -> dict[str, Any]:
+        try:
+            return predict_interactive(task, context, config, model, self._images, settings)
+        except ImageError as error:
+            logger.warning("task %s: no answer for a smart tool: %s", task.get("id"), error)
+            return failed()

@@ -1,0 +1,250 @@
+"""The command line: `segloop up`, `segloop versions`, and what they need."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic import AliasChoices, SecretStr
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segloop import __version__
+from segloop.errors import SegloopError, UnknownProject
+from segloop.registry import Champion, Registry, VersionInfo, open_registry
+from segloop.settings import PROJECT_SETTINGS, Settings, load_settings
+
+
+class _Group(click.Group):
+    """A group where a mistake of the user is one line on stderr and exit status 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SegloopError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="segloop")
+def main() -> None:
+    """A Label Studio ML backend for semantic segmentation that learns while people label."""
+
+
+@main.command()
+def up() -> None:
+    """Start everything on this machine: server, workers and, unless REDIS_URL is set, the queue's own Valkey."""
+    import segloop.supervisor
+
+    segloop.supervisor.up(load_settings())
+
+
+@main.command()
+def serve() -> None:
+    """Start the server alone."""
+    import segloop.supervisor
+
+    segloop.supervisor.serve(load_settings())
+
+
+@main.command()
+def worker() -> None:
+    """Start one worker alone."""
+    import segloop.supervisor
+
+    segloop.supervisor.work(load_settings())
+
+
+@main.command(hidden=True)
+def settings() -> None:
+    """Print the page docs/settings.md."""
+    click.echo(settings_page(), nl=False)
+
+
+# -- versions
+
+
+@main.group()
+def versions() -> None:
+    """List, show, promote and roll back the versions of a project."""
+
+
+def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
+    return click.option("--project", "-p", help="Id of the project; needed only where the store has several.")(command)
+
+
+@versions.command("list")
+@_shared_options
+def list_versions(project: str | None, as_json: bool) -> None:
+    """List the versions of a project, oldest first."""
+    settings = load_settings()
+    registry, key = _open(settings, project)
+    champion = registry.champion(key)
+    infos = registry.versions(key)
+    if as_json:
+        _print_json([_summary(info, champion) for info in infos])
+        return
+    table = Table("", "version", "created", "mIoU", "champion's mIoU", "decision", title=f"project {key}")
+    for info in infos:
+        served = champion is not None and champion.version == info.version
+        reason = (info.decision or {}).get("reason", "")
+        cells = [info.created_at[:19], _miou(info.metrics, settings), _miou(info.champion_metrics, settings), reason]
+        table.add_row("*" if served else "", f"[bold]{info.version}[/]", *(escape(str(cell)) for cell in cells))
+    _console().print(table)
+    _console().print(f"* is served since {champion.promoted_at[:19]}" if champion else "No version is served.")
+
+
+@versions.command("show")
+@click.argument("version", required=False)
+@_shared_options
+def show_version(version: str | None, project: str | None, as_json: bool) -> None:
+    """Show a version, or without one the version that is served."""
+    settings = load_settings()
+    registry, key = _open(settings, project)
+    champion = registry.champion(key)
+    if version is None:
+        if champion is None:
+            raise click.ClickException(f"project {key} serves no version yet; see: segloop versions list")
+        version = champion.version
+    info = registry.get(key, version)
+    served = champion is not None and champion.version == version
+    if as_json:
+        _print_json({**dataclasses.asdict(info), "champion": served})
+        return
+    facts = Table(title=f"{version} of project {key}", show_header=False)
+    for name, value in (
+        ("served", f"since {champion.promoted_at[:19]}: {champion.reason}" if champion and served else "no"),
+        ("created", info.created_at[:19]),
+        ("network", f"{info.arch}, output stride {info.output_stride}, {info.input_size} px"),
+        ("parent", info.parent or "none"),
+        ("decision", (info.decision or {}).get("reason", "none")),
+        ("mIoU", _miou(info.metrics, settings)),
+        ("pixel accuracy", _share(info.metrics.get("pixel_accuracy"))),
+    ):
+        facts.add_row(name, escape(str(value)))
+    scores = Table("class", "IoU", "champion's IoU")
+    theirs = (info.champion_metrics or {}).get("iou") or {}
+    for name in info.classes:
+        own = (info.metrics.get("iou") or {}).get(name)
+        scores.add_row(escape(name), _share(own), _share(theirs.get(name)))
+    _console().print(facts, scores)
+
+
+@versions.command()
+@click.argument("version")
+@click.option("--reason", default="Promoted by hand.", show_default=True, help="Kept with the promotion.")
+@_shared_options
+def promote(version: str, reason: str, project: str | None, as_json: bool) -> None:
+    """Serve a version from now on."""
+    registry, key = _open(load_settings(), project)
+    _report(registry.promote(key, version, reason), key, as_json)
+
+
+@versions.command()
+@click.option("--reason", default="Rolled back by hand.", show_default=True, help="Kept with the rollback.")
+@_shared_options
+def rollback(reason: str, project: str | None, as_json: bool) -> None:
+    """Serve the version again that was served before; once more goes one further back."""
+    registry, key = _open(load_settings(), project)
+    _report(registry.rollback(key, reason), key, as_json)
+
+
+def _open(settings: Settings, project: str | None) -> tuple[Registry, str]:
+    registry = open_registry(settings)
+    if project is not None:
+        return registry, registry.resolve(project)
+    trained = [key for key in registry.projects() if registry.versions(key)]
+    if len(trained) == 1:
+        return registry, trained[0]
+    if trained:
+        raise UnknownProject(f"the store has several projects ({', '.join(trained)}); name one with --project")
+    raise UnknownProject(f"the store {settings.store_url} has no version yet; press Start Training in Label Studio")
+
+
+def _report(champion: Champion, project: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(dataclasses.asdict(champion))
+    else:
+        click.echo(f"project {project} serves {champion.version} (generation {champion.generation})")
+
+
+def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, Any]:
+    return {
+        "version": info.version,
+        "created_at": info.created_at,
+        "parent": info.parent,
+        "metrics": info.metrics,
+        "champion_metrics": info.champion_metrics,
+        "decision": info.decision,
+        "champion": champion is not None and champion.version == info.version,
+    }
+
+
+def _miou(metrics: dict[str, Any] | None, settings: Settings) -> str:
+    share = _share((metrics or {}).get("miou"))
+    tasks = (metrics or {}).get("tasks")
+    few = isinstance(tasks, int) and tasks < settings.min_val_tasks
+    return f"{share} (only {tasks} held-out tasks)" if few else share
+
+
+def _share(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+# -- settings
+
+
+def settings_page() -> str:
+    """docs/settings.md: every setting with its variable, its default and its help."""
+    lines = [
+        "# Settings",
+        "",
+        "Each is an environment variable, or a line in the file `.env` of the folder segloop starts in. An empty value",
+        "counts as unset. Those marked *per project* can also be given to one project: as a JSON object in the *extra params*",
+        'of its ML backend in Label Studio, by the name in brackets, such as `{"retrain_threshold": 20}`.',
+        "",
+        "This page is printed by `segloop settings`.",
+        "",
+        "| Variable | Default | What it does |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        own = f"<br>*per project* (`{name}`)" if name in PROJECT_SETTINGS else ""
+        text = f"{field.description}{_choices(field)}".replace("|", "\\|")
+        lines.append(f"| `{_variable(name, field)}`{own} | {_default(field)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _variable(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    return str(alias.choices[-1]) if isinstance(alias, AliasChoices) else f"SEGLOOP_{name.upper()}"
+
+
+def _choices(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is not Literal:
+        return ""
+    return f" One of {', '.join(f'`{choice}`' for choice in get_args(field.annotation))}."
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if isinstance(default, Path):
+        return "the user's data folder (on Linux `~/.local/share/segloop`)"
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    return "empty" if default in ("", (), None) else f"`{default}`"

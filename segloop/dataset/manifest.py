@@ -1,0 +1,112 @@
+"""The manifest of a snapshot: what its folder holds, and the hash that tells it was not altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segloop.errors import TrainingError
+
+Split = Literal["train", "val"]
+
+MANIFEST: Final = "manifest.json"
+# What the hash does not cover: all else defines the training set.
+_NOT_HASHED: Final = ("created_at", "skipped", "hash")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AnnotationRef(_Frozen):
+    """The annotation that a mask was drawn from."""
+
+    id: int
+    updated_at: str
+
+
+class Item(_Frozen):
+    """One image with its mask, both by their path in the snapshot folder; sizes in upright pixels."""
+
+    task: int
+    image_tag: str
+    item_index: int | None = None
+    annotations: Annotated[tuple[AnnotationRef, ...], Field(strict=False)]
+    # Names of content, so that no path can leave the folder.
+    image: Annotated[str, Field(pattern=r"\Aimages/[0-9a-f]{64}\.[a-z0-9]{1,8}\z")]
+    mask: Annotated[str, Field(pattern=r"\Amasks/[0-9a-f]{64}\.png\z")]
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    split: Split
+
+
+class Skipped(_Frozen):
+    """A task that was left out, and why."""
+
+    task: int
+    reason: str
+
+
+class Manifest(_Frozen):
+    """What a snapshot folder holds. A mask is an 8-bit class map: 0 background, i + 1 = classes[i], 255 ignored."""
+
+    format: Literal[1] = 1
+    project: str
+    created_at: str
+    label_config: str
+    classes: Annotated[tuple[str, ...], Field(strict=False)]
+    unlabelled: Literal["background", "ignore"]
+    items: Annotated[tuple[Item, ...], Field(strict=False)]
+    skipped: Annotated[tuple[Skipped, ...], Field(strict=False)] = ()
+    hash: str = ""
+
+    def part(self, split: Split) -> tuple[Item, ...]:
+        """The items of one side of the split."""
+        return tuple(item for item in self.items if item.split == split)
+
+    def tasks(self, split: Split) -> int:
+        """How many tasks one side of the split has."""
+        return len({item.task for item in self.part(split)})
+
+    def digest(self) -> str:
+        """sha256 in hex over the canonical JSON of everything that defines the training set."""
+        defining = {name: value for name, value in self._plain().items() if name not in _NOT_HASHED}
+        text = json.dumps(defining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def text(self) -> str:
+        """The manifest as its file holds it."""
+        return json.dumps(self._plain(), indent=1, ensure_ascii=False) + "\n"
+
+    def _plain(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest of a snapshot folder (or the file itself), once its hash and its paths have been checked.
+
+    Raises:
+        TrainingError: it is missing, malformed or altered, or a file that it names is missing or outside the folder.
+    """
+    file = path / MANIFEST if path.is_dir() else path
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise TrainingError(f"the snapshot {file.parent} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise TrainingError(f"the manifest {file} is malformed at {where}: {problem['msg']}") from error
+    if manifest.digest() != manifest.hash:
+        raise TrainingError(f"the manifest {file} does not match its hash: it was altered, so take a new snapshot")
+    folder = file.parent.resolve()
+    for item in manifest.items:
+        for name in (item.image, item.mask):
+            named = (folder / name).resolve()
+            if not named.is_relative_to(folder) or not named.is_file():
+                raise TrainingError(f"the snapshot {folder} has no file {name} of its own")
+    return manifest

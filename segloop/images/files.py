@@ -1,0 +1,64 @@
+"""Images that need no network: in the address itself, or in a folder."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from segloop.errors import ImageError, ImageForbidden
+from segloop.images.addresses import too_large
+
+
+def data_url(uri: str, max_bytes: int) -> bytes:
+    """The bytes of a data: URL (RFC 2397), base64 or percent-encoded.
+
+    Raises:
+        ImageTooLarge: more than `max_bytes` bytes.
+        ImageError: malformed.
+    """
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise ImageError("data: URL without a comma")
+    # However it is escaped, a byte takes at most 4 characters (base64 with each character escaped), or is too large.
+    if len(body) > 4 * max_bytes:
+        raise too_large("data: URL", max_bytes)
+    data = unquote_to_bytes(body)
+    if head.lower().rstrip().endswith(";base64"):
+        try:
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+        except binascii.Error as error:
+            raise ImageError(f"data: URL is not base64: {error}") from error
+    if len(data) > max_bytes:
+        raise too_large("data: URL", max_bytes)
+    return data
+
+
+def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:
+    """The bytes of a regular file below a folder; links are followed as long as they stay inside.
+
+    Raises:
+        ImageForbidden: the path, or a link on it, leads out of the folder, or it is no regular file.
+        ImageTooLarge: more than `max_bytes` bytes.
+        ImageError: there is no such file, or it cannot be read.
+    """
+    try:
+        root = folder.resolve(strict=True)
+        path = (root / relative.lstrip("/")).resolve()
+        if not path.is_relative_to(root):
+            raise ImageForbidden(f"{relative!r} leads out of SEGLOOP_IMAGE_FOLDER")
+        # The path is resolved: a link here was put since. Without O_NONBLOCK a named pipe would block.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ImageForbidden(f"{relative!r} is not a file")
+            data = file.read(max_bytes + 1)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ImageError(f"{relative!r} in SEGLOOP_IMAGE_FOLDER cannot be read: {reason}") from error
+    if len(data) > max_bytes:
+        raise too_large(repr(relative), max_bytes)
+    return data

@@ -1,0 +1,95 @@
+"""Images in S3, read with this machine's own credentials."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from segloop.errors import ImageError
+from segloop.images.addresses import describe, too_large
+from segloop.images.fetch import Response, Validators
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# No ARN: it could name an access point of another account.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_CHUNK_BYTES = 2**18
+_CONNECT_TIMEOUT_S = 5.0
+
+
+class StorageError(ImageError):
+    """S3 gave no file, for want of credentials or of rights or of the file; Label Studio may."""
+
+
+class S3Reader:
+    """GET of S3 objects, through boto3's default chain of credentials. Thread-safe.
+
+    Args:
+        timeout_s: longest wait for a connection or for the next bytes.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def get(self, uri: str, *, deadline: float, max_bytes: int, known: Validators | None = None) -> Response:
+        """The object at s3://bucket/key; with `known`, only if it changed since.
+
+        Args:
+            deadline: time of `time.monotonic()`, in seconds, at which reading is given up.
+
+        Raises:
+            StorageError: S3 gave no object.
+            ImageTooLarge: the object has more than `max_bytes` bytes.
+            ImageError: the address is malformed, or the time is up.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, _, key = uri.partition("://")[2].partition("/")
+        if not _BUCKET.fullmatch(bucket) or not key:
+            raise ImageError(f"{describe(uri)} is not s3://bucket/key")
+        try:
+            client = self._connected()
+            if known and known.etag:
+                found = client.get_object(Bucket=bucket, Key=key, IfNoneMatch=known.etag)
+            else:
+                found = client.get_object(Bucket=bucket, Key=key)
+            data = bytearray()
+            with found["Body"] as body:
+                while len(data) <= max_bytes and (chunk := body.read(_CHUNK_BYTES)):
+                    data += chunk
+                    if time.monotonic() > deadline:
+                        raise ImageError(f"{describe(uri)} took longer than SEGLOOP_IMAGE_TIMEOUT_S to arrive")
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("304", "NotModified"):
+                return Response(None, Validators())
+            raise StorageError(f"S3 answered {code}") from error
+        except BotoCoreError as error:
+            raise StorageError(f"S3: {error}") from error
+        if len(data) > max_bytes:
+            raise too_large(describe(uri), max_bytes)
+        return Response(bytes(data), Validators(found.get("ETag", "")))
+
+    def _connected(self) -> S3Client:
+        import boto3
+        from botocore.config import Config
+
+        with self._lock:
+            if self._client is None:
+                config = Config(
+                    connect_timeout=min(_CONNECT_TIMEOUT_S, self._timeout_s),
+                    read_timeout=self._timeout_s,
+                    retries={"total_max_attempts": 2},
+                )
+                self._client = boto3.session.Session().client("s3", config=config)
+            return self._client

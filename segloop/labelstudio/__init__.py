@@ -1,0 +1,33 @@
+"""Label Studio over its API: credentials, a project's tasks, predictions, and the backend's own entry there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from segloop.labelstudio.api import Credentials
+from segloop.labelstudio.backends import SECRET_HEADER, UNCERTAINTY_SAMPLING, Backends
+from segloop.labelstudio.tasks import Tasks
+from segloop.settings import Settings
+
+__all__ = ["SECRET_HEADER", "UNCERTAINTY_SAMPLING", "Credentials", "LabelStudio", "project_key"]
+
+
+class LabelStudio(Tasks, Backends):
+    """What segloop asks of Label Studio and tells it. Thread-safe; `close()` when done.
+
+    Every method raises LabelStudioError where Label Studio refuses a request, and its subclass
+    LabelStudioUnreachable where it cannot be reached now.
+    """
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LabelStudio:
+        """The Label Studio that `settings` name."""
+        url = settings.label_studio_url
+        return cls(url, Credentials(url, settings.label_studio_api_key))
+
+
+def project_key(project: dict[str, Any]) -> str:
+    """The key `"{id}.{created_ts}"` under which Label Studio names `project` to its backends."""
+    created_at = datetime.fromisoformat(project["created_at"])
+    return f"{project['id']}.{int(created_at.timestamp())}"

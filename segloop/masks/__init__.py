@@ -1,0 +1,25 @@
+"""Masks and their codes: run-length codes, polygons, rectangles, ellipses, bitmasks, connected pieces. Arrays only."""
+
+from __future__ import annotations
+
+from segloop.masks.bitmask import decode_bitmask, encode_bitmask, resize_nearest
+from segloop.masks.pieces import components, label_pieces, remove_specks
+from segloop.masks.polygons import mask_polygons
+from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle
+from segloop.masks.shapes import ellipse_mask, polygon_mask, rectangle_mask
+
+__all__ = [
+    "components",
+    "decode_bitmask",
+    "decode_rle",
+    "ellipse_mask",
+    "encode_bitmask",
+    "encode_class_rle",
+    "encode_rle",
+    "label_pieces",
+    "mask_polygons",
+    "polygon_mask",
+    "rectangle_mask",
+    "remove_specks",
+    "resize_nearest",
+]

@@ -1,0 +1,77 @@
+"""The PNG data URL of Label Studio's BitmaskLabels.
+
+The editor writes a canvas of black pixels on a transparent ground, and reads back the alpha channel alone
+(regions/BitmaskRegion.jsx: `getImageSnapshotCanvas`, `composeMask`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segloop.errors import MaskError
+
+_PREFIX = "data:image/png;base64,"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_PIXELS = 1 << 27
+_DATA_URL = re.compile(r"data:image/png(?:;[^,;]+)*;base64,", re.IGNORECASE)
+
+
+def encode_bitmask(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
+    """A mask as the data URL of an RGBA PNG: black, with the mask (uint8 alpha (H, W), or bool) for alpha."""
+    from PIL import Image
+
+    alpha = mask.view(np.uint8) * np.uint8(255) if mask.dtype == np.bool_ else mask
+    rgba = np.zeros((*alpha.shape, 4), np.uint8)
+    rgba[..., 3] = alpha
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, "PNG", compress_level=3)
+    return _PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode_bitmask(url: str, height: int, width: int) -> NDArray[np.uint8]:
+    """The alpha channel of a PNG data URL: uint8 (height, width).
+
+    A PNG of another size is stretched to the image, as the editor shows it (nearest pixel). One that knows no
+    transparency, which the editor never writes, is read by its lightness: black is outside.
+
+    Raises:
+        MaskError: not such a URL, not a whole PNG, or more pixels than its image and 134 million.
+    """
+    from PIL import Image
+
+    match = _DATA_URL.match(url) if isinstance(url, str) else None
+    if not match:
+        raise MaskError("a bitmask's imageDataURL must begin with data:image/png;base64,")
+    try:
+        data = base64.b64decode(url[match.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MaskError("a bitmask's imageDataURL is not valid base64.") from error
+    if not data.startswith(_PNG) or len(data) < 24:
+        raise MaskError("a bitmask's imageDataURL holds no PNG.")
+    # The size stands in the first chunk of every PNG; it is checked before Pillow allocates anything.
+    found_width, found_height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if found_width * found_height > max(_MAX_PIXELS, height * width):
+        raise MaskError(f"a bitmask of {found_width}x{found_height} pixels is too large.")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            alpha = np.asarray(image.convert("RGBA"))[..., 3] if transparent else np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError) as error:
+        raise MaskError("a bitmask's imageDataURL holds a PNG that cannot be decoded.") from error
+    return resize_nearest(np.ascontiguousarray(alpha), height, width)
+
+
+def resize_nearest(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The mask at another size: each pixel takes the value under its centre."""
+    if mask.shape == (height, width):
+        return mask
+    rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
+    resized: NDArray[np.uint8] = mask[rows[:, None], columns]
+    return resized

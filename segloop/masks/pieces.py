@@ -1,0 +1,44 @@
+"""Connected pieces of masks and class maps. Pixels that touch by a side or a corner are connected."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def label_pieces(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32], NDArray[np.int32]]:
+    """Number the connected pieces of a mask.
+
+    Returns how many there are, int32 (H, W) with 0 outside and 1, 2, ... inside, and int32 (n + 1, 5) with
+    left, top, width, height and area of each, in pixels; row 0 is the outside.
+    """
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return count - 1, labels.astype(np.int32, copy=False), stats.astype(np.int32, copy=False)
+
+
+def components(mask: NDArray[np.bool_], min_area_px: int = 0) -> list[NDArray[np.bool_]]:
+    """The connected pieces of a mask of at least `min_area_px` pixels, each a bool (H, W), the largest first."""
+    count, labels, stats = label_pieces(mask)
+    order = sorted(range(1, count + 1), key=lambda number: -int(stats[number, 4]))
+    return [labels == number for number in order if stats[number, 4] >= min_area_px]
+
+
+def remove_specks(class_map: NDArray[np.uint8], min_area_px: int) -> NDArray[np.uint8]:
+    """The class map without the connected pieces of a class smaller than `min_area_px` pixels: they become 0.
+
+    Background (0) and ignored pixels (255) are left alone.
+    """
+    if min_area_px <= 1:
+        return class_map
+    cleaned = class_map.copy()
+    for value in np.flatnonzero(np.bincount(class_map.ravel(), minlength=256)):
+        if value in (0, 255):
+            continue
+        _, labels, stats = label_pieces(class_map == value)
+        small = stats[:, 4] < min_area_px
+        small[0] = False
+        if small.any():
+            cleaned[small[labels]] = 0
+    return cleaned

@@ -1,0 +1,99 @@
+"""Policy: whether to retrain, to run again, to promote. Pure: numbers in, a decision with its reason out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Event = Literal["start", "annotations", "reconcile"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to act, and why, in one sentence."""
+
+    act: bool
+    reason: str
+
+
+def should_retrain(*, event: Event, changed_tasks: int, threshold: int, running: bool) -> Decision:
+    """Whether an event queues a retrain.
+
+    `start` is the Start Training button; `annotations` a webhook; `reconcile` the periodic question to Label Studio.
+    `changed_tasks` counts distinct tasks whose annotations changed since the last snapshot; `running` says
+    that a retrain of the project is queued or under way.
+    """
+    if event == "start":
+        if running:
+            return Decision(False, "Start Training was pressed; a retrain is already under way and the press joins it.")
+        return Decision(True, "Start Training was pressed.")
+    changed = f"{_tasks(changed_tasks)} changed since the last snapshot"
+    if changed_tasks < threshold:
+        return Decision(False, f"{changed}; a retrain begins at {threshold}.")
+    if running:
+        return Decision(False, f"{changed}, and a retrain is already under way; another follows it.")
+    return Decision(True, f"{changed}, and a retrain begins at {threshold}.")
+
+
+def should_rerun(*, changed_tasks: int, threshold: int, requested: bool) -> Decision:
+    """Whether a retrain that just ended is followed by one more.
+
+    `changed_tasks` counts the tasks that changed since the ended run's snapshot; `requested` says that
+    Start Training was pressed during the run.
+    """
+    changed = f"{_tasks(changed_tasks)} changed since the run's snapshot"
+    if changed_tasks >= threshold:
+        return Decision(True, f"{changed}, and a retrain begins at {threshold}.")
+    if not requested:
+        return Decision(False, f"{changed}; a retrain begins at {threshold}.")
+    if changed_tasks > 0:
+        return Decision(True, f"Start Training was pressed during the run, and {changed}.")
+    return Decision(False, "Start Training was pressed during the run, but nothing changed since its snapshot.")
+
+
+def should_promote(
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    *,
+    tolerance: float = 0.0,
+    new_classes: Set[str] = frozenset(),
+) -> Decision:
+    """Whether a candidate replaces the champion, from their metrics on the same held-out tasks.
+
+    The candidate's mIoU must exceed the champion's by more than `tolerance`; one that knows classes which the champion
+    lacks (`new_classes`) may also tie, but never be worse. Without a champion the bar is what is served then: empty
+    predictions, mIoU 0. A null, NaN or infinite mIoU never promotes, and neither do metrics of different tasks.
+    """
+    ours = _miou(candidate)
+    if ours is None:
+        return Decision(False, "The candidate has no mIoU: no label occurs in the held-out tasks.")
+    if champion is None:
+        if ours > 0:
+            return Decision(True, f"The first version: mIoU {ours:.4f} on {_tasks(candidate.get('tasks'))}.")
+        return Decision(False, "The candidate's mIoU is 0, no better than empty predictions.")
+
+    if any(candidate.get(key) != champion.get(key) for key in ("tasks", "pixels")):
+        return Decision(False, "The candidate and the champion were not measured on the same held-out tasks.")
+    theirs = _miou(champion)
+    if theirs is None:
+        return Decision(False, f"The champion has no mIoU to compare the candidate's {ours:.4f} with.")
+
+    gain = ours - theirs
+    compared = f"mIoU {ours:.4f} against the champion's {theirs:.4f} on {_tasks(candidate.get('tasks'))}"
+    if gain > tolerance:
+        return Decision(True, f"The candidate wins: {compared}.")
+    if gain >= 0 and new_classes:
+        return Decision(True, f"The candidate is no worse and adds {', '.join(sorted(new_classes))}: {compared}.")
+    margin = f" by more than {tolerance:g}" if tolerance else ""
+    return Decision(False, f"The candidate does not win{margin}: {compared}.")
+
+
+def _miou(metrics: Mapping[str, Any]) -> float | None:
+    miou = metrics.get("miou")
+    return float(miou) if isinstance(miou, int | float) and math.isfinite(miou) else None
+
+
+def _tasks(count: Any) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"

@@ -1,0 +1,283 @@
+"""Registry: add, get, promote and roll back versions.
+
+<store>/<project>/champion.json                      which version is served; replaced atomically, conditionally
+<store>/<project>/names.json                         bundle identity -> version name; written before a version
+<store>/<project>/versions/<version>/<file>          a bundle's files; written before its version.json
+<store>/<project>/versions/<version>/version.json    makes the version visible; never changes
+<store>/<project>/<name>.json                        small state of a project, by read_json and write_json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from segloop.errors import RegistryError, UnknownProject, VersionNotFound
+from segloop.registry.bundles import BundleCache, describe_files, verify_files
+from segloop.registry.s3 import S3Store
+from segloop.registry.store import FolderStore, Store
+from segloop.registry.versions import (
+    VERSION_FILE,
+    WEIGHTS,
+    Champion,
+    VersionInfo,
+    check_project,
+    dump_json,
+    is_file_name,
+    parse_champion,
+    parse_json,
+    parse_version,
+    project_order,
+    version_number,
+)
+from segloop.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_CHAMPION = "champion.json"
+_NAMES = "names.json"
+# Attempts at a conditional write, with a pause between; each loss means that somebody else went ahead.
+_ATTEMPTS = 20
+_PAUSE_S = 0.05
+# Served versions that the pointer remembers for rollbacks: it is read every second, so it stays small.
+_REMEMBERED = 50
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry at `settings.store_url`; touches neither disk nor network yet.
+
+    Raises:
+        SettingsError: an s3:// address without a bucket.
+    """
+    url = settings.store_url
+    store: Store = S3Store(url) if url.startswith("s3://") else FolderStore(Path(url))
+    return Registry(store, settings.data_dir.absolute() / "cache" / "versions")
+
+
+class Registry:
+    """Versions and champions of all projects. Thread-safe, and safe with several processes.
+
+    Every method may raise RegistryError (the store is unreachable, or holds something that cannot be trusted)
+    and UnknownProject (a key that is none).
+    """
+
+    def __init__(self, store: Store, cache_dir: Path) -> None:
+        self._store = store
+        self._cache = BundleCache(store, cache_dir)
+
+    def projects(self) -> list[str]:
+        """Keys of the projects that the store knows, by id and age."""
+        names = []
+        for name in self._store.folders(""):
+            try:
+                names.append(check_project(name))
+            except UnknownProject:
+                log.debug("the store has a folder %r that is no project", name)
+        return sorted(names, key=project_order)
+
+    def resolve(self, text: str) -> str:
+        """The key of a known project, from the key or from its id alone (then the newest).
+
+        Raises:
+            UnknownProject: the store has no such project.
+        """
+        known = self.projects()
+        own = check_project(text)
+        matches = [key for key in known if key == own or key.split(".")[0] == own]
+        if not matches:
+            raise UnknownProject(f"project {own} is unknown here; known: {', '.join(known) or 'none'}")
+        return matches[-1]
+
+    # -- versions
+
+    def add(self, project: str, bundle: Path, info: Mapping[str, Any]) -> str:
+        """Store a bundle folder as a new version, and name it v{n}-{first 8 hex digits of the weights' sha256}.
+
+        `info` is version.json but for version, project and files, which are set here; the files are those in `bundle`
+        (hidden ones and version.json aside). The same files and classes give the same version, however often and from
+        however many processes they are added, and whatever was killed half-way before; the first info stays.
+
+        Raises:
+            RegistryError: the bundle lacks its weights, has a folder or link in it, differs from the hashes that `info`
+                declares, or `info` is no version.json.
+        """
+        check_project(project)
+        files = describe_files(bundle)
+        for name, declared in (info.get("files") or {}).items():
+            if files.get(name) != declared:
+                raise RegistryError(f"{bundle}: {name} is not the file that its version.json describes")
+        version = self._claim_name(project, files, info.get("classes"))
+        if self._store.read(_version_key(project, version)) is not None:
+            return version
+        value = {**info, "format": 1, "version": version, "project": project, "files": files}
+        data = dump_json(value, VERSION_FILE)
+        parse_version(value, VERSION_FILE)
+        for name in files:
+            self._store.upload(bundle / name, f"{project}/versions/{version}/{name}")
+        self._store.write_if(_version_key(project, version), data, None)
+        log.info("project %s: version %s is in the store", project, version)
+        return version
+
+    def get(self, project: str, version: str) -> VersionInfo:
+        """What is known of a version.
+
+        Raises:
+            VersionNotFound: the project has no such version.
+        """
+        check_project(project)
+        blob = None
+        if version_number(version) is not None:
+            blob = self._store.read(_version_key(project, version))
+        if blob is None:
+            raise VersionNotFound(f"project {project} has no version {version!r}; see: segloop versions list")
+        where = f"{VERSION_FILE} of {project} {version}"
+        info = parse_version(parse_json(blob.data, where), where)
+        if (info.project, info.version) != (project, version):
+            raise RegistryError(f"{where} belongs to {info.project} {info.version}")
+        return info
+
+    def versions(self, project: str) -> list[VersionInfo]:
+        """All versions of a project, oldest first. One that cannot be read is left out, with a warning in the log."""
+        found = []
+        for name in self._version_names(project):
+            try:
+                found.append(self.get(project, name))
+            except VersionNotFound:
+                log.debug("project %s: version %s is half-written", project, name)
+            except RegistryError as error:
+                log.warning("project %s: version %s is left out: %s", project, name, error)
+        return found
+
+    def bundle(self, project: str, version: str) -> Path:
+        """A local folder with the version's files, the sha256 of each verified by this call.
+
+        Raises:
+            VersionNotFound: the project has no such version.
+            RegistryError: a file is missing or is not the one that version.json describes.
+        """
+        info = self.get(project, version)
+        folder = self._store.local(f"{project}/versions/{version}")
+        if folder is not None:
+            verify_files(folder, info)
+            return folder
+        return self._cache.get(info)
+
+    # -- the champion
+
+    def champion(self, project: str) -> Champion | None:
+        """The version that the project serves, or None; one small read."""
+        return self._read_champion(project)[0]
+
+    def promote(self, project: str, version: str, reason: str) -> Champion:
+        """Make a version the champion; promoting the champion changes nothing.
+
+        Raises:
+            VersionNotFound: the project has no such version.
+        """
+        self.get(project, version)
+        return self._swap(project, lambda current: version, reason)
+
+    def rollback(self, project: str, reason: str) -> Champion:
+        """Make the version served before the champion the champion again; again goes one further back.
+
+        Raises:
+            RegistryError: there is none, or somebody else changed the champion meanwhile.
+        """
+        seen: list[int] = []
+
+        def earlier(current: Champion | None) -> str:
+            if current is None or not current.previous:
+                raise RegistryError(f"project {project} served no version before this one; nothing to roll back to")
+            seen.append(current.generation)
+            if seen[0] != current.generation:
+                raise RegistryError(f"project {project} now serves {current.version}, changed meanwhile; look again")
+            self.get(project, current.previous[-1])
+            return current.previous[-1]
+
+        return self._swap(project, earlier, reason, back=True)
+
+    # -- small state of a project
+
+    def read_json(self, project: str, name: str) -> Any:
+        """A project's own JSON file such as "split.json", or None."""
+        key = _state_key(project, name)
+        blob = self._store.read(key)
+        return None if blob is None else parse_json(blob.data, key)
+
+    def write_json(self, project: str, name: str, value: Any) -> None:
+        """Write a project's own JSON file, atomically; the last writer wins."""
+        key = _state_key(project, name)
+        self._store.write(key, dump_json(value, key))
+
+    def _version_names(self, project: str) -> list[str]:
+        names = self._store.folders(f"{check_project(project)}/versions/")
+        return sorted((name for name in names if version_number(name) is not None), key=_by_number)
+
+    def _claim_name(self, project: str, files: Mapping[str, Mapping[str, Any]], classes: Any) -> str:
+        """The name of these files and classes, settled before anything is written, so that a repeat finds it again."""
+        key = f"{project}/{_NAMES}"
+        identity = hashlib.sha256(json.dumps([files, classes], sort_keys=True, default=str).encode()).hexdigest()
+        for _ in range(_ATTEMPTS):
+            blob = self._store.read(key)
+            names = parse_json(blob.data, key) if blob else {}
+            if not isinstance(names, dict) or not all(version_number(str(name)) for name in names.values()):
+                raise RegistryError(f"{key} is not a list of versions")
+            if identity in names:
+                return str(names[identity])
+            highest = max(map(_by_number, [*names.values(), *self._version_names(project)]), default=(0, ""))[0]
+            name = f"v{highest + 1}-{files[WEIGHTS]['sha256'][:8]}"
+            if self._store.write_if(key, dump_json({**names, identity: name}, key), blob.tag if blob else None):
+                return name
+            time.sleep(_PAUSE_S)
+        raise RegistryError(f"{key} kept changing; too many processes write versions at once")
+
+    def _read_champion(self, project: str) -> tuple[Champion | None, str | None]:
+        key = f"{check_project(project)}/{_CHAMPION}"
+        blob = self._store.read(key)
+        return (parse_champion(parse_json(blob.data, key), key), blob.tag) if blob else (None, None)
+
+    def _swap(
+        self, project: str, choose: Callable[[Champion | None], str], reason: str, *, back: bool = False
+    ) -> Champion:
+        for _ in range(_ATTEMPTS):
+            current, tag = self._read_champion(project)
+            version = choose(current)
+            if current and current.version == version:
+                return current
+            previous = (
+                () if current is None else current.previous[:-1] if back else (*current.previous, current.version)
+            )
+            champion = Champion(
+                version=version,
+                generation=current.generation + 1 if current else 1,
+                promoted_at=datetime.now(UTC).isoformat(),
+                reason=reason,
+                previous=previous[-_REMEMBERED:],
+            )
+            data = dump_json(dataclasses.asdict(champion), _CHAMPION)
+            if self._store.write_if(f"{project}/{_CHAMPION}", data, tag):
+                log.info("project %s: champion %s, generation %d: %s", project, version, champion.generation, reason)
+                return champion
+            time.sleep(_PAUSE_S)
+        raise RegistryError(f"the champion of project {project} kept changing; try again")
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    return version_number(name) or 0, name
+
+
+def _version_key(project: str, version: str) -> str:
+    return f"{project}/versions/{version}/{VERSION_FILE}"
+
+
+def _state_key(project: str, name: str) -> str:
+    if not is_file_name(name) or not name.endswith(".json") or name in {_CHAMPION, _NAMES}:
+        raise RegistryError(f"{name!r} cannot hold a project's state; write a plain name such as split.json")
+    return f"{check_project(project)}/{name}"

@@ -1,0 +1,129 @@
+"""The Store seam of the registry, and the store that is a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from segloop.errors import RegistryError
+
+_LOCK_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Blob:
+    """What a key holds, and a tag that changes when that does."""
+
+    data: bytes
+    tag: str
+
+
+class Store(Protocol):
+    """Named byte strings. A key is slash-separated components that the registry has validated.
+
+    Every write is atomic: a reader sees the old value, the new one, or none. Trouble is a RegistryError.
+    """
+
+    def read(self, key: str) -> Blob | None:
+        """What the key holds, or None."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Set the key."""
+
+    def write_if(self, key: str, data: bytes, tag: str | None) -> bool:
+        """Set the key if it still has this tag (None: if it does not exist); whether it now holds `data`."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names directly below the prefix ("" or ending in a slash) that have keys below them."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a file into the store."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy a key out of the store."""
+
+    def local(self, prefix: str) -> Path | None:
+        """The folder that is this prefix, where the store is on this machine's disk."""
+
+
+class FolderStore:
+    """A store in a folder, safe with several processes of one machine."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, key: str) -> Blob | None:
+        with self._trouble():
+            try:
+                data = (self._root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return Blob(data, hashlib.sha256(data).hexdigest())
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._trouble(), _replacing(self._root / key) as temporary:
+            temporary.write_bytes(data)
+
+    def write_if(self, key: str, data: bytes, tag: str | None) -> bool:
+        path = self._root / key
+        with self._trouble():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The kernel drops the lock with its process, so a killed promoter blocks nobody.
+            with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
+                current = self.read(key)
+                if (current.tag if current else None) != tag:
+                    return current is not None and current.data == data
+                self.write(key, data)
+                return True
+
+    def folders(self, prefix: str) -> list[str]:
+        with self._trouble():
+            try:
+                return sorted(entry.name for entry in (self._root / prefix).iterdir() if entry.is_dir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def upload(self, path: Path, key: str) -> None:
+        # A copy, never a link: the bundle's folder may be written again by a later run.
+        with self._trouble(), _replacing(self._root / key) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def download(self, key: str, path: Path) -> None:
+        with self._trouble():
+            shutil.copyfile(self._root / key, path)
+
+    def local(self, prefix: str) -> Path | None:
+        return self._root / prefix
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, Timeout) as error:
+            raise RegistryError(f"the store {self._root} cannot be used: {error}") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, durably, if the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

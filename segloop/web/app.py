@@ -1,0 +1,52 @@
+"""The application factory: routes, authentication, and errors as JSON."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from segloop.backend import Backend
+from segloop.errors import SegloopError
+from segloop.settings import Settings
+from segloop.web.auth import guard
+from segloop.web.replies import reply
+from segloop.web.routes import protocol
+
+logger = logging.getLogger(__name__)
+
+#: Largest request body, in bytes: a selection of thousands of tasks with their predictions stays below it.
+MAX_BODY_BYTES = 256 * 2**20
+
+
+def create_app(backend: Backend, settings: Settings) -> Flask:
+    """The Flask application over a backend."""
+    app = Flask("segloop", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.before_request(guard(settings))
+    app.register_blueprint(protocol(backend))
+    app.register_error_handler(SegloopError, _known_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unknown_error)
+    return app
+
+
+def _known_error(error: SegloopError) -> Response:
+    if error.http_status >= 500:
+        logger.error("%s: %s", type(error).__name__, error)
+    response = reply({"error": str(error)}, error.http_status)
+    if error.http_status == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="segloop"'
+    if error.http_status == 503:
+        response.headers["Retry-After"] = "5"
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    return reply({"error": f"{error.name}: {error.description}"}, error.code or 500)
+
+
+def _unknown_error(error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error)
+    return reply({"error": "An unexpected error; the log of the backend has it."}, 500)

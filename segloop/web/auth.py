@@ -1,0 +1,56 @@
+"""Who may call: basic auth, or the webhook's secret header."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+
+from flask import request
+
+from segloop.errors import Unauthorized
+from segloop.settings import Settings
+
+#: Header that Label Studio's webhook carries once its secret is set; Label Studio sends no basic auth with events.
+SECRET_HEADER = "X-Segloop-Secret"  # noqa: S105 - a header's name
+
+
+def guard(settings: Settings) -> Callable[[], None]:
+    """A check to run before each request; it raises Unauthorized.
+
+    `/health` is open. While no password is set, everything is open to callers on this machine alone.
+    """
+    user, password = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
+    secret = settings.webhook_secret.get_secret_value()
+
+    def check() -> None:
+        if request.path == "/health":
+            return
+        if not password:
+            if not is_loopback(request.remote_addr):
+                raise Unauthorized("No password is set, so only this machine is served; set BASIC_AUTH_PASS.")
+            return
+        if request.path == "/webhook" and secret and _same(request.headers.get(SECRET_HEADER, ""), secret):
+            return
+        given = request.authorization
+        if given is None or given.type != "basic":
+            hint = f", or the header {SECRET_HEADER}" if request.path == "/webhook" else ""
+            raise Unauthorized(f"Basic auth is needed{hint}.")
+        # Both are compared, whatever the first says, so that the time taken tells nothing.
+        right_user, right_password = _same(given.username or "", user), _same(given.password or "", password)
+        if not (right_user and right_password):
+            raise Unauthorized("Wrong user or password.")
+
+    return check
+
+
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address is this machine's loopback interface."""
+    try:
+        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False

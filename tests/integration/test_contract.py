@@ -1,0 +1,392 @@
+"""The routes against every request recorded from a real Label Studio 1.23.2, and against what it never sends."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from segloop.backend import Backend
+from segloop.masks import decode_rle
+from segloop.registry import open_registry
+from segloop.serving import UNTRAINED, ServedModels
+from segloop.settings import Settings
+from segloop.web import create_app
+from tests.toys import BRUSH, ToyImages, toy_bundle, toy_loader
+from worker.queue import Jobs
+
+PAYLOADS = Path(__file__).parents[1] / "payloads"
+
+
+def recorded() -> list[tuple[str, dict]]:
+    """Every recorded request, with the file that holds it."""
+    found = []
+    for path in sorted(PAYLOADS.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found += [
+            (f"{path.stem}:{item['seq']}", item) for item in content if isinstance(content, list) and "method" in item
+        ]
+    return found
+
+
+class World:
+    """A backend over a real registry and queue, with toy networks and images."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry = open_registry(settings)
+        self.images = ToyImages()
+        self.jobs = Jobs.open(settings)
+        self.models = ServedModels(self.registry, settings, toy_loader)
+        self.backend = Backend(settings, self.registry, self.models, self.images, self.jobs)
+        self.client = create_app(self.backend, settings).test_client()
+
+    def promote(self, project: str, seed: int = 0) -> str:
+        folder, info = toy_bundle(self.settings.data_dir / f"bundle-{project}-{seed}", seed)
+        version = self.registry.add(project, folder, info)
+        self.registry.promote(project, version, "test")
+        return version
+
+    def close(self) -> None:
+        self.backend.close()
+        self.jobs.close()
+
+
+@pytest.fixture
+def world(settings, redis_url):
+    made = World(settings.model_copy(update={"redis_url": redis_url, "retrain_threshold": 3}))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("name", "sample"), recorded(), ids=[name for name, _ in recorded()])
+def test_every_recorded_request_is_answered(world, name, sample):
+    body = sample["body"]
+    if body:
+        world.promote(project_of(body))
+    response = world.client.open(sample["path"], method=sample["method"], json=body)
+    assert response.status_code in (200, 201), response.text
+    if sample["path"] == "/predict":
+        results = response.json["results"]
+        assert len(results) == len(body["tasks"])
+        for result in results:
+            assert 0 <= result["score"] <= 1
+            assert result["model_version"] == response.json["model_version"]
+            assert result["result"], "the toy network finds both classes"
+
+
+def project_of(body: dict) -> str:
+    project = body["project"]
+    return project if isinstance(project, str) else "29.1795383040"
+
+
+def test_recordings_cover_every_route():
+    assert {sample["path"] for _, sample in recorded()} == {"/health", "/setup", "/predict", "/versions", "/webhook"}
+
+
+def ask(world, tasks, project="1.1795382829", config=BRUSH, context=None):
+    body = {
+        "tasks": tasks,
+        "project": project,
+        "label_config": config,
+        "params": {"login": None, "password": None, "context": context},
+    }
+    return world.client.post("/predict", json=body)
+
+
+def task(ident, uri="/data/upload/1/ok.png"):
+    return {"id": ident, "data": {"image": uri}, "project": 1}
+
+
+def test_one_version_in_setup_and_predict(world):
+    version = world.promote("1.1795382829")
+    setup = world.client.post("/setup", json={"project": "1.1795382829", "schema": BRUSH, "extra_params": None}).json
+    predicted = ask(world, [task(1), task(2)]).json
+    assert setup["model_version"] == predicted["model_version"] == version
+    assert {result["model_version"] for result in predicted["results"]} == {version}
+
+
+def test_setup_loads_no_model(world):
+    world.promote("1.1795382829")
+
+    def load(*args):
+        raise AssertionError("loaded")
+
+    models = ServedModels(world.registry, world.settings, load)
+    backend = Backend(world.settings, world.registry, models, world.images, world.jobs)
+    client = create_app(backend, world.settings).test_client()
+    assert client.post("/setup", json={"project": "1.1795382829", "schema": BRUSH}).status_code == 200
+    backend.close()
+
+
+def test_without_a_version_predictions_are_empty(world):
+    answer = ask(world, [task(1), task(2)]).json
+    assert answer == {"results": [{"result": [], "score": None}] * 2, "model_version": UNTRAINED}
+    assert world.images.asked == []
+
+
+def test_masks_are_where_the_colours_are(world):
+    world.promote("1.1795382829")
+    [prediction] = ask(world, [task(1)]).json["results"]
+    masks = {item["value"]["brushlabels"][0]: decode_rle(item["value"]["rle"], 30, 40) for item in prediction["result"]}
+    assert set(masks) == {"Road", "Sky"}
+    assert (masks["Road"][:13] == 255).all()
+    assert (masks["Road"][17:] == 0).all()
+    assert (masks["Sky"][17:] == 255).all()
+    for item in prediction["result"]:
+        assert (item["from_name"], item["to_name"], item["type"]) == ("tag", "image", "brushlabels")
+        assert (item["original_width"], item["original_height"]) == (40, 30)
+
+
+def test_a_bad_task_never_costs_the_others(world, caplog):
+    world.promote("1.1795382829")
+    tasks = [
+        task(1),
+        task(2, "/data/upload/1/bad.png"),
+        {"id": 3, "data": {}},
+        {"id": 4, "data": {"image": None}},
+        *map(task, range(5, 20)),
+    ]
+    results = ask(world, tasks).json["results"]
+    assert len(results) == len(tasks)
+    assert [index for index, result in enumerate(results) if not result["result"]] == [1, 2, 3]
+    assert all(results[index] == {"result": [], "score": None} for index in (1, 2, 3))
+    assert "task 2 of project" in caplog.text
+
+
+def test_a_smart_tool_gets_the_region_under_the_click(world):
+    world.promote("29.1795383040")
+    sample = next(item for name, item in recorded() if name.startswith("08_interactive"))
+    body = sample["body"]
+    body["params"]["context"]["result"][0]["value"].update(x=50, y=20)
+    [result] = world.client.post("/predict", json=body).json["results"]
+    [region] = result["result"]
+    assert region["value"]["brushlabels"] == ["Road"]
+    mask = decode_rle(region["value"]["rle"], region["original_height"], region["original_width"])
+    assert mask[:13].all()
+    assert not mask[17:].any()
+
+
+def test_a_smart_tool_that_finds_nothing_gets_an_empty_result(world):
+    sample = next(item for name, item in recorded() if name.startswith("08_interactive"))
+    response = world.client.post("/predict", json=sample["body"])
+    assert response.json["results"] == [{"result": [], "score": None}]
+
+
+# -- what is wrong
+
+
+@pytest.mark.parametrize("route", ["/setup", "/predict", "/webhook", "/train", "/versions", "/job_status", "/validate"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b"null", b'"text"', b"\xff\xfe", b"{}", b'{"project": "banana"}', b'{"project": [1]}']
+)
+def test_what_cannot_be_read_is_a_400_with_one_sentence(world, route, body):
+    response = world.client.post(route, data=body, content_type="application/json")
+    assert response.status_code == 400
+    assert set(response.json) == {"error"}
+    assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"label_config": None}, "label_config is missing"),
+        ({"label_config": ""}, "label_config"),
+        ({"label_config": "<View>"}, "XML"),
+        ({"label_config": "<View><Image name='i' value='$i'/></View>"}, "BrushLabels"),
+        ({"project": "none"}, "project is 'none'"),
+        ({"project": None}, "project is missing"),
+        ({"tasks": "all"}, "tasks is 'all'"),
+        ({"params": "x"}, "params is 'x'"),
+    ],
+)
+def test_a_bad_field_of_predict_is_named(world, change, sentence):
+    body = {"tasks": [task(1)], "project": "1.1", "label_config": BRUSH, "params": {}} | change
+    response = world.client.post("/predict", json=body)
+    assert response.status_code == 400
+    assert sentence in response.json["error"]
+
+
+def test_unknown_routes_methods_projects_and_jobs(world):
+    assert world.client.get("/nowhere").status_code == 404
+    assert world.client.get("/predict").status_code == 405
+    assert world.client.get("/is_training?project=999").status_code == 400
+    assert world.client.get("/is_training").status_code == 400
+    assert world.client.post("/versions", json={"project": "999"}).status_code == 400
+    assert world.client.get("/job_status?job=retrain-1-aaaaaaaa").status_code == 404
+
+
+# -- events
+
+
+def event(action, project="29.1795383040", **fields):
+    ident = int(project.partition(".")[0])
+    return {
+        "action": action,
+        "project": {"id": ident, "created_at": "2026-11-22T21:30:40.804663Z", "label_config": BRUSH},
+        **fields,
+    }
+
+
+def test_start_training_queues_at_once_and_a_second_press_joins(world):
+    first = world.client.post("/webhook", json=event("START_TRAINING"))
+    second = world.client.post("/webhook", json=event("START_TRAINING"))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json["status"] == "queued"
+    assert second.json["status"] == "joined"
+    assert "joins" in second.json["message"]
+    assert first.json["job"] == second.json["job"]
+    status = world.client.post("/job_status", json={"job": first.json["job"]}).json
+    assert status["job_status"] == "queued"
+    assert world.client.get("/is_training?project=29").json["is_training"] is True
+
+
+def test_the_old_train_route_queues_too(world):
+    body = {"annotations": [{"id": 1}], "project": "29.1795383040", "label_config": BRUSH, "params": {}}
+    response = world.client.post("/train", json=body)
+    assert response.status_code == 201
+    assert response.json["job"]
+
+
+def test_annotation_events_queue_at_the_threshold_of_distinct_tasks(world):
+    statuses = []
+    for ident, task_id in enumerate([1, 1, 2, 2, 3, 4]):
+        body = event("ANNOTATION_CREATED", annotation={"id": ident, "task": task_id}, task={"id": task_id})
+        statuses.append(world.client.post("/webhook", json=body).json["status"])
+    assert statuses[:4] == ["counted"] * 4
+    assert statuses[4] == "queued"
+    assert world.client.get("/is_training?project=29").json["is_training"] is True
+
+
+def test_plural_events_count_each_task(world):
+    body = event(
+        "ANNOTATIONS_CREATED", annotation=[{"id": 1, "task": 1}, {"id": 2, "task": 2}], task=[{"id": 1}, {"id": 2}]
+    )
+    assert world.client.post("/webhook", json=body).json["changed_tasks"] == 2
+    body = event("ANNOTATIONS_DELETED", annotations=[{"id": 7}])
+    assert world.client.post("/webhook", json=body).json["status"] == "queued"
+
+
+def test_a_skip_counts_nothing(world):
+    body = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1, "was_cancelled": True}, task={"id": 1})
+    assert world.client.post("/webhook", json=body).json["changed_tasks"] == 0
+
+
+def test_a_projects_own_threshold(world):
+    world.client.post(
+        "/setup", json={"project": "29.1795383040", "schema": BRUSH, "extra_params": '{"retrain_threshold": 1}'}
+    )
+    body = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1}, task={"id": 1})
+    assert world.client.post("/webhook", json=body).json["status"] == "queued"
+
+
+def test_extra_params_that_cannot_be_used_are_named_and_left_out(world):
+    body = {"project": "29.1795383040", "schema": BRUSH, "extra_params": {"retrain_threshold": -1}}
+    answer = world.client.post("/setup", json=body)
+    assert answer.status_code == 200
+    assert "retrain_threshold=-1" in answer.json["warning"]
+    change = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1}, task={"id": 1})
+    assert world.client.post("/webhook", json=change).json["threshold"] == 3
+
+
+def test_events_that_change_nothing_are_acknowledged(world):
+    for action in ("PROJECT_UPDATED", "TASKS_CREATED", "TASKS_DELETED", "LABEL_LINK_CREATED"):
+        response = world.client.post("/webhook", json=event(action))
+        assert (response.status_code, response.json["status"]) == (201, "ignored")
+
+
+def test_with_the_queue_away_annotations_are_deferred_and_training_says_so(settings):
+    world = World(settings.model_copy(update={"redis_url": "redis://127.0.0.1:9"}))
+    body = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1}, task={"id": 1})
+    assert world.client.post("/webhook", json=body).json["status"] == "deferred"
+    response = world.client.post("/webhook", json=event("START_TRAINING"))
+    assert response.status_code == 503
+    assert "Redis" in response.json["error"]
+    assert world.client.get("/health").status_code == 200
+    assert ask(world, [task(1)]).status_code == 200
+    world.close()
+
+
+# -- versions, validation
+
+
+def test_versions_with_and_without_a_project(world):
+    first, second = world.promote("1.1795382829", 1), world.promote("1.1795382829", 2)
+    other = world.promote("2.1795382829", 3)
+    assert set(world.client.get("/versions").json["versions"]) == {first, second, other}
+    assert world.client.get("/versions?project=1").json["versions"] == [first, second]
+    answer = world.client.post("/versions", json={"project": "1.1795382829"}).json
+    assert answer == {"versions": [first, second], "model_version": second}
+
+
+def test_validate(world):
+    answer = world.client.post("/validate", json={"config": BRUSH}).json
+    assert answer == {"status": "ok", "classes": ["Road", "Sky"], "outputs": {"image": {"Road": "tag", "Sky": "tag"}}}
+    assert world.client.post("/validate", json={"config": "<View/>"}).status_code == 400
+
+
+# -- authentication
+
+
+@pytest.fixture
+def guarded(settings, redis_url):
+    made = World(
+        settings.model_validate(
+            settings.model_dump()
+            | {
+                "redis_url": redis_url,
+                "basic_auth_user": "ann",
+                "basic_auth_pass": "pässwort",
+                "webhook_secret": "s3cret",
+            }
+        )
+    )
+    yield made
+    made.close()
+
+
+def basic(user, password):
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize("route", ["/", "/versions", "/is_training?project=1"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("ann", "wrong"),
+        basic("bob", "pässwort"),
+        basic("", ""),
+        {"Authorization": "Bearer x"},
+        {"Authorization": "Basic ///"},
+    ],
+)
+def test_no_or_wrong_credentials_are_refused(guarded, route, headers):
+    response = guarded.client.get(route, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Basic")
+
+
+def test_right_credentials_and_the_open_door_of_health(guarded):
+    assert guarded.client.get("/health").status_code == 200
+    assert guarded.client.get("/", headers=basic("ann", "pässwort")).status_code == 200
+
+
+def test_the_webhook_takes_basic_auth_or_the_secret(guarded):
+    body = event("PROJECT_UPDATED")
+    assert guarded.client.post("/webhook", json=body).status_code == 401
+    assert guarded.client.post("/webhook", json=body, headers={"X-Segloop-Secret": "wrong"}).status_code == 401
+    assert guarded.client.post("/webhook", json=body, headers={"X-Segloop-Secret": "s3cret"}).status_code == 201
+    assert guarded.client.post("/webhook", json=body, headers=basic("ann", "pässwort")).status_code == 201
+
+
+def test_the_secret_opens_nothing_else(guarded):
+    assert guarded.client.get("/versions", headers={"X-Segloop-Secret": "s3cret"}).status_code == 401
+
+
+def test_without_a_password_only_this_machine_is_served(world):
+    assert world.client.get("/versions").status_code == 200
+    assert world.client.get("/versions", environ_base={"REMOTE_ADDR": "10.0.0.7"}).status_code == 401
+    assert world.client.get("/health", environ_base={"REMOTE_ADDR": "10.0.0.7"}).status_code == 200

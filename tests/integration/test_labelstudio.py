@@ -1,0 +1,321 @@
+"""The client against a real Label Studio 1.23.2, with a recording ML backend behind it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+
+from demo.label_studio import RunningLabelStudio
+from segloop.dataset import ProjectSplits, load_manifest, snapshot
+from segloop.errors import LabelStudioError
+from segloop.images import ImageSource
+from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, Credentials, LabelStudio, project_key
+from segloop.masks import encode_rle
+from segloop.registry import open_registry
+from segloop.settings import Settings
+
+pytestmark = pytest.mark.label_studio
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="brush" toName="image"><Label value="Sky"/><Label value="Road"/></BrushLabels></View>"""
+WIDTH_PX, HEIGHT_PX = 32, 24
+VERSION = "v1-0011aabb"
+
+
+class Backend:
+    """An ML backend that answers and keeps `(path, authorization, secret, body)` of what it was sent."""
+
+    def __init__(self, password: str = "") -> None:
+        self.requests: list[tuple[str, str | None, str | None, Any]] = []
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                body = json.loads(self.rfile.read(length)) if length else None
+                authorization = self.headers.get("Authorization")
+                backend.requests.append((self.path, authorization, self.headers.get(SECRET_HEADER), body))
+                refused = password and self.path == "/setup" and authorization is None
+                data = json.dumps({"status": "UP", "model_version": VERSION}).encode()
+                self.send_response(401 if refused else 200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = _answer  # noqa: N815 - names that http.server calls
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def to(self, path: str) -> list[tuple[str, str | None, str | None, Any]]:
+        return [request for request in self.requests if request[0] == path]
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningLabelStudio]:
+    with RunningLabelStudio() as label_studio:
+        yield label_studio
+
+
+@pytest.fixture
+def studio(running: RunningLabelStudio) -> Iterator[LabelStudio]:
+    label_studio = LabelStudio(running.url, Credentials(running.url, SecretStr(running.api_key)))
+    yield label_studio
+    label_studio.close()
+
+
+@pytest.fixture
+def project(running: RunningLabelStudio) -> int:
+    return int(running.create_project("labelled and not", CONFIG)["id"])
+
+
+@pytest.fixture
+def tasks(running: RunningLabelStudio, project: int, tmp_path: Path) -> list[int]:
+    """Six tasks with an uploaded image each."""
+    paths = [tmp_path / f"scene {index}.png" for index in range(6)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (40 * index, 0, 0)).save(path)
+    return running.upload_images(project, paths)
+
+
+def region(label: str = "Sky") -> dict[str, Any]:
+    return {
+        "id": "r1",
+        "type": "brushlabels",
+        "from_name": "brush",
+        "to_name": "image",
+        "original_width": WIDTH_PX,
+        "original_height": HEIGHT_PX,
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": [0, 1, 2, 255], "brushlabels": [label]},
+    }
+
+
+def prediction(task: int, version: str = VERSION) -> dict[str, Any]:
+    return {"task": task, "result": [region()], "score": 0.25, "model_version": version}
+
+
+def test_both_kinds_of_token_are_accepted(running: RunningLabelStudio, project: int, tasks: list[int]) -> None:
+    uploads = []
+    for key in (running.api_key, running.token):
+        credentials = Credentials(running.url, SecretStr(key))
+        studio = LabelStudio(running.url, credentials)
+        assert studio.project(project)["title"] == "labelled and not"
+        (uri, *_) = [task["data"]["image"] for task in studio.unlabelled_tasks(project, VERSION)]
+        assert uri.endswith("scene_0.png")
+        uploads.append(httpx.get(running.url + uri, headers=credentials.headers()))
+        studio.close()
+    assert [upload.status_code for upload in uploads] == [200, 200]
+    assert uploads[0].content == uploads[1].content
+
+
+def test_personal_access_token_yields_one_access_token_for_its_life(running: RunningLabelStudio) -> None:
+    credentials = Credentials(running.url, SecretStr(running.api_key))
+    with ThreadPoolExecutor(4) as pool:
+        headers = {header["Authorization"] for header in pool.map(lambda _: credentials.headers(), range(8))}
+    (bearer,) = headers
+    assert bearer.startswith("Bearer ")
+    assert running.api_key not in bearer
+    # Label Studio's access tokens live 300 s; this one is renewed 30 s before.
+    left_s = credentials._expires_at_s - time.monotonic()
+    assert 260 <= left_s <= 270
+    credentials._expires_at_s = 0.0
+    time.sleep(1.1)
+    assert credentials.headers()["Authorization"] != bearer
+
+
+@pytest.mark.parametrize("key", ["0" * 40, "a.b.c"])
+def test_wrong_tokens_are_one_clear_sentence(running: RunningLabelStudio, project: int, key: str) -> None:
+    studio = LabelStudio(running.url, Credentials(running.url, SecretStr(key)))
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
+        studio.project(project)
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
+        list(studio.labelled_tasks(project))
+    studio.close()
+
+
+def test_unknown_project_is_a_refusal(studio: LabelStudio) -> None:
+    with pytest.raises(LabelStudioError, match="404"):
+        studio.project(987654)
+    with pytest.raises(LabelStudioError, match="404"):
+        list(studio.labelled_tasks(987654))
+
+
+def test_project_key_is_what_a_backend_is_sent(studio: LabelStudio, project: int) -> None:
+    with Backend() as backend:
+        studio.connect(project, backend.url, title=VERSION)
+        assert backend.to("/setup")[0][3]["project"] == project_key(studio.project(project))
+
+
+def test_tasks_are_labelled_unlabelled_or_changed(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
+) -> None:
+    begin = datetime.now(UTC)
+    running.submit_annotation(tasks[0], [region()])
+    running.submit_annotation(tasks[1], [])
+    running.submit_annotation(tasks[2], [], was_cancelled=True)
+    assert studio.create_predictions(project, [prediction(tasks[3]), prediction(tasks[4], "v10-0011aabb")]) == 2
+
+    labelled = list(studio.labelled_tasks(project))
+    assert [task["id"] for task in labelled] == tasks[:2]
+    (annotation,) = labelled[0]["annotations"]
+    assert annotation["result"] == [region()]
+    assert labelled[0]["data"]["image"].startswith(f"/data/upload/{project}/")
+    assert [task["id"] for task in studio.unlabelled_tasks(project, VERSION)] == [tasks[2], tasks[4], tasks[5]]
+    assert studio.changed_tasks(project, begin) == tasks[:3]
+
+    middle = datetime.now(UTC)
+    with running.client() as client:
+        client.patch(f"/api/annotations/{annotation['id']}/", json={"result": [region("Road")]}).raise_for_status()
+    running.submit_annotation(tasks[5], [region()])
+    studio.create_predictions(project, [prediction(tasks[2])])
+    assert studio.changed_tasks(project, middle) == [tasks[0], tasks[5]]
+    assert [task["id"] for task in studio.labelled_tasks(project, updated_since=middle)] == [tasks[0], tasks[5]]
+    assert studio.changed_tasks(project, datetime.now(UTC)) == []
+
+
+def test_labelling_while_tasks_are_read_hides_none(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segloop.labelstudio.tasks._LIGHT_PAGE", 2)
+    seen = []
+    for task in studio.unlabelled_tasks(project, VERSION):
+        seen.append(task["id"])
+        studio.create_predictions(project, [prediction(task["id"])])
+    assert seen == tasks
+
+
+def test_predictions_are_stored_as_given(studio: LabelStudio, project: int, tasks: list[int]) -> None:
+    gone = {"task": 10**6, "result": [], "score": None, "model_version": VERSION}
+    assert studio.create_predictions(project, [prediction(tasks[0]), gone, prediction(tasks[1])]) == 2
+    stored = studio._request("GET", "/api/predictions/", params={"task": tasks[0]})
+    assert [(row["result"], row["score"], row["model_version"]) for row in stored] == [([region()], 0.25, VERSION)]
+
+
+def test_snapshot_of_a_real_project(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int], tmp_path: Path
+) -> None:
+    truth = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
+    truth[:10, 5:] = 1
+    truth[12:] = 2
+    for task in tasks[:3]:
+        regions = [
+            region(name)
+            | {
+                "id": name,
+                "value": {"format": "rle", "brushlabels": [name], "rle": encode_rle((truth == index) * np.uint8(255))},
+            }
+            for index, name in ((1, "Sky"), (2, "Road"))
+        ]
+        running.submit_annotation(task, regions)
+    described = studio.project(project)
+    settings = Settings(label_studio_url=running.url, label_studio_api_key=running.api_key, data_dir=tmp_path / "data")
+    credentials = Credentials(running.url, settings.label_studio_api_key)
+    with closing(ImageSource(settings, credentials, tmp_path / "cache")) as images:
+        manifest = snapshot(
+            project_key(described),
+            studio.labelled_tasks(project),
+            described["label_config"],
+            images=images,
+            splits=ProjectSplits(open_registry(settings), project_key(described)),
+            dest=tmp_path / "snapshot",
+            settings=settings,
+        )
+    assert load_manifest(tmp_path / "snapshot") == manifest
+    assert ([item.task for item in manifest.items], manifest.skipped) == (tasks[:3], ())
+    assert manifest.tasks("val") == 1
+    for item, original in zip(manifest.items, sorted(tmp_path.glob("scene *.png")), strict=False):
+        assert (tmp_path / "snapshot" / item.image).read_bytes() == original.read_bytes()
+        with Image.open(tmp_path / "snapshot" / item.mask) as mask:
+            assert np.array_equal(np.asarray(mask), truth)
+
+
+def test_connect_twice_leaves_one_backend_and_one_webhook_with_the_secret(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
+) -> None:
+    with Backend() as backend:
+        first = studio.connect(
+            project, backend.url, title=VERSION, webhook_secret=SecretStr("one"), extra_params={"input_size": 256}
+        )
+        second = studio.connect(
+            project,
+            f"{backend.url}/",
+            title=VERSION,
+            webhook_secret=SecretStr("two"),
+            interactive=False,
+            uncertainty_sampling=True,
+        )
+        assert (first["created"], second["created"]) == (True, False)
+        assert first["webhook"] == second["webhook"] is not None
+        assert (first["webhook_problem"], first["sampling"]) == (None, "Sequential sampling")
+        assert second["sampling"] == UNCERTAINTY_SAMPLING == studio.project(project)["sampling"]
+        entry = studio.find_backend(project)
+        assert entry is not None
+        assert (entry["id"], entry["is_interactive"]) == (first["backend"]["id"], False)
+        assert entry["extra_params"] == {"input_size": 256}
+        running.submit_annotation(tasks[0], [region()])
+        events = [request for request in backend.to("/webhook") if request[3]["action"] == "ANNOTATION_CREATED"]
+        ((_, authorization, secret, _),) = events
+        assert (authorization, secret) == (None, "two")
+
+
+def test_title_keeps_other_fields_and_the_project_follows(studio: LabelStudio, project: int) -> None:
+    with Backend(password="p") as backend:
+        studio.connect(
+            project,
+            backend.url,
+            title="segloop",
+            basic_auth=("u", SecretStr("p")),
+            webhook_secret=SecretStr("s"),
+            extra_params={"input_size": 256},
+        )
+        assert studio.project(project)["model_version"] == "segloop"
+        before = studio.find_backend(project, backend.url)
+        assert before is not None
+        studio.set_title(before, VERSION)
+        after = studio.find_backend(project, backend.url)
+        assert after is not None
+        changing = {"title", "updated_at"}
+        assert {name for name in before if before[name] != after[name]} == changing
+        assert after["title"] == VERSION == studio.project(project)["model_version"]
+        # Label Studio still knows the password, and so can set the backend up.
+        assert all(authorization for _, authorization, _, _ in backend.to("/setup"))
+        assert after["state"] == "CO"
+        assert backend.to("/setup")[-1][3]["extra_params"] == {"input_size": 256}
+        assert studio.set_title(after, VERSION) == after
+
+
+def test_backend_that_is_down_cannot_be_connected(studio: LabelStudio, project: int) -> None:
+    with Backend() as backend:
+        url = backend.url
+    with pytest.raises(LabelStudioError, match="Can't connect to ML backend"):
+        studio.connect(project, url, title=VERSION)
+    assert studio.find_backend(project) is None

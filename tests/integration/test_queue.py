@@ -1,0 +1,367 @@
+"""The queue on a real Valkey: races, joins, one more run, jobs of the dead, a restart of the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.executions import prepare_execution
+from rq.serializers import JSONSerializer
+
+from segloop.errors import JobNotFound, QueueUnavailable
+from segloop.policy import Decision, should_rerun
+from segloop.settings import Settings
+from tests.valkey import Valkey
+from worker.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Enqueued, Jobs
+
+PROJECT = "29.1795383040"
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("v")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(valkey: Valkey, tmp_path: Path) -> Settings:
+    with Redis.from_url(valkey.url) as client:
+        client.flushall()
+    return Settings(redis_url=valkey.url, data_dir=tmp_path)
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    jobs = Jobs.open(settings, timeout_s=5)
+    yield jobs
+    jobs.close()
+
+
+def queued(jobs: Jobs, name: str = RETRAIN_QUEUE) -> list[str]:
+    return jobs.queue(name).get_job_ids()
+
+
+def take(jobs: Jobs, name: str = RETRAIN_QUEUE, worker_name: str = "host.1.abc") -> str:
+    """Take a job as a worker does, up to the moment its process begins; its worker then is a name only."""
+    worker = SimpleWorker([name], connection=jobs.connection, serializer=JSONSerializer, name=worker_name)
+    taken = Queue.dequeue_any(worker.queues, None, jobs.connection, serializer=JSONSerializer)
+    assert taken is not None
+    job, _ = taken
+    prepare_execution(worker, job)
+    worker.prepare_job_execution(job, remove_from_intermediate_queue=True)
+    return job.id
+
+
+def never(changed: int, requested: bool) -> Decision:
+    return Decision(False, "no")
+
+
+def asked(changed: int, requested: bool) -> Decision:
+    return should_rerun(changed_tasks=changed, threshold=100, requested=requested)
+
+
+def test_a_second_press_joins_and_projects_do_not_mix(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed")
+    second = jobs.enqueue_retrain(PROJECT, "pressed again")
+    other = jobs.enqueue_retrain("30", "pressed")
+    assert (first.joined, second.joined, other.joined) == (False, True, False)
+    assert second.job_id == first.job_id
+    assert queued(jobs) == [first.job_id, other.job_id]
+
+
+def test_many_presses_at_once_queue_one_job(jobs: Jobs, settings: Settings) -> None:
+    start = threading.Barrier(16)
+
+    def press(_: int) -> Enqueued:
+        mine = Jobs.open(settings, timeout_s=5)
+        start.wait()
+        try:
+            return mine.enqueue_retrain(PROJECT, "pressed")
+        finally:
+            mine.close()
+
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(press, range(16)))
+    assert sum(not result.joined for result in results) == 1
+    assert len({result.job_id for result in results}) == 1
+    assert len(queued(jobs)) == 1
+
+
+def test_status_has_the_keys_of_label_studio_ml(jobs: Jobs) -> None:
+    job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    status = jobs.job_status(job_id)
+    assert {"job_status", "error", "created_at", "enqueued_at", "started_at", "ended_at"} <= status.keys()
+    assert (status["job"], status["job_status"], status["project"]) == (job_id, "queued", PROJECT)
+    assert status["started_at"] is None
+    jobs.report(job_id, {"phase": "training", "epoch": 3})
+    live = jobs.live_retrain(PROJECT)
+    assert live is not None
+    assert live["progress"] == {"phase": "training", "epoch": 3}
+    assert live["reason"] == "pressed"
+
+
+@pytest.mark.parametrize("job_id", ["", "nonsense", "a:b", "../x", "ü" * 20, "x" * 500])
+def test_an_unknown_job_is_an_error(jobs: Jobs, job_id: str) -> None:
+    with pytest.raises(JobNotFound, match="no job"):
+        jobs.job_status(job_id)
+
+
+def test_changes_are_distinct_tasks(jobs: Jobs) -> None:
+    assert jobs.record_changes(PROJECT, [1, 2, 2]) == 2
+    assert jobs.record_changes(PROJECT, [2, 3]) == 3
+    assert jobs.record_changes(PROJECT, []) == 3
+    assert jobs.record_changes("30", [1]) == 1
+    assert jobs.changed(PROJECT) == 3
+
+
+def test_taken_changes_come_back_with_those_that_followed(jobs: Jobs) -> None:
+    jobs.record_changes(PROJECT, [1, 2])
+    assert jobs.take_changes(PROJECT) == 2
+    assert jobs.changed(PROJECT) == 0
+    jobs.record_changes(PROJECT, [2, 3])
+    assert jobs.take_changes(PROJECT) == 3
+    jobs.record_changes(PROJECT, [4])
+    jobs.restore_changes(PROJECT)
+    assert jobs.changed(PROJECT) == 4
+
+
+def test_the_end_of_a_run_without_a_wish_frees_the_project(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    assert take(jobs) == first
+    assert jobs.finish_retrain(PROJECT, first, asked) is None
+    assert jobs.live_retrain(PROJECT) is None
+    assert not jobs.enqueue_retrain(PROJECT, "pressed").joined
+
+
+def test_a_press_during_a_run_brings_one_more_if_anything_changed(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    jobs.take_changes(PROJECT)
+    assert jobs.enqueue_retrain(PROJECT, "pressed again").joined
+    jobs.record_changes(PROJECT, [7])
+    following = jobs.finish_retrain(PROJECT, first, asked)
+    assert following is not None
+    assert following.job_id != first
+    assert queued(jobs) == [following.job_id]
+    assert jobs.enqueue_retrain(PROJECT, "pressed").job_id == following.job_id
+
+
+def test_a_press_during_a_run_brings_nothing_if_nothing_changed(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    jobs.take_changes(PROJECT)
+    jobs.enqueue_retrain(PROJECT, "pressed again")
+    assert jobs.finish_retrain(PROJECT, first, asked) is None
+
+
+def test_the_threshold_reached_during_a_run_brings_one_more(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    jobs.take_changes(PROJECT)
+    jobs.record_changes(PROJECT, range(100))
+    assert jobs.finish_retrain(PROJECT, first, asked) is not None
+
+
+def test_a_press_before_the_snapshot_is_covered_by_it(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    jobs.enqueue_retrain(PROJECT, "pressed again")
+    jobs.record_changes(PROJECT, [7])
+    jobs.take_changes(PROJECT)
+    jobs.record_changes(PROJECT, [8])
+    assert jobs.finish_retrain(PROJECT, first, asked) is None
+
+
+def test_no_press_is_lost_at_the_end_of_a_run(jobs: Jobs, settings: Settings) -> None:
+    """Whatever the order of a press and a run's end: a fresh job, or one more run."""
+    for attempt in range(40):
+        jobs.connection.flushall()
+        first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+        take(jobs)
+        jobs.record_changes(PROJECT, [attempt])
+        other = Jobs.open(settings, timeout_s=5)
+        start = threading.Barrier(2)
+
+        def press(other: Jobs = other, start: threading.Barrier = start) -> Enqueued:
+            start.wait()
+            return other.enqueue_retrain(PROJECT, "pressed again")
+
+        with ThreadPoolExecutor(1) as pool:
+            pressed = pool.submit(press)
+            start.wait()
+            following = jobs.finish_retrain(PROJECT, first, asked)
+        other.close()
+        assert (following is not None) != (not pressed.result().joined)
+        assert len(queued(jobs)) == 1
+
+
+def test_the_end_of_an_old_run_leaves_the_new_one_alone(jobs: Jobs) -> None:
+    jobs.record_changes(PROJECT, [1])
+    job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    assert jobs.finish_retrain(PROJECT, "retrain-29-old", lambda changed, requested: Decision(True, "yes")) is None
+    assert jobs.live_retrain(PROJECT) is not None
+    assert queued(jobs) == [job_id]
+
+
+def test_a_failed_retrain_does_not_block(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    SimpleWorker([RETRAIN_QUEUE], connection=jobs.connection, serializer=JSONSerializer).connection.delete("x")
+    take(jobs)
+    for _ in range(MAX_RETRIES):
+        assert jobs.recover(lambda name: True) == [first]
+        assert take(jobs) == first
+    assert jobs.recover(lambda name: True) == [first]
+    status = jobs.job_status(first)
+    assert status["job_status"] == "failed"
+    assert "died 4 times" in status["error"]
+    again = jobs.enqueue_retrain(PROJECT, "pressed")
+    assert not again.joined
+    assert queued(jobs) == [again.job_id]
+
+
+def test_a_job_whose_record_is_gone_does_not_block(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    jobs.connection.delete(f"rq:job:{first}")
+    assert jobs.live_retrain(PROJECT) is None
+    assert not jobs.enqueue_retrain(PROJECT, "pressed").joined
+
+
+def test_a_job_lost_from_its_queue_is_queued_again_by_a_press(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    jobs.connection.delete(jobs.queue(RETRAIN_QUEUE).key)
+    assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
+    assert queued(jobs) == [first]
+
+
+def test_a_started_job_is_recovered_by_death_and_only_then(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    waiting = jobs.enqueue_retrain("30", "pressed").job_id
+    take(jobs)
+    assert jobs.recover(lambda name: False) == []
+    assert jobs.recover(lambda name: None) == []
+    assert jobs.recover(lambda name: name == "host.1.abc") == [first]
+    assert queued(jobs) == [first, waiting]
+    assert jobs.recover(lambda name: True) == []
+    assert take(jobs) == first
+
+
+def test_an_overdue_heartbeat_is_death_unless_the_worker_is_known_to_live(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    registry = jobs.queue(RETRAIN_QUEUE).started_job_registry.key
+    [entry] = jobs.connection.zrange(registry, 0, -1)
+    jobs.connection.zadd(registry, {entry: time.time() - 1})
+    assert jobs.recover(lambda name: False) == []
+    assert jobs.recover(lambda name: None) == [first]
+
+
+def test_a_press_revives_a_job_with_an_overdue_heartbeat(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    registry = jobs.queue(RETRAIN_QUEUE).started_job_registry.key
+    [entry] = jobs.connection.zrange(registry, 0, -1)
+    jobs.connection.zadd(registry, {entry: time.time() - 1})
+    assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
+    assert queued(jobs) == [first]
+    assert jobs.connection.zcard(registry) == 0
+
+
+def test_a_job_dropped_between_queue_and_registry_is_recovered(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    queue = jobs.queue(RETRAIN_QUEUE)
+    Queue.dequeue_any([queue], None, jobs.connection, serializer=JSONSerializer)
+    assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
+    jobs.connection.sadd(f"rq:workers:{RETRAIN_QUEUE}", "rq:worker:other")
+    assert jobs.recover(lambda name: False) == []
+    assert jobs.recover(lambda name: True) == [first]
+    assert queued(jobs) == [first]
+    assert jobs.connection.llen(queue.intermediate_queue_key) == 0
+
+
+def test_a_finished_job_is_never_started_again(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    jobs.connection.hset(f"rq:job:{first}", "status", "finished")
+    jobs.recover(lambda name: True)
+    jobs.requeue(first, jobs.queue(RETRAIN_QUEUE))
+    assert queued(jobs) == []
+    assert jobs.connection.zcard(jobs.queue(RETRAIN_QUEUE).started_job_registry.key) == 0
+
+
+def test_a_job_that_waits_for_an_outage_to_end_is_live_and_comes_back(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    queue = jobs.queue(RETRAIN_QUEUE)
+    jobs.requeue(first, queue, delay_s=60)
+    assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
+    jobs.enqueue_due()
+    assert queued(jobs) == []
+    jobs.connection.zadd(queue.scheduled_job_registry.key, {first: time.time() - 1})
+    jobs.enqueue_due()
+    jobs.enqueue_due()
+    assert queued(jobs) == [first]
+
+
+def test_a_newer_prelabel_replaces_a_queued_one_and_follows_a_running_one(jobs: Jobs) -> None:
+    old = jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa")
+    assert jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa") == Enqueued(old.job_id, joined=True)
+    new = jobs.enqueue_prelabel(PROJECT, "v2-bbbbbbbb")
+    assert queued(jobs, PRELABEL_QUEUE) == [new.job_id]
+    assert take(jobs, PRELABEL_QUEUE) == new.job_id
+    newest = jobs.enqueue_prelabel(PROJECT, "v3-cccccccc")
+    assert queued(jobs, PRELABEL_QUEUE) == [newest.job_id]
+
+
+def test_reconcile_goes_first_and_once(jobs: Jobs) -> None:
+    prelabel = jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa").job_id
+    first = jobs.enqueue_reconcile()
+    assert jobs.enqueue_reconcile() == Enqueued(first.job_id, joined=True)
+    assert queued(jobs, PRELABEL_QUEUE) == [first.job_id, prelabel]
+    assert jobs.reconcile_is_due()
+    assert not jobs.reconcile_is_due()
+
+
+def test_no_pickle_in_redis(jobs: Jobs) -> None:
+    job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    data = jobs.connection.hgetall(f"rq:job:{job_id}")
+    assert b"worker.jobs.retrain" in __import__("zlib").decompress(data[b"data"])
+
+
+def test_redis_away_is_one_error_and_quick(tmp_path: Path) -> None:
+    jobs = Jobs.open(Settings(redis_url=f"unix://{tmp_path}/none.sock", data_dir=tmp_path))
+    started = time.monotonic()
+    for call in (
+        lambda: jobs.enqueue_retrain(PROJECT, "pressed"),
+        lambda: jobs.record_changes(PROJECT, [1]),
+        lambda: jobs.job_status("retrain-1"),
+        lambda: jobs.live_retrain(PROJECT),
+    ):
+        with pytest.raises(QueueUnavailable, match="Redis"):
+            call()
+    assert time.monotonic() - started < 2
+    jobs.close()
+
+
+def test_a_killed_server_keeps_everything(tmp_path: Path) -> None:
+    server = Valkey(tmp_path / "v").start()
+    try:
+        jobs = Jobs.open(Settings(redis_url=server.url, data_dir=tmp_path), timeout_s=5)
+        first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+        jobs.record_changes(PROJECT, [1, 2, 3])
+        server.kill()
+        with pytest.raises(QueueUnavailable):
+            jobs.changed(PROJECT)
+        server.start()
+        assert jobs.changed(PROJECT) == 3
+        assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
+        assert queued(jobs) == [first]
+        jobs.close()
+    finally:
+        server.stop()

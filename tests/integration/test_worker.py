@@ -1,0 +1,259 @@
+"""The worker as a real process on a real Valkey, killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Retry
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from segloop.errors import SettingsError
+from segloop.settings import Settings, environment
+from tests.valkey import Valkey
+from worker.__main__ import _queue
+from worker.loop import Lives
+from worker.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path / "v").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(valkey: Valkey, tmp_path: Path) -> Settings:
+    return Settings(redis_url=valkey.url, data_dir=tmp_path / "data", label_studio_api_key="")
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    jobs = Jobs.open(settings, timeout_s=5)
+    yield jobs
+    jobs.close()
+
+
+class Workers:
+    """Starts workers, and leaves none behind."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = {**environment(settings), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *queues: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-m", "worker", *queues], env=self._environment)
+        self._started.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def workers(settings: Settings) -> Iterator[Workers]:
+    workers = Workers(settings)
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    return tmp_path / "notes"
+
+
+def enqueue(jobs: Jobs, name: str, *arguments: Any, queue: str = RETRAIN_QUEUE) -> Job:
+    return jobs.queue(queue).enqueue_call(
+        f"tiny_jobs.{name}", args=[str(argument) if isinstance(argument, Path) else argument for argument in arguments],
+        retry=Retry(max=MAX_RETRIES), meta={"project": "29"},
+    )  # fmt: skip
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def status(job: Job) -> str:
+    return str(job.get_status(refresh=True).value)
+
+
+def lines(notes: Path) -> list[str]:
+    return notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
+
+
+def started_pid(notes: Path) -> int:
+    until(lambda: bool(lines(notes)))
+    return int(lines(notes)[-1].split()[1])
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+
+
+def test_runs_jobs_of_both_queues_nicely_and_stops_on_sigterm(
+    jobs: Jobs, workers: Workers, notes: Path, tmp_path: Path
+) -> None:
+    prelabel = enqueue(jobs, "quick", tmp_path / "other", queue=PRELABEL_QUEUE)
+    retrain = enqueue(jobs, "slow", notes, 0)
+    worker = workers.start()
+    until(lambda: status(retrain) == status(prelabel) == "finished")
+    assert lines(notes)[0].split()[2] == "10"
+    assert jobs.job_status(prelabel.id)["result"] == "fine"
+    later = enqueue(jobs, "quick", tmp_path / "later", queue=PRELABEL_QUEUE)
+    until(lambda: status(later) == "finished")
+    worker.terminate()
+    assert worker.wait(5) == 0
+    for name in (RETRAIN_QUEUE, PRELABEL_QUEUE):
+        assert jobs.connection.llen(jobs.queue(name).intermediate_queue_key) == 0
+
+
+def test_a_killed_worker_takes_its_job_along_and_the_next_finishes_it(
+    jobs: Jobs, workers: Workers, notes: Path, settings: Settings
+) -> None:
+    job = enqueue(jobs, "slow", notes, 600)
+    worker = workers.start("retrain")
+    horse = started_pid(notes)
+    worker.kill()
+    worker.wait()
+    until(lambda: is_gone(horse), 5)
+    workers.start("retrain")
+    until(lambda: status(job) == "finished")
+    assert [line.split()[0] for line in lines(notes)] == ["start", "start", "done"]
+    job.refresh()
+    assert job.retries_left == MAX_RETRIES - 1
+    until(lambda: len(list((settings.data_dir / "workers").glob("*.lock"))) == 1)
+    assert jobs.connection.scard("rq:workers") == 1
+
+
+def test_a_killed_job_is_started_again(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "slow", notes, 600)
+    workers.start("retrain")
+    os.kill(started_pid(notes), signal.SIGKILL)
+    until(lambda: status(job) == "finished")
+    assert [line.split()[0] for line in lines(notes)] == ["start", "start", "done"]
+
+
+def test_a_stopped_worker_queues_its_job_again_at_no_cost(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "slow", notes, 600)
+    worker = workers.start("retrain")
+    started_pid(notes)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    assert status(job) == "queued"
+    job.refresh()
+    assert job.retries_left == MAX_RETRIES
+    workers.start("retrain")
+    until(lambda: status(job) == "finished")
+
+
+def test_an_error_of_segloop_is_final(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "useless", notes)
+    workers.start("retrain")
+    until(lambda: status(job) == "failed")
+    assert lines(notes) == ["start"]
+    assert jobs.job_status(job.id)["error"] == "It cannot work."
+
+
+def test_any_other_error_is_tried_four_times(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "broken", notes)
+    workers.start("retrain")
+    until(lambda: status(job) == "failed")
+    assert lines(notes) == ["start"] * (MAX_RETRIES + 1)
+
+
+@pytest.mark.slow
+def test_an_outage_is_waited_for(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "unreachable", notes)
+    workers.start("retrain")
+    until(lambda: status(job) == "scheduled")
+    progress = jobs.job_status(job.id)["progress"]
+    assert progress["phase"] == "waiting"
+    assert "Label Studio is away." in progress["message"]
+    registry = jobs.queue(RETRAIN_QUEUE).scheduled_job_registry.key
+    jobs.connection.zadd(registry, {job.id: time.time() - 1})
+    until(lambda: len(lines(notes)) == 2)
+    job.refresh()
+    assert job.retries_left == MAX_RETRIES
+
+
+@pytest.mark.slow
+def test_a_killed_redis_interrupts_no_job(jobs: Jobs, valkey: Valkey, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "patient", notes, 14)
+    worker = workers.start("retrain")
+    started_pid(notes)
+    valkey.kill()
+    time.sleep(11)
+    valkey.start()
+    until(lambda: status(job) == "finished")
+    assert len(lines(notes)) == 2
+    assert worker.poll() is None
+    later = enqueue(jobs, "quick", notes)
+    until(lambda: status(later) == "finished")
+
+
+def test_an_idle_worker_outlives_a_killed_redis(jobs: Jobs, valkey: Valkey, workers: Workers, notes: Path) -> None:
+    worker = workers.start("retrain")
+    until(lambda: jobs.connection.scard("rq:workers") == 1)
+    valkey.kill()
+    time.sleep(0.5)
+    valkey.start()
+    job = enqueue(jobs, "quick", notes)
+    until(lambda: status(job) == "finished")
+    assert worker.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_job_ends_whenever_its_worker_is_killed(jobs: Jobs, workers: Workers, notes: Path, seed: int) -> None:
+    moments = random.Random(seed)
+    job = enqueue(jobs, "patient", notes, 0.3)
+    for _ in range(MAX_RETRIES):
+        worker = workers.start(*(["retrain"] if seed % 2 else []))
+        time.sleep(moments.uniform(0.5, 1.8))
+        worker.kill()
+        worker.wait()
+    workers.start("retrain")
+    until(lambda: status(job) == "finished")
+    assert "done" in lines(notes)
+
+
+def test_lives_are_locks(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    name, descriptor = lives.register()
+    assert lives.is_dead(name) is False
+    assert lives.is_dead("elsewhere.1.abcdef") is None
+    os.close(descriptor)
+    assert lives.is_dead(name) is True
+    assert list(lives.dead()) == [name]
+    lives.bury(name)
+    assert lives.is_dead(name) is None
+
+
+def test_queue_names() -> None:
+    assert _queue("retrain") == _queue("segloop-retrain") == RETRAIN_QUEUE
+    with pytest.raises(SettingsError, match="no queue 'x'"):
+        _queue("x")
+
+
+def test_results_are_json(jobs: Jobs) -> None:
+    assert jobs.queue(RETRAIN_QUEUE).serializer is JSONSerializer

@@ -1,0 +1,90 @@
+"""Small stand-ins at the seams: images without a network, engines without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segloop.errors import ImageError
+from segloop.serving import ServedModel
+
+BRUSH = (
+    '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
+    '<Label value="Road"/><Label value="Sky"/></BrushLabels></View>'
+)
+
+
+@dataclass(frozen=True)
+class ToyImage:
+    """Stands for segloop.images.Image."""
+
+    pixels: np.ndarray
+    sha256: str = "0" * 64
+
+
+@dataclass
+class ToyImages:
+    """Gives a half red, half blue image of 40x30 for every address but those that contain `bad`."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def load(self, uri: str, task_id: int | None) -> ToyImage:
+        self.asked.append(uri)
+        if "bad" in uri:
+            raise ImageError(f"{uri} is broken")
+        return ToyImage(half_red_half_blue())
+
+
+def half_red_half_blue(height: int = 30, width: int = 40) -> np.ndarray:
+    """uint8 (H, W, 3): red above, blue below."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[: height // 2, :, 0] = 255
+    pixels[height // 2 :, :, 2] = 255
+    return pixels
+
+
+class ColourEngine:
+    """Class 1 where red prevails, class 2 where blue does; as sure as `gain` makes it."""
+
+    def __init__(self, classes: int = 2, gain: float = 4.0) -> None:
+        self.classes, self.gain = classes, gain
+
+    def logits(self, inputs: np.ndarray) -> np.ndarray:
+        logits = np.zeros((self.classes + 1, *inputs.shape[1:]), dtype=np.float32)
+        logits[1] = self.gain * (inputs[0] - inputs[2])
+        if self.classes > 1:
+            logits[2] = self.gain * (inputs[2] - inputs[0])
+        return logits
+
+
+def toy_model(version: str = "v1-toy", project: str = "1", classes: tuple[str, ...] = ("Road", "Sky")) -> ServedModel:
+    """A served model that tells red from blue."""
+    return ServedModel(version, project, classes, 64, ColourEngine(len(classes)))
+
+
+def toy_loader(registry: object, project: str, version: str, settings: object) -> ServedModel:
+    """Stands for segloop.serving.load_served_model."""
+    return toy_model(version, project)
+
+
+def toy_bundle(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("Road", "Sky")) -> tuple[Path, dict]:
+    """A bundle with a few bytes for weights, and its version.json: enough for a registry."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(np.random.default_rng(seed).bytes(64))
+    info = {
+        "format": 1,
+        "created_at": "2026-11-22T00:00:00+00:00",
+        "arch": "deeplabv3_resnet50",
+        "output_stride": 16,
+        "input_size": 64,
+        "classes": list(classes),
+        "parent": None,
+        "snapshot": "0" * 64,
+        "metrics": {"miou": 0.5, "pixel_accuracy": 0.5, "iou": dict.fromkeys(classes, 0.5), "tasks": 1, "pixels": 1},
+        "champion_metrics": None,
+        "decision": None,
+        "recipe": {},
+    }
+    return folder, info

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from segloop import __version__
+from segloop.cli import main
+from segloop.registry import Registry, open_registry
+from segloop.settings import Settings
+
+PROJECT = "29.1795383040"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGLOOP_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("SEGLOOP_DATA_DIR", str(tmp_path / "data"))
+    return open_registry(Settings())
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(main, list(arguments))
+
+
+def add(registry: Registry, tmp_path: Path, weights: bytes, miou: float | None, project: str = PROJECT) -> str:
+    bundle = tmp_path / weights.decode()
+    bundle.mkdir(exist_ok=True)
+    (bundle / "model.safetensors").write_bytes(weights)
+    metrics = {
+        "miou": miou,
+        "pixel_accuracy": 0.9,
+        "iou": {"Sky": miou, "[red]Straße": None},
+        "tasks": 4,
+        "pixels": 9,
+    }
+    info = {
+        "format": 1,
+        "created_at": "2026-11-22T12:00:00+00:00",
+        "arch": "deeplabv3_resnet50",
+        "output_stride": 16,
+        "input_size": 512,
+        "classes": ["Sky", "[red]Straße"],
+        "parent": None,
+        "snapshot": "",
+        "metrics": metrics,
+        "champion_metrics": None,
+        "decision": {"act": True, "reason": "The first version."},
+        "recipe": {},
+    }
+    return registry.add(project, bundle, info)
+
+
+def test_version_and_help() -> None:
+    assert run("--version").output == f"segloop, version {__version__}\n"
+    result = run("--help")
+    for command in ("up", "serve", "worker", "versions"):
+        assert command in result.output
+    assert "settings" not in result.output
+
+
+def test_list(registry: Registry, tmp_path: Path) -> None:
+    one, two = add(registry, tmp_path, b"one", 0.5), add(registry, tmp_path, b"two", None)
+    assert "No version is served." in run("versions", "list").output
+    registry.promote(PROJECT, two, "better")
+    result = run("versions", "list")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    own = next(line for line in lines if one in line)
+    assert "0.5000 (only 4 held-out tasks)" in own
+    assert "*" not in own
+    assert "*" in next(line for line in lines if two in line)
+
+    values = json.loads(run("versions", "list", "--json").output)
+    assert [(value["version"], value["metrics"]["miou"], value["champion"]) for value in values] == [
+        (one, 0.5, False),
+        (two, None, True),
+    ]
+
+
+def test_show(registry: Registry, tmp_path: Path) -> None:
+    one = add(registry, tmp_path, b"one", 0.25)
+    assert "serves no version yet" in run("versions", "show").output
+    registry.promote(PROJECT, one, "The first [bold]version.")
+    result = run("versions", "show")
+    assert result.exit_code == 0
+    for text in (one, "0.2500", "[red]Straße", "The first [bold]version.", "deeplabv3_resnet50, output stride 16"):
+        assert text in result.output
+    value = json.loads(run("versions", "show", one, "--json").output)
+    assert (value["version"], value["champion"], value["classes"]) == (one, True, ["Sky", "[red]Straße"])
+
+
+def test_promote_and_roll_back(registry: Registry, tmp_path: Path) -> None:
+    one, two = add(registry, tmp_path, b"one", 0.5), add(registry, tmp_path, b"two", 0.6)
+    assert run("versions", "promote", one).output == f"project {PROJECT} serves {one} (generation 1)\n"
+    value = json.loads(run("versions", "promote", two, "--reason", "looks better", "--json").output)
+    assert (value["version"], value["reason"], value["previous"]) == (two, "looks better", [one])
+    assert run("versions", "rollback").output == f"project {PROJECT} serves {one} (generation 3)\n"
+    champion = registry.champion(PROJECT)
+    assert champion is not None
+    assert (champion.version, champion.reason) == (one, "Rolled back by hand.")
+
+
+def test_several_projects(registry: Registry, tmp_path: Path) -> None:
+    add(registry, tmp_path, b"one", 0.5)
+    registry.write_json("30.2", "project.json", {})
+    assert run("versions", "list").exit_code == 0
+    two = add(registry, tmp_path, b"two", 0.5, "30.2")
+    result = run("versions", "list")
+    assert (result.exit_code, result.output) == (
+        1,
+        f"Error: the store has several projects ({PROJECT}, 30.2); name one with --project\n",
+    )
+    assert two in run("versions", "list", "--project", "30").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list"], "has no version yet"),
+        (["list", "--project", "31"], "project 31 is unknown here; known: none"),
+        (["list", "--project", "../31"], "'../31' is not a project"),
+        (["rollback", "--project", "29"], "nothing to roll back to"),
+        (["promote", "v9-00000000", "-p", "29"], "has no version 'v9-00000000'"),
+        (["show", "../../etc/passwd", "-p", "29"], "has no version '../../etc/passwd'"),
+    ],
+)
+def test_a_mistake_is_one_line(registry: Registry, arguments: list[str], message: str) -> None:
+    if "29" in arguments:
+        registry.write_json(PROJECT, "project.json", {})
+    result = run("versions", *arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert message in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_a_bad_setting_is_one_line(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "many")
+    result = run("versions", "list")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: setting ")
+    assert "PORT: Input should be a valid integer" in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_the_settings_page_is_printed() -> None:
+    result = run("settings")
+    assert result.exit_code == 0
+    assert result.output.startswith("# Settings\n")
+    assert "| `SEGLOOP_RETRAIN_THRESHOLD`<br>*per project* (`retrain_threshold`) | `100` |" in result.output

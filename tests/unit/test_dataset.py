@@ -1,0 +1,424 @@
+"""Snapshots: the frozen folder, the annotation that counts, the split that never moves, and what is left out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from segloop.dataset import (
+    ProjectSplits,
+    Split,
+    assign_splits,
+    current_annotation,
+    load_manifest,
+    snapshot,
+)
+from segloop.errors import ImageError, LabelConfigError, LabelStudioUnreachable, NothingToTrain, TrainingError
+from segloop.settings import Settings
+
+PROJECT = "29.1795383040"
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="brush" toName="image"><Label value="Sky"/><Label value="Road"/></BrushLabels>
+<RectangleLabels name="box" toName="image"><Label value="Sky"/><Label value="Road"/></RectangleLabels></View>"""
+TWO_IMAGES = """<View><Image name="left" value="$l"/><Image name="right" value="$r"/>
+<BrushLabels name="b" toName="left"><Label value="Sky"/></BrushLabels>
+<BrushLabels name="c" toName="right"><Label value="Sky"/></BrushLabels>
+<RectangleLabels name="box" toName="left"><Label value="Sky"/></RectangleLabels></View>"""
+WIDTH_PX, HEIGHT_PX = 8, 4
+LATER = "2026-11-22T12:00:00.000001Z"
+EARLIER = "2026-11-22T12:00:00Z"
+
+
+@dataclass(frozen=True)
+class FakeFile:
+    bytes: bytes
+    sha256: str
+    suffix: str
+
+
+@dataclass(frozen=True)
+class FakeImage:
+    pixels: NDArray[np.uint8]
+    blob: FakeFile
+
+
+class FakeImages:
+    """One image per address; an address with "gone" has none, one with "away" needs a Label Studio that is away."""
+
+    def load(self, uri: str, task_id: int | None) -> FakeImage:
+        if "gone" in uri:
+            raise ImageError(f"{uri} answered 404")
+        if "away" in uri:
+            raise LabelStudioUnreachable("Label Studio cannot be reached")
+        if "broken" in uri:
+            raise ZeroDivisionError("a defect")
+        pixels = np.full((HEIGHT_PX, WIDTH_PX, 3), sum(uri.encode()) % 256, np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return FakeImage(pixels, FakeFile(buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest(), ".png"))
+
+
+@dataclass
+class MemorySplits:
+    kept: dict[int, Split] = field(default_factory=dict)
+
+    def load(self) -> dict[int, Split]:
+        return dict(self.kept)
+
+    def save(self, splits: dict[int, Split]) -> None:
+        self.kept = dict(splits)
+
+
+def half(label: str, *, right: bool = False, to_name: str = "image") -> dict[str, Any]:
+    """A region over the left or the right half of an image."""
+    value = {"x": 50 if right else 0, "y": 0, "width": 50, "height": 100, "rotation": 0, "rectanglelabels": [label]}
+    return {
+        "id": f"{label}{right}",
+        "type": "rectanglelabels",
+        "from_name": "box",
+        "to_name": to_name,
+        "original_width": WIDTH_PX,
+        "original_height": HEIGHT_PX,
+        "image_rotation": 0,
+        "value": value,
+    }
+
+
+def annotation(number: int, *regions: dict[str, Any], updated_at: str = EARLIER, **fields: Any) -> dict[str, Any]:
+    return {"id": number, "updated_at": updated_at, "result": list(regions), **fields}
+
+
+def task(number: int, *annotations: dict[str, Any], **data: Any) -> dict[str, Any]:
+    return {"id": number, "data": data or {"image": f"/data/upload/1/{number}.png"}, "annotations": list(annotations)}
+
+
+def take(dest: Path, tasks: list[dict[str, Any]], **arguments: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "images": FakeImages(),
+        "splits": MemorySplits(),
+        "settings": Settings(data_dir=dest / "data"),
+    }
+    return snapshot(PROJECT, tasks, arguments.pop("config", CONFIG), dest=dest / "snap", **(defaults | arguments))
+
+
+def mask(dest: Path, name: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(dest / "snap" / name))
+
+
+def two_tasks() -> list[dict[str, Any]]:
+    return [
+        task(17, annotation(5, half("Road"), half("Sky", right=True))),
+        task(18, annotation(6, half("Sky", right=True))),
+    ]
+
+
+def test_snapshot_holds_originals_masks_and_a_manifest(tmp_path: Path) -> None:
+    manifest = take(tmp_path, two_tasks())
+    first, second = manifest.items
+    assert (first.task, first.image_tag, first.width, first.height) == (17, "image", WIDTH_PX, HEIGHT_PX)
+    assert [(ref.id, ref.updated_at) for ref in first.annotations] == [(5, EARLIER)]
+    assert {first.split, second.split} == {"train", "val"}
+    assert manifest.classes == ("Sky", "Road")
+    assert mask(tmp_path, first.mask).tolist() == [[2] * 4 + [1] * 4] * 4
+    assert mask(tmp_path, second.mask).tolist() == [[0] * 4 + [1] * 4] * 4
+    original = FakeImages().load("/data/upload/1/17.png", 17).blob.bytes
+    assert (tmp_path / "snap" / first.image).read_bytes() == original
+    for name in (first.image, first.mask):
+        content = (tmp_path / "snap" / name).read_bytes()
+        assert Path(name).stem == hashlib.sha256(content).hexdigest()
+    assert load_manifest(tmp_path / "snap") == manifest
+    assert load_manifest(tmp_path / "snap" / "manifest.json") == manifest
+
+
+def test_manifest_file_has_the_agreed_form(tmp_path: Path) -> None:
+    take(tmp_path, [*two_tasks(), task(19, annotation(7), image="gone")])
+    value = json.loads((tmp_path / "snap" / "manifest.json").read_text())
+    names = "format project created_at label_config classes unlabelled items skipped hash"
+    assert value.keys() == set(names.split())
+    assert value["items"][0].keys() == {"task", "image_tag", "annotations", "image", "mask", "width", "height", "split"}
+    assert value["skipped"] == [{"task": 19, "reason": "gone answered 404"}]
+    defining = {name: value[name] for name in value if name not in ("created_at", "skipped", "hash")}
+    canonical = json.dumps(defining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert value["hash"] == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_hash_tells_training_sets_apart_and_nothing_else(tmp_path: Path) -> None:
+    def digest(name: str, tasks: list[dict[str, Any]], **arguments: Any) -> str:
+        return str(take(tmp_path / name, tasks, **arguments).hash)
+
+    one = digest("a", two_tasks())
+    assert digest("b", two_tasks()[::-1]) == one
+    assert digest("c", [*two_tasks(), task(19, annotation(7), image="gone")]) == one
+    assert digest("d", [two_tasks()[0], task(18, annotation(6, half("Road")))]) != one
+    assert digest("e", two_tasks(), splits=MemorySplits({17: "val", 18: "train"})) != digest(
+        "f", two_tasks(), splits=MemorySplits({17: "train", 18: "val"})
+    )
+
+
+def test_empty_annotation_is_all_background_or_nothing_by_setting(tmp_path: Path) -> None:
+    tasks = [*two_tasks(), task(19, annotation(7))]
+    manifest = take(tmp_path / "background", tasks)
+    assert not mask(tmp_path / "background", manifest.items[2].mask).any()
+    ignoring = Settings(data_dir=tmp_path, unlabelled="ignore")
+    manifest = take(tmp_path / "ignore", tasks, settings=ignoring)
+    assert [item.task for item in manifest.items] == [17, 18]
+    assert mask(tmp_path / "ignore", manifest.items[1].mask).tolist() == [[255] * 4 + [1] * 4] * 4
+    (left_out,) = manifest.skipped
+    assert left_out.task == 19
+    assert "annotation 7 is empty" in left_out.reason
+
+
+def test_one_bad_task_never_costs_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unknown = half("Sky") | {"value": half("Sky")["value"] | {"rectanglelabels": ["Moon"]}, "id": "moonshot"}
+    manifest = take(
+        tmp_path,
+        [
+            task(1, annotation(1), image="gone"),
+            *two_tasks(),
+            task(20, annotation(8, unknown)),
+            task(21, annotation(9, was_cancelled=True)),
+            task(22, annotation(10), other="x"),
+            task(23, annotation(11), image="broken"),
+        ],
+    )
+    assert [item.task for item in manifest.items] == [17, 18]
+    reasons = {skipped.task: skipped.reason for skipped in manifest.skipped}
+    assert reasons.keys() == {1, 20, 21, 22, 23}
+    assert "moonshot" in reasons[20]
+    assert "no annotation that was not skipped" in reasons[21]
+    assert "no image" in reasons[22]
+    assert reasons[23] == "ZeroDivisionError: a defect"
+    assert "task 20 is left out of the snapshot" in caplog.text
+
+
+def test_label_studio_being_away_stops_a_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(LabelStudioUnreachable):
+        take(tmp_path, [*two_tasks(), task(19, annotation(7), image="away")])
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_manifest(tmp_path / "snap")
+
+
+def test_unusable_label_config_stops_a_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(LabelConfigError):
+        take(tmp_path, two_tasks(), config="<View/>")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sentence"),
+    [
+        ([], "has 0 tasks with usable annotations"),
+        (two_tasks()[:1], "has 1 tasks with usable annotations"),
+        ([task(1, annotation(1), image="gone")], "task 1: gone answered 404"),
+    ],
+)
+def test_too_few_tasks_are_nothing_to_train(tmp_path: Path, tasks: list[dict[str, Any]], sentence: str) -> None:
+    with pytest.raises(NothingToTrain, match=sentence):
+        take(tmp_path, tasks)
+    assert not (tmp_path / "snap" / "manifest.json").exists()
+
+
+def test_each_image_of_a_task_is_an_item_on_the_same_side(tmp_path: Path) -> None:
+    tasks = [task(i, annotation(i, half("Sky", to_name="left")), l=f"l{i}", r=f"r{i}") for i in (1, 2)]
+    manifest = take(tmp_path, tasks, config=TWO_IMAGES)
+    assert [(item.task, item.image_tag) for item in manifest.items] == [
+        (1, "left"), (1, "right"), (2, "left"), (2, "right"),
+    ]  # fmt: skip
+    assert manifest.items[0].split == manifest.items[1].split != manifest.items[2].split
+    assert [mask(tmp_path, item.mask).any() for item in manifest.items] == [True, False, True, False]
+    assert (manifest.tasks("train"), manifest.tasks("val")) == (1, 1)
+    assert len(manifest.part("train")) == 2
+
+
+def test_each_page_of_an_image_list_is_an_item(tmp_path: Path) -> None:
+    config = CONFIG.replace('value="$image"', 'valueList="$image"')
+    regions = [half("Sky") | {"item_index": 0}, half("Road", right=True) | {"item_index": 1}]
+    tasks = [task(i, annotation(i, *regions), image=[f"a{i}", f"b{i}"]) for i in (1, 2)]
+    manifest = take(tmp_path, tasks, config=config)
+    assert [(item.task, item.item_index) for item in manifest.items] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert mask(tmp_path, manifest.items[0].mask).tolist() == [[1] * 4 + [0] * 4] * 4
+    assert mask(tmp_path, manifest.items[1].mask).tolist() == [[0] * 4 + [2] * 4] * 4
+    assert load_manifest(tmp_path / "snap") == manifest
+
+
+def test_second_attempt_removes_what_the_first_left(tmp_path: Path) -> None:
+    take(tmp_path, [*two_tasks(), task(19, annotation(7, half("Road")))])
+    (tmp_path / "snap" / "images" / ".half-written").write_bytes(b"x")
+    manifest = take(tmp_path, two_tasks())
+    files = {str(path.relative_to(tmp_path / "snap")) for path in (tmp_path / "snap").rglob("*") if path.is_file()}
+    named = {name for item in manifest.items for name in (item.image, item.mask)}
+    assert files == named | {"manifest.json"}
+
+
+def test_progress_counts_tasks(tmp_path: Path) -> None:
+    steps: list[dict[str, Any]] = []
+    take(tmp_path, two_tasks(), progress=steps.append)
+    assert [(step["phase"], step["step"], step["steps"]) for step in steps] == [("snapshot", 1, 2), ("snapshot", 2, 2)]
+
+
+# -- the annotation that counts
+
+
+@pytest.mark.parametrize(
+    ("annotations", "wanted"),
+    [
+        ([], None),
+        ([annotation(1, was_cancelled=True)], None),
+        ([annotation(1), annotation(2, was_cancelled=True, updated_at=LATER)], 1),
+        ([annotation(1, updated_at=LATER), annotation(2)], 1),
+        ([annotation(1), annotation(2)], 2),
+        ([annotation(1, ground_truth=True), annotation(2, updated_at=LATER)], 1),
+        ([annotation(1, ground_truth=True, was_cancelled=True), annotation(2)], 2),
+        ([annotation(1, updated_at="2026-11-22T13:30:00+02:00"), annotation(2, updated_at=EARLIER)], 2),
+    ],
+)
+def test_newest_annotation_counts_but_ground_truth_first(annotations: list[dict[str, Any]], wanted: int | None) -> None:
+    chosen = current_annotation(annotations)
+    assert (None if chosen is None else chosen["id"]) == wanted
+
+
+# -- the split
+
+
+def test_split_by_hand() -> None:
+    assert assign_splits(PROJECT, [], {}, 0.2) == {}
+    assert assign_splits(PROJECT, [1], {}, 0.2) == {1: "train"}
+    first = min((1, 2), key=lambda number: hashlib.sha256(f"{PROJECT}/{number}".encode()).digest())
+    assert assign_splits(PROJECT, [1, 2], {}, 0.2) == {first: "val", 3 - first: "train"}
+    ten = assign_splits(PROJECT, range(10), {}, 0.2)
+    assert sum(split == "val" for split in ten.values()) == 2
+    # Two of the tasks of the val side are gone: they are made up for, and nothing else moves.
+    assert assign_splits(PROJECT, [1, 2, 3], {1: "train", 2: "train", 9: "val"}, 0.4)[3] == "val"
+
+
+def test_splits_of_projects_differ() -> None:
+    sides = [assign_splits(f"{number}.1", range(40), {}, 0.5) for number in range(4)]
+    assert len({tuple(sorted(side.items())) for side in sides}) == 4
+
+
+@given(
+    st.lists(st.sets(st.integers(1, 60), max_size=20), min_size=1, max_size=6),
+    st.floats(0.05, 0.95),
+)
+def test_task_never_moves_and_the_share_is_kept_as_the_set_grows(growth: list[set[int]], fraction: float) -> None:
+    known: dict[int, Split] = {}
+    present: set[int] = set()
+    for added in growth:
+        present |= added
+        splits = assign_splits(PROJECT, present, known, fraction)
+        assert splits.keys() == present
+        assert known.items() <= splits.items()
+        kept = sum(split == "val" for split in known.values())
+        target = min(max(round(fraction * len(present)), 1), len(present) - 1)
+        new = len(present) - len(known)
+        vals = sum(split == "val" for split in splits.values())
+        assert vals == min(max(target, kept), kept + new)
+        if len(present) >= 2:
+            assert set(splits.values()) == {"train", "val"}
+        known = splits
+
+
+def test_snapshots_share_a_sticky_split(tmp_path: Path) -> None:
+    splits = MemorySplits()
+    few = take(tmp_path / "few", two_tasks(), splits=splits)
+    more = take(
+        tmp_path / "more",
+        [*(task(i, annotation(i, half("Sky"))) for i in range(1, 9)), *two_tasks()],
+        splits=splits,
+    )
+    sides = {item.task: item.split for item in more.items}
+    assert {item.task: item.split for item in few.items}.items() <= sides.items()
+    assert more.tasks("val") == 2
+    assert splits.kept == sides
+    # A task that is gone keeps its side for when it comes back.
+    take(tmp_path / "again", two_tasks(), splits=splits)
+    assert splits.kept == sides
+
+
+def test_split_is_kept_as_json_of_the_project() -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.files: dict[tuple[str, str], str] = {}
+
+        def read_json(self, project: str, name: str) -> Any:
+            text = self.files.get((project, name))
+            return None if text is None else json.loads(text)
+
+        def write_json(self, project: str, name: str, value: Any) -> None:
+            self.files[project, name] = json.dumps(value)
+
+    store = Store()
+    splits = ProjectSplits(store, PROJECT)
+    assert splits.load() == {}
+    splits.save({17: "val", 3: "train"})
+    assert splits.load() == {3: "train", 17: "val"}
+    kept = json.loads(store.files[PROJECT, "split.json"])
+    assert kept == {"format": 1, "splits": {"3": "train", "17": "val"}}
+
+
+# -- loading
+
+
+def altered(manifest: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    first, *others = manifest["items"]
+    return {**manifest, "items": [{**first, **changes}, *others]}
+
+
+def test_altered_manifest_is_refused(tmp_path: Path) -> None:
+    take(tmp_path, two_tasks())
+    file = tmp_path / "snap" / "manifest.json"
+    value = json.loads(file.read_text())
+    file.write_text(json.dumps(altered(value, split="train" if value["items"][0]["split"] == "val" else "val")))
+    with pytest.raises(TrainingError, match="does not match its hash"):
+        load_manifest(tmp_path / "snap")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": "../../etc/passwd"},
+        {"image": f"images/../{'0' * 64}.jpg"},
+        {"image": "/etc/passwd"},
+        {"mask": f"masks/{'0' * 64}.png\n"},
+        {"mask": f"masks/{'0' * 64}.pkl"},
+        {"width": 0},
+        {"width": "8"},
+        {"split": "test"},
+        {"surprise": 1},
+    ],
+)
+def test_hostile_manifest_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    take(tmp_path, two_tasks())
+    file = tmp_path / "snap" / "manifest.json"
+    file.write_text(json.dumps(altered(json.loads(file.read_text()), **changes)))
+    with pytest.raises(TrainingError, match="is malformed at items"):
+        load_manifest(tmp_path / "snap")
+
+
+def test_files_must_be_there_and_inside(tmp_path: Path) -> None:
+    manifest = take(tmp_path, two_tasks())
+    image = tmp_path / "snap" / manifest.items[0].image
+    image.rename(tmp_path / "elsewhere")
+    with pytest.raises(TrainingError, match="has no file images/"):
+        load_manifest(tmp_path / "snap")
+    image.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TrainingError, match="has no file images/"):
+        load_manifest(tmp_path / "snap")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 2}'])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(TrainingError, match="is malformed at"):
+        load_manifest(tmp_path)

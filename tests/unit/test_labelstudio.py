@@ -1,0 +1,373 @@
+"""Label Studio's client against a small HTTP server that answers as Label Studio 1.23 was seen to."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from segloop.errors import LabelStudioError, LabelStudioUnreachable
+from segloop.labelstudio import SECRET_HEADER, Credentials, LabelStudio, project_key
+from segloop.settings import Settings
+
+Answer = Callable[["Request"], tuple[int, Any]]
+
+
+class Request:
+    """What the fake was asked."""
+
+    def __init__(self, method: str, path: str, authorization: str | None, body: Any) -> None:
+        parts = urlsplit(path)
+        self.method = method
+        self.path = parts.path
+        self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        self.authorization = authorization
+        self.body = body
+
+    def last_id(self) -> int:
+        """The id that a page of tasks is asked to begin after."""
+        return int(json.loads(self.query["query"])["filters"]["items"][0]["value"])
+
+
+class FakeLabelStudio:
+    """Answers `"METHOD /path"` with what a test puts into `routes`, and keeps every request."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Answer | tuple[int, Any]] = {}
+        self.requests: list[Request] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                body = json.loads(self.rfile.read(length)) if length else None
+                request = Request(self.command, self.path, self.headers.get("Authorization"), body)
+                fake.requests.append(request)
+                answer = fake.routes.get(f"{request.method} {request.path}", (404, {"detail": "Not found."}))
+                status, reply = answer(request) if callable(answer) else answer
+                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = do_PATCH = _answer  # noqa: N815 - names that http.server calls
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def asked(self, method: str, path: str) -> list[Request]:
+        return [request for request in self.requests if (request.method, request.path) == (method, path)]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeLabelStudio]:
+    server = FakeLabelStudio()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def studio(fake: FakeLabelStudio) -> Iterator[LabelStudio]:
+    label_studio = LabelStudio(fake.url, Credentials(fake.url, SecretStr("0123456789abcdef")))
+    yield label_studio
+    label_studio.close()
+
+
+def jwt(**claims: object) -> str:
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(claims)}.c2ln"
+
+
+PAT = jwt(token_type="refresh", exp=8102588734, iat=1795388734)
+
+
+def test_project_key_is_the_one_label_studio_sends() -> None:
+    assert project_key({"id": 29, "created_at": "2026-11-22T21:30:40.123456Z"}) == "29.1795383040"
+
+
+def test_no_key_sends_no_header() -> None:
+    assert Credentials("http://127.0.0.1:9", SecretStr("")).headers() == {}
+
+
+def test_legacy_token_is_sent_as_it_is() -> None:
+    assert Credentials("http://127.0.0.1:9", SecretStr("abc")).headers() == {"Authorization": "Token abc"}
+
+
+def test_personal_access_token_is_exchanged_once_for_its_life(fake: FakeLabelStudio) -> None:
+    access = jwt(token_type="access", iat=1000, exp=1300)
+    fake.routes["POST /api/token/refresh/"] = (200, {"access": access})
+    credentials = Credentials(f"{fake.url}/", SecretStr(PAT))
+    with ThreadPoolExecutor(8) as pool:
+        headers = list(pool.map(lambda _: credentials.headers(), range(16)))
+    assert headers == [{"Authorization": f"Bearer {access}"}] * 16
+    assert [request.body for request in fake.requests] == [{"refresh": PAT}]
+
+
+def test_personal_access_token_is_exchanged_again_when_the_margin_is_reached(fake: FakeLabelStudio) -> None:
+    fake.routes["POST /api/token/refresh/"] = (200, {"access": jwt(iat=1000, exp=1030)})
+    credentials = Credentials(fake.url, SecretStr(PAT))
+    credentials.headers()
+    credentials.headers()
+    assert len(fake.requests) == 2
+
+
+def test_access_token_without_claims_is_kept_for_a_while(fake: FakeLabelStudio) -> None:
+    fake.routes["POST /api/token/refresh/"] = (200, {"access": "opaque"})
+    credentials = Credentials(fake.url, SecretStr(PAT))
+    assert credentials.headers() == credentials.headers() == {"Authorization": "Bearer opaque"}
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "sentence"),
+    [
+        ((401, {"detail": "Token is invalid"}), LabelStudioError, "refuses the personal access token (401)"),
+        ((200, {}), LabelStudioError, "gave no access token"),
+        ((200, ["odd"]), LabelStudioError, "gave no access token"),
+        ((502, b"<html>"), LabelStudioUnreachable, "is not available now (502"),
+        ((500, b"<html>"), LabelStudioError, "answered 500"),
+    ],
+)
+def test_failed_exchange_is_one_sentence_without_the_token(
+    fake: FakeLabelStudio, answer: tuple[int, Any], kind: type[Exception], sentence: str
+) -> None:
+    fake.routes["POST /api/token/refresh/"] = answer
+    with pytest.raises(kind, match=re.escape(sentence)) as caught:
+        Credentials(fake.url, SecretStr(PAT)).headers()
+    assert PAT not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_label_studio_that_is_away_is_unreachable() -> None:
+    studio = LabelStudio.from_settings(Settings(label_studio_url="http://127.0.0.1:9", label_studio_api_key="abc"))
+    with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
+        studio.project(1)
+    with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
+        list(studio.labelled_tasks(1))
+    with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
+        Credentials("http://127.0.0.1:9", SecretStr(PAT)).headers()
+    studio.close()
+
+
+def test_project_comes_without_its_secrets(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    fake.routes["GET /api/projects/3/"] = (200, {"id": 3, "task_data_password": "p", "token": "t", "sampling": "x"})
+    assert studio.project(3) == {"id": 3, "sampling": "x"}
+    assert fake.requests[0].authorization == "Token 0123456789abcdef"
+
+
+def test_refusal_names_label_studios_reasons(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    body = {"detail": "Validation error", "validation_errors": {"title": ["Too short.", "Odd."], "url": "Bad."}}
+    fake.routes["GET /api/projects/3/"] = (400, body)
+    with pytest.raises(LabelStudioError, match=re.escape("Validation error; title: Too short. Odd.; url: Bad.")):
+        studio.project(3)
+
+
+def test_address_with_a_path_is_kept(fake: FakeLabelStudio) -> None:
+    fake.routes["GET /ls/api/projects/3/"] = (200, {"id": 3})
+    fake.routes["GET /ls/api/tasks/"] = (200, {"tasks": [], "total": 0})
+    url = f"{fake.url}/ls/"
+    studio = LabelStudio(url, Credentials(url, SecretStr("abc")))
+    assert studio.project(3) == {"id": 3}
+    assert list(studio.labelled_tasks(3)) == []
+    studio.close()
+
+
+def _paged(total: int, largest_page: int) -> Answer:
+    def answer(request: Request) -> tuple[int, Any]:
+        first = request.last_id() + 1
+        ids = range(first, min(first + min(int(request.query["page_size"]), largest_page), total + 1))
+        annotations = [{"id": 1, "updated_at": "2026-11-22T12:00:00.5Z", "result": [{"value": {"rle": [0, 255]}}]}]
+        return 200, {
+            "tasks": [{"id": i, "data": {"image": "s3://b/k"}, "annotations": annotations} for i in ids],
+            "total": total - first + 1,
+        }
+
+    return answer
+
+
+@pytest.mark.parametrize(("total", "largest_page"), [(0, 100), (1, 100), (20, 100), (45, 100), (45, 7)])
+def test_every_page_of_tasks_is_read_once(
+    fake: FakeLabelStudio, studio: LabelStudio, total: int, largest_page: int
+) -> None:
+    fake.routes["GET /api/tasks/"] = _paged(total, largest_page)
+    tasks = list(studio.labelled_tasks(3))
+    assert [task["id"] for task in tasks] == list(range(1, total + 1))
+    assert all(task.keys() == {"id", "data", "annotations"} for task in tasks)
+    assert all(task["annotations"][0]["result"] == [{"value": {"rle": [0, 255]}}] for task in tasks)
+    assert all(request.query["resolve_uri"] == "false" for request in fake.requests)
+    assert len(fake.requests) == max(math.ceil(total / min(largest_page, 20)), 1)
+
+
+def test_unlabelled_tasks_are_light_and_filtered_by_version(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    fake.routes["GET /api/tasks/"] = (200, {"tasks": [{"id": 7, "data": {"image": "a"}}], "total": 1})
+    assert list(studio.unlabelled_tasks(3, "v2-0011aabb")) == [{"id": 7, "data": {"image": "a"}}]
+    (request,) = fake.requests
+    assert request.query["fields"] == "task_only"
+    filters = json.loads(request.query["query"])["filters"]
+    assert filters["conjunction"] == "and"
+    assert {item["filter"]: (item["operator"], item["value"]) for item in filters["items"]} == {
+        "filter:tasks:id": ("greater", 0),
+        "filter:tasks:total_annotations": ("equal", 0),
+        "filter:tasks:predictions_model_versions": ("not_contains", ["v2-0011aabb"]),
+    }
+
+
+def test_tasks_changed_by_a_prediction_alone_do_not_count(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    def task(number: int, *stamps: str) -> dict[str, Any]:
+        return {"id": number, "data": {}, "annotations": [{"id": 1, "updated_at": stamp} for stamp in stamps]}
+
+    old, new = "2026-11-22T11:59:59.999999Z", "2026-11-22T12:00:00.000001Z"
+    fake.routes["GET /api/tasks/"] = (
+        200,
+        {"tasks": [task(1), task(2, old), task(3, old, new), task(4, new)], "total": 4},
+    )
+    assert studio.changed_tasks(3, datetime(2026, 11, 22, 12, tzinfo=UTC)) == [3, 4]
+
+
+def test_nothing_to_predict_asks_nothing(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    assert studio.create_predictions(3, []) == 0
+    assert fake.requests == []
+
+
+def test_predictions_of_gone_tasks_are_dropped_and_the_others_kept(
+    fake: FakeLabelStudio, studio: LabelStudio, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = []
+
+    def store(request: Request) -> tuple[int, Any]:
+        if any(prediction["task"] == 8 for prediction in request.body):
+            return 400, {"detail": "Validation error"}
+        stored.extend(request.body)
+        return 201, {"created": len(request.body)}
+
+    fake.routes["POST /api/projects/3/import/predictions"] = store
+    predictions = [{"task": i, "result": [], "score": 0.5, "model_version": "v1"} for i in (7, 8, 9)]
+    assert studio.create_predictions(3, predictions) == 2
+    assert [prediction["task"] for prediction in stored] == [7, 9]
+    assert "task 8 is gone" in caplog.text
+
+
+def test_refused_prediction_of_a_task_that_exists_is_an_error(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    fake.routes["POST /api/projects/3/import/predictions"] = (403, {"detail": "No."})
+    fake.routes["GET /api/tasks/7/"] = (200, {"id": 7})
+    with pytest.raises(LabelStudioError, match="answered 403"):
+        studio.create_predictions(3, [{"task": 7, "result": [], "score": None, "model_version": "v1"}])
+
+
+def _backend(number: int, url: str, **fields: Any) -> dict[str, Any]:
+    return {"id": number, "url": url, "project": 3, "title": "old", "auth_method": "NONE", **fields}
+
+
+def test_only_backend_is_found_and_several_need_an_address(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    one, two = _backend(1, "http://one:9090"), _backend(2, "http://two:9090/")
+    fake.routes["GET /api/ml/"] = (200, [])
+    assert studio.find_backend(3) is None
+    fake.routes["GET /api/ml/"] = (200, [one])
+    assert studio.find_backend(3) == one
+    fake.routes["GET /api/ml/"] = (200, [one, two])
+    assert studio.find_backend(3, "http://two:9090") == two
+    with pytest.raises(LabelStudioError, match="set SEGLOOP_PUBLIC_URL"):
+        studio.find_backend(3)
+    with pytest.raises(LabelStudioError, match="http://one:9090, http://two:9090/"):
+        studio.find_backend(3, "http://three:9090")
+
+
+def test_title_keeps_what_label_studio_forgets(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    backend = _backend(
+        1, "http://one:9090", is_interactive=True, extra_params={"input_size": 256}, timeout=100.0,
+        auth_method="BASIC_AUTH", basic_auth_user="u", basic_auth_pass_is_set=True, model_version="x", state="CO",
+    )  # fmt: skip
+    fake.routes["PATCH /api/ml/1"] = lambda request: (200, backend | request.body)
+    fake.routes["GET /api/projects/3/"] = (200, {"id": 3, "model_version": "old"})
+    fake.routes["PATCH /api/projects/3/"] = (200, {"id": 3})
+    assert studio.set_title(backend, "v2-0011aabb")["title"] == "v2-0011aabb"
+    assert fake.asked("PATCH", "/api/ml/1")[0].body == {
+        "url": "http://one:9090",
+        "project": 3,
+        "title": "v2-0011aabb",
+        "is_interactive": True,
+        "extra_params": {"input_size": 256},
+        "timeout": 100.0,
+        "auth_method": "BASIC_AUTH",
+        "basic_auth_user": "u",
+        "basic_auth_pass": "",
+    }
+    assert [request.body for request in fake.asked("PATCH", "/api/projects/3/")] == [{"model_version": "v2-0011aabb"}]
+
+
+@pytest.mark.parametrize("chosen", ["v2-0011aabb", "somebody's choice"])
+def test_title_leaves_a_version_that_a_person_chose(fake: FakeLabelStudio, studio: LabelStudio, chosen: str) -> None:
+    fake.routes["GET /api/projects/3/"] = (200, {"id": 3, "model_version": chosen})
+    backend = _backend(1, "http://one:9090", title="v2-0011aabb")
+    assert studio.set_title(backend, "v2-0011aabb") == backend
+    assert {request.method for request in fake.requests} == {"GET"}
+
+
+def test_connect_lives_with_a_webhook_that_label_studio_refuses(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    backend = _backend(1, "http://ml-backend:9090")
+    listed: list[dict[str, Any]] = []
+
+    def add(request: Request) -> tuple[int, Any]:
+        listed.append(backend)
+        return 403, {"detail": "URL resolves to a reserved network address"}
+
+    fake.routes["GET /api/ml/"] = lambda _: (200, listed)
+    fake.routes["POST /api/ml/"] = add
+    fake.routes["GET /api/webhooks/"] = (200, [])
+    fake.routes["POST /api/webhooks/"] = (400, {"validation_errors": {"url": ["Enter a valid URL."]}})
+    fake.routes["GET /api/projects/3/"] = (200, {"id": 3, "sampling": "Sequential sampling"})
+    report = studio.connect(3, "http://ml-backend:9090", title="v1", webhook_secret=SecretStr("s3cret"))
+    assert report["backend"] == backend
+    assert report["created"]
+    assert report["webhook"] is None
+    assert "url: Enter a valid URL." in report["webhook_problem"]
+    assert "s3cret" not in report["webhook_problem"]
+    assert report["sampling"] == "Sequential sampling"
+
+
+def test_connect_keeps_headers_that_somebody_else_set(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    fake.routes["GET /api/ml/"] = (200, [])
+    fake.routes["POST /api/ml/"] = (201, _backend(1, "http://one:9090"))
+    fake.routes["GET /api/webhooks/"] = (
+        200,
+        [{"id": 4, "url": "http://x/webhook"}, {"id": 5, "url": "http://one:9090/webhook", "headers": {"X-A": "1"}}],
+    )
+    fake.routes["PATCH /api/webhooks/5/"] = (200, {})
+    fake.routes["GET /api/projects/3/"] = (200, {"id": 3})
+    report = studio.connect(3, "http://one:9090/", title="v1", webhook_secret=SecretStr("s"))
+    assert report["webhook"] == 5
+    (request,) = fake.asked("PATCH", "/api/webhooks/5/")
+    assert request.body["headers"] == {"X-A": "1", SECRET_HEADER: "s"}
+    assert request.body["send_for_all_actions"]
+
+
+def test_connect_raises_when_the_backend_was_not_added(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    fake.routes["GET /api/ml/"] = (200, [])
+    fake.routes["POST /api/ml/"] = (400, {"validation_errors": {"non_field_errors": ["Can't connect"]}})
+    with pytest.raises(LabelStudioError, match="Can't connect"):
+        studio.connect(3, "http://one:9090", title="v1")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segloop.policy import Event, should_promote, should_rerun, should_retrain
+
+
+def metrics(miou: float | None, *, tasks: int = 20, pixels: int = 1000) -> dict[str, Any]:
+    return {"miou": miou, "pixel_accuracy": 0.5, "iou": {}, "tasks": tasks, "pixels": pixels}
+
+
+def test_start_acts_at_once_whatever_changed() -> None:
+    decision = should_retrain(event="start", changed_tasks=0, threshold=100, running=False)
+    assert (decision.act, decision.reason) == (True, "Start Training was pressed.")
+
+
+def test_start_joins_a_running_retrain() -> None:
+    decision = should_retrain(event="start", changed_tasks=500, threshold=100, running=True)
+    assert not decision.act
+    assert "joins" in decision.reason
+
+
+@pytest.mark.parametrize("event", ["annotations", "reconcile"])
+@pytest.mark.parametrize(
+    ("changed", "running", "act", "reason"),
+    [
+        (1, False, False, "1 task changed since the last snapshot; a retrain begins at 100."),
+        (99, False, False, "99 tasks changed since the last snapshot; a retrain begins at 100."),
+        (100, False, True, "100 tasks changed since the last snapshot, and a retrain begins at 100."),
+        (
+            100,
+            True,
+            False,
+            "100 tasks changed since the last snapshot, and a retrain is already under way; another follows it.",
+        ),
+    ],
+)
+def test_changes_act_at_the_threshold(event: Event, changed: int, running: bool, act: bool, reason: str) -> None:
+    decision = should_retrain(event=event, changed_tasks=changed, threshold=100, running=running)
+    assert (decision.act, decision.reason) == (act, reason)
+
+
+@pytest.mark.parametrize(
+    ("changed", "requested", "act"),
+    [(0, False, False), (0, True, False), (1, True, True), (9, False, False), (10, False, True), (10, True, True)],
+)
+def test_rerun(changed: int, requested: bool, act: bool) -> None:
+    assert should_rerun(changed_tasks=changed, threshold=10, requested=requested).act is act
+
+
+def test_rerun_without_changes_says_that_nothing_changed() -> None:
+    assert "nothing changed" in should_rerun(changed_tasks=0, threshold=10, requested=True).reason
+
+
+@pytest.mark.parametrize("champion", [None, metrics(0.1)])
+@pytest.mark.parametrize("miou", [None, math.nan, math.inf])
+def test_a_candidate_without_a_number_never_wins(miou: float | None, champion: dict[str, Any] | None) -> None:
+    assert not should_promote(metrics(miou), champion, new_classes=frozenset({"Sky"})).act
+
+
+def test_the_first_version_must_beat_empty_predictions() -> None:
+    assert not should_promote(metrics(0.0), None).act
+    decision = should_promote(metrics(0.25), None)
+    assert (decision.act, decision.reason) == (True, "The first version: mIoU 0.2500 on 20 tasks.")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "tolerance", "new_classes", "act"),
+    [
+        (0.51, 0.5, 0.0, set(), True),
+        (0.5, 0.5, 0.0, set(), False),
+        (0.5, 0.5, 0.0, {"Sky"}, True),
+        (0.499, 0.5, 0.0, {"Sky"}, False),
+        (0.51, 0.5, 0.02, set(), False),
+        (0.51, 0.5, 0.02, {"Sky"}, True),
+        (0.499, 0.5, 0.02, {"Sky"}, False),
+        (0.53, 0.5, 0.02, set(), True),
+    ],
+)
+def test_a_champion_is_replaced_only_by_a_winner(
+    candidate: float, champion: float, tolerance: float, new_classes: set[str], act: bool
+) -> None:
+    decision = should_promote(metrics(candidate), metrics(champion), tolerance=tolerance, new_classes=new_classes)
+    assert decision.act is act
+    assert f"{candidate:.4f}" in decision.reason
+    assert f"{champion:.4f}" in decision.reason
+
+
+def test_metrics_of_other_tasks_are_not_compared() -> None:
+    assert not should_promote(metrics(0.9, tasks=21), metrics(0.5)).act
+    assert not should_promote(metrics(0.9, pixels=1001), metrics(0.5)).act
+
+
+@pytest.mark.parametrize("miou", [None, math.nan])
+def test_a_champion_without_a_number_stays(miou: float | None) -> None:
+    decision = should_promote(metrics(0.9), metrics(miou))
+    assert not decision.act
+    assert "champion has no mIoU" in decision.reason
+
+
+@given(
+    candidate=st.none() | st.floats(),
+    champion=st.none() | st.floats(0, 1),
+    tolerance=st.floats(0, 1),
+    new_classes=st.frozensets(st.sampled_from(["Sky", "Road"])),
+)
+def test_a_promotion_never_makes_it_worse(
+    candidate: float | None, champion: float | None, tolerance: float, new_classes: frozenset[str]
+) -> None:
+    decision = should_promote(metrics(candidate), metrics(champion), tolerance=tolerance, new_classes=new_classes)
+    if decision.act:
+        assert candidate is not None
+        assert champion is not None
+        assert candidate >= champion

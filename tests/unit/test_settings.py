@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from segloop.cli import settings_page
+from segloop.errors import BadRequest, SettingsError
+from segloop.settings import PROJECT_SETTINGS, Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+SHARED_NAMES = {
+    "LABEL_STUDIO_URL": "https://labels.example.org",
+    "LABEL_STUDIO_API_KEY": "key",
+    "BASIC_AUTH_USER": "user",
+    "BASIC_AUTH_PASS": "pass",
+    "REDIS_URL": "redis://127.0.0.1:6379/1",
+    "PORT": "1234",
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        for variable in (name.upper(), f"SEGLOOP_{name.upper()}"):
+            monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def shown(settings: Settings, name: str) -> str:
+    value = getattr(settings, name)
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert settings.label_studio_url == "http://localhost:8080"
+    assert settings.port == 9090
+    assert settings.retrain_threshold == 100
+    assert settings.arch == "deeplabv3_resnet50"
+    assert settings.store_url == str(settings.data_dir.absolute() / "store")
+    assert settings.queue_url == f"unix://{settings.data_dir.absolute()}/valkey/valkey.sock"
+
+
+@pytest.mark.parametrize("prefix", ["", "SEGLOOP_"])
+@pytest.mark.parametrize("variable", SHARED_NAMES)
+def test_shared_names_work_with_and_without_the_prefix(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, variable: str
+) -> None:
+    monkeypatch.setenv(prefix + variable, SHARED_NAMES[variable])
+    assert shown(load_settings(), variable.lower()) == SHARED_NAMES[variable]
+
+
+def test_the_prefixed_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "1234")
+    monkeypatch.setenv("SEGLOOP_PORT", "5678")
+    assert load_settings().port == 5678
+    assert load_settings(port=4321).port == 4321
+
+
+def test_other_names_need_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "example.org")
+    monkeypatch.setenv("DEVICE", "cuda")
+    monkeypatch.setenv("SEGLOOP_ARCH", "fcn_resnet50")
+    settings = load_settings()
+    assert (settings.host, settings.device, settings.arch) == ("0.0.0.0", "auto", "fcn_resnet50")
+
+
+def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("SEGLOOP_THREADS=3\nPORT=1111\nBASIC_AUTH_PASS=\nSOMETHING_ELSE=1\n")
+    monkeypatch.setenv("PORT", "2222")
+    settings = load_settings()
+    assert (settings.threads, settings.port, settings.has_password) == (3, 2222, False)
+    assert load_settings(env_file=None).threads == 8
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PORT", "many", r"^setting (segloop_)?port: .*integer"),
+        ("SEGLOOP_PORT", "70000", r"^setting (segloop_)?port: .*65535"),
+        ("SEGLOOP_ARCH", "unet", r"^setting (segloop_)?arch: .*deeplabv3_resnet50"),
+        ("LABEL_STUDIO_URL", "localhost:8080", r"^setting (segloop_)?label_studio_url: .*http://"),
+        ("SEGLOOP_VAL_FRACTION", "1", r"^setting (segloop_)?val_fraction: .*less than 1"),
+    ],
+)
+def test_a_bad_value_is_one_sentence_with_the_setting(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    text = str(caught.value)
+    assert re.search(message, text, re.IGNORECASE)
+    assert "\n" not in text
+
+
+def test_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGLOOP_IMAGE_HOSTS", " a.example.org, *.example.net ,, ")
+    assert load_settings().image_hosts == ("a.example.org", "*.example.net")
+
+
+def test_addresses_lose_their_trailing_slash() -> None:
+    settings = Settings(label_studio_url="http://ls:8080/", public_url="https://seg.example.org/")
+    assert (settings.label_studio_url, settings.public_url) == ("http://ls:8080", "https://seg.example.org")
+
+
+def test_without_a_password_only_loopback_is_bound() -> None:
+    assert Settings().bind_host == "127.0.0.1"
+    assert Settings(basic_auth_pass="secret").bind_host == "0.0.0.0"
+
+
+def test_the_store_is_a_folder_or_s3() -> None:
+    assert Settings(store="versions").store_url == str(Path("versions").absolute())
+    assert Settings(store="s3://bucket/prefix/").store_url == "s3://bucket/prefix"
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("field", ["label_studio_api_key", "basic_auth_pass", "webhook_secret"])
+def test_secrets_are_never_shown(field: str) -> None:
+    settings = Settings(**{field: "hunter2"})
+    assert shown(settings, field) == "hunter2"
+    for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "hunter2" not in text
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**{field: "hunter2", "port": -1})
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(BadRequest) as refused:
+        settings.for_project({"input_size": -1})
+    assert "hunter2" not in str(refused.value)
+
+
+# -- a project's own settings
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_extra_params_as_an_object_or_a_string(as_text: bool) -> None:
+    params = {"retrain_threshold": "5", "arch": "fcn_resnet50", "toolset": {"x": 1}, "train_minutes": None}
+    settings = Settings(retrain_threshold=7, train_minutes=3, basic_auth_pass="secret", port=1)
+    own = settings.for_project(json.dumps(params) if as_text else params)
+    assert (own.retrain_threshold, own.arch, own.train_minutes) == (5, "fcn_resnet50", 3)
+    assert (own.port, own.basic_auth_pass) == (1, settings.basic_auth_pass)
+    assert settings.retrain_threshold == 7
+
+
+@pytest.mark.parametrize("nothing", [None, "", "null", "{", "[1]", "{}", [], {}, 3, {"toolset": 1}])
+def test_without_params_of_ours_nothing_changes(nothing: object) -> None:
+    settings = Settings()
+    assert settings.for_project(nothing) is settings
+
+
+def test_a_project_cannot_override_what_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    others = {name: "/etc" for name in Settings.model_fields if name not in PROJECT_SETTINGS}
+    assert settings.for_project(others) is settings
+    monkeypatch.setenv("PORT", "1234")
+    assert settings.for_project({"min_area_px": 4, "PORT": 99}).port == settings.port
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"retrain_threshold": 0}, r"extra_params: retrain_threshold=0: "),
+        ({"arch": "unet"}, r"extra_params: arch='unet': "),
+        ('{"input_size": "wide"}', r"extra_params: input_size='wide': "),
+        ({"min_area_px": {"a": 1}}, r"extra_params: min_area_px=\{'a': 1\}: "),
+    ],
+)
+def test_bad_values_are_one_sentence(params: object, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        Settings().for_project(params)
+
+
+# -- documentation
+
+
+def test_every_setting_has_help_and_its_page_is_fresh() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(), "docs/settings.md is stale: segloop settings > docs/settings.md"
+    for name, field in Settings.model_fields.items():
+        assert f"`{name.upper()}`" in page or f"`SEGLOOP_{name.upper()}`" in page
+        assert (field.description or "") in page
+
+
+def test_settings_alone_reads_the_environment() -> None:
+    sources = [*(ROOT / "segloop").rglob("*.py"), *(ROOT / "worker").rglob("*.py"), *ROOT.glob("*.py")]
+    readers = {
+        path.name for path in sources if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
+    }
+    assert readers <= {"settings.py"}

@@ -1,0 +1,74 @@
+"""`python -m worker [retrain] [prelabel]`: a worker for the queues named, or for both."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from redis.exceptions import RedisError
+
+from segloop.errors import QueueUnavailable, SegloopError, SettingsError
+from segloop.logs import configure_logging
+from segloop.settings import Settings, load_settings
+from worker.loop import Worker
+from worker.queue import QUEUES, Jobs
+
+logger = logging.getLogger("worker")
+
+#: How long a worker waits for Redis when it starts, in seconds.
+REDIS_PATIENCE_S = 60.0
+
+
+def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
+    """Work until SIGINT or SIGTERM.
+
+    Raises:
+        QueueUnavailable: Redis stays away for a minute.
+    """
+    configure_logging(settings.log_level)
+    jobs = Jobs.open(settings, timeout_s=None)
+    while True:
+        worker = _worker(settings, queues, jobs)
+        try:
+            worker.work()
+        except RedisError as error:
+            logger.warning("worker %s: Redis went away: %s", worker.name, error)
+        finally:
+            worker.close()
+        if worker.is_stopping:
+            return
+        time.sleep(1)
+
+
+def _worker(settings: Settings, queues: Sequence[str], jobs: Jobs) -> Worker:
+    deadline = time.monotonic() + REDIS_PATIENCE_S
+    while True:
+        try:
+            return Worker(settings, queues, jobs)
+        except (RedisError, QueueUnavailable) as error:
+            if time.monotonic() > deadline:
+                raise QueueUnavailable(f"Redis stays away: {error}") from error
+            time.sleep(0.5)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status of `python -m worker`."""
+    try:
+        run(load_settings(), [_queue(name) for name in arguments] or QUEUES)
+    except SegloopError as error:
+        sys.stderr.write(f"worker: {error}\n")
+        return 1
+    return 0
+
+
+def _queue(name: str) -> str:
+    full = name if name.startswith("segloop-") else f"segloop-{name}"
+    if full not in QUEUES:
+        raise SettingsError(f"There is no queue {name!r}; the queues are retrain and prelabel.")
+    return full
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""The question to Label Studio what changed: webhooks are neither signed nor repeated, so they are not relied on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from segloop.errors import SegloopError
+from segloop.policy import should_retrain
+from worker.jobs.workshop import Workshop, project_id_of
+from worker.queue import OUTAGES
+
+logger = logging.getLogger(__name__)
+
+
+def run_reconcile(shop: Workshop) -> dict[str, Any]:
+    """For each project: ask Label Studio what changed since the last snapshot, and queue what policy wants.
+
+    Finds what no webhook told of, and promotions and rollbacks that Label Studio was not told of. A project
+    that fails is logged; the others are still served.
+    """
+    queued: list[str] = []
+    for project in shop.registry.projects():
+        try:
+            queued += _reconcile(shop, project)
+        except OUTAGES as error:
+            logger.warning("project %s: not reconciled now: %s", project, error)
+        except SegloopError as error:
+            logger.error("project %s: cannot be reconciled: %s", project, error)
+    return {"queued": queued}
+
+
+def _reconcile(shop: Workshop, project: str) -> Iterator[str]:
+    champion = shop.registry.champion(project)
+    told = shop.registry.read_json(project, "told.json") or {}
+    if champion is not None and champion.version != told.get("version"):
+        yield shop.jobs.enqueue_prelabel(project, champion.version).job_id
+    # A live retrain's snapshot may cover what changed, and its end decides upon the rest.
+    if shop.jobs.live_retrain(project) is not None:
+        return
+    state = shop.registry.read_json(project, "snapshot.json") or {}
+    since = datetime.fromisoformat(state["since"]) if "since" in state else datetime.fromtimestamp(0, UTC)
+    tasks = shop.label_studio.changed_tasks(project_id_of(project), since)
+    if shop.jobs.live_retrain(project) is not None:
+        return
+    decision = should_retrain(
+        event="reconcile",
+        changed_tasks=shop.jobs.record_changes(project, tasks),
+        threshold=shop.settings_of(project).retrain_threshold,
+        running=False,
+    )
+    if decision.act:
+        yield shop.jobs.enqueue_retrain(project, decision.reason).job_id

@@ -1,0 +1,279 @@
+"""The retrain: snapshot, training, comparison, promotion."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rq.timeouts import JobTimeoutException
+
+from segloop.dataset import Manifest, ProjectSplits, load_manifest, snapshot
+from segloop.errors import LabelStudioError, SegloopError, TrainingError
+from segloop.policy import should_promote, should_rerun
+from segloop.settings import Settings
+from worker.jobs.workshop import Workshop, project_id_of, tell
+from worker.queue import OUTAGES
+from worker.trainers.base import Run
+
+if TYPE_CHECKING:
+    from segloop.registry import Champion
+
+logger = logging.getLogger(__name__)
+
+#: The settings that a training run gets as its hyperparameters.
+HYPERPARAMETERS = (
+    "arch",
+    "weights",
+    "output_stride",
+    "device",
+    "input_size",
+    "train_epochs",
+    "train_min_steps",
+    "train_minutes",
+    "train_batch_size",
+    "train_lr",
+    "train_seed",
+)
+
+#: How often a training that was killed from outside is started again within one job.
+MAX_LOST = 3
+
+
+def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
+    """Snapshot, train, compare with the champion, promote if better, tell Label Studio.
+
+    Everything done is on disk under the job's id or in the registry, so that a second call with the same id
+    does only what the first did not get to. Afterwards one more retrain is queued, if policy wants it.
+
+    Raises:
+        TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
+        LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
+    """
+    settings = shop.settings_of(project)
+    folder = settings.data_dir.absolute() / "runs" / project / job_id
+    try:
+        result = _retrain(shop, settings, project, job_id, folder)
+    except JobTimeoutException as error:
+        failure = TrainingError(f"The retrain took longer than job_timeout_s={settings.job_timeout_s}.")
+        _fail(shop, settings, project, job_id, failure)
+        raise failure from error
+    except OUTAGES:
+        raise
+    except SegloopError as error:
+        _fail(shop, settings, project, job_id, error)
+        raise
+    shop.jobs.report(job_id, {"phase": "done", "message": result["reason"]})
+    _finish(shop, settings, project, job_id)
+    return result
+
+
+def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path) -> dict[str, Any]:
+    shop.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
+    manifest = _snapshot(shop, settings, project, job_id, folder)
+    _prune(folder)
+
+    parent = _parent(shop, project, folder)
+    run = Run(
+        id=job_id,
+        folder=folder,
+        snapshot=folder / "snapshot",
+        champion=shop.registry.bundle(project, parent) if parent is not None else None,
+        hyperparameters={name: str(getattr(settings, name)) for name in HYPERPARAMETERS},
+    )
+    shop.jobs.report(job_id, {"phase": "training", "message": "Training."})
+    bundle = _train(shop, run)
+
+    shop.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
+    outcome = _judge(shop, settings, project, folder, bundle, manifest)
+    shop.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
+    version, promoted = _promote(shop, settings, project, folder, bundle, manifest, outcome, parent)
+    logger.info("project %s: job %s made %s: %s", project, job_id, version, outcome["decision"]["reason"])
+    if promoted:
+        try:
+            tell(shop, project, version)
+        except LabelStudioError as error:
+            logger.warning("project %s: the title cannot be set now, the prelabel job does it: %s", project, error)
+        shop.jobs.enqueue_prelabel(project, version)
+    return {
+        "version": version,
+        "promoted": promoted,
+        "reason": outcome["decision"]["reason"],
+        "metrics": outcome["metrics"],
+        "champion_metrics": outcome["champion_metrics"],
+        "tasks": len(manifest.items),
+        "skipped": len(manifest.skipped),
+    }
+
+
+def _snapshot(shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path) -> Manifest:
+    """The run's snapshot: the one that is there, or a new one."""
+    dest = folder / "snapshot"
+    if dest.is_dir():
+        return load_manifest(dest)
+    partial = folder / "snapshot.partial"
+    shop.jobs.take_changes(project)
+    project_id = project_id_of(project)
+    started = datetime.now(UTC)
+    newest = [datetime.fromtimestamp(0, UTC)]
+
+    def tasks() -> Iterator[dict[str, Any]]:
+        for task in shop.label_studio.labelled_tasks(project_id):
+            newest.extend(_moments(task))
+            newest[:] = [max(newest)]
+            yield task
+
+    manifest = snapshot(
+        project,
+        tasks(),
+        shop.label_studio.project(project_id)["label_config"],
+        images=shop.images,
+        splits=ProjectSplits(shop.registry, project),
+        dest=partial,
+        settings=settings,
+        progress=lambda progress: shop.jobs.report(job_id, progress),
+    )
+    # Label Studio's clock decides what is newer than the snapshot; ours only, where a page was read before a change.
+    since = min(newest[0], started)
+    shop.registry.write_json(project, "snapshot.json", {"since": since.isoformat(), "job": job_id})
+    partial.replace(dest)
+    return manifest
+
+
+def _train(shop: Workshop, run: Run) -> Path:
+    lost = 0
+    shown: Mapping[str, Any] | None = None
+    shop.trainer.submit(run)
+    try:
+        while (status := shop.trainer.poll(run)).state != "finished":
+            if status.state == "failed":
+                raise TrainingError(status.reason)
+            if status.state == "lost":
+                lost += 1
+                if lost > MAX_LOST:
+                    raise TrainingError(f"The training was killed {lost} times: {status.reason}")
+                logger.warning("run %s: %s Going on from its checkpoint.", run.id, status.reason)
+                shop.trainer.submit(run)
+            if status.progress is not None and status.progress != shown:
+                shown = status.progress
+                shop.jobs.report(run.id, {"phase": "training", **shown})
+            time.sleep(shop.poll_s)
+    except BaseException:
+        shop.trainer.stop(run)
+        raise
+    return shop.trainer.collect(run)
+
+
+def _judge(
+    shop: Workshop, settings: Settings, project: str, folder: Path, bundle: Path, manifest: Manifest
+) -> dict[str, Any]:
+    """Metrics of candidate and champion on the same tasks, and the decision; kept in outcome.json."""
+    champion = shop.registry.champion(project)
+    outcome: dict[str, Any] = _read_json(folder / "outcome.json") or {}
+    if outcome and (
+        outcome["generation"] == _generation(champion)
+        or (champion is not None and champion.version == outcome.get("version"))
+    ):
+        return outcome
+    classes = tuple(manifest.classes)
+    metrics = outcome.get("metrics") or shop.evaluate(bundle, folder / "snapshot", classes, settings)
+    champion_metrics, new_classes = None, frozenset[str]()
+    if champion is not None:
+        theirs = shop.registry.bundle(project, champion.version)
+        champion_metrics = shop.evaluate(theirs, folder / "snapshot", classes, settings)
+        new_classes = frozenset(classes) - frozenset(shop.registry.get(project, champion.version).classes)
+    decision = should_promote(metrics, champion_metrics, new_classes=new_classes)
+    outcome = {
+        "generation": _generation(champion),
+        "metrics": metrics,
+        "champion_metrics": champion_metrics,
+        "decision": {"act": decision.act, "reason": decision.reason},
+    }
+    _write_json(folder / "outcome.json", outcome)
+    return outcome
+
+
+def _promote(
+    shop: Workshop,
+    settings: Settings,
+    project: str,
+    folder: Path,
+    bundle: Path,
+    manifest: Manifest,
+    outcome: dict[str, Any],
+    parent: str | None,
+) -> tuple[str, bool]:
+    """Put the candidate into the registry, and make it the champion if the outcome says so."""
+    judged = {name: outcome[name] for name in ("metrics", "champion_metrics", "decision")}
+    version = shop.registry.add(project, bundle, {**_read_json(bundle / "version.json"), "parent": parent, **judged})
+    _write_json(folder / "outcome.json", {**outcome, "version": version})
+    while True:
+        champion = shop.registry.champion(project)
+        if champion is not None and champion.version == version:
+            return version, True
+        if _generation(champion) == outcome["generation"]:
+            break
+        # Somebody rolled back or promoted meanwhile: the candidate has to win against what is served now.
+        outcome.update(_judge(shop, settings, project, folder, bundle, manifest))
+    if outcome["decision"]["act"]:
+        shop.registry.promote(project, version, outcome["decision"]["reason"])
+    return version, bool(outcome["decision"]["act"])
+
+
+def _finish(shop: Workshop, settings: Settings, project: str, job_id: str) -> None:
+    shop.jobs.finish_retrain(
+        project,
+        job_id,
+        lambda changed, requested: should_rerun(
+            changed_tasks=changed, threshold=settings.retrain_threshold, requested=requested
+        ),
+    )
+
+
+def _fail(shop: Workshop, settings: Settings, project: str, job_id: str, error: SegloopError) -> None:
+    logger.error("project %s: job %s failed: %s", project, job_id, error)
+    shop.jobs.report(job_id, {"phase": "failed", "message": str(error)})
+    _finish(shop, settings, project, job_id)
+
+
+def _parent(shop: Workshop, project: str, folder: Path) -> str | None:
+    """The version the run starts from: the champion when it first got here."""
+    known = _read_json(folder / "parent.json")
+    if known is None:
+        champion = shop.registry.champion(project)
+        known = {"version": champion.version if champion is not None else None}
+        _write_json(folder / "parent.json", known)
+    version: str | None = known["version"]
+    return version
+
+
+def _prune(folder: Path) -> None:
+    """Remove the folders of the project's earlier runs: their versions are in the registry."""
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _generation(champion: Champion | None) -> int:
+    return champion.generation if champion is not None else 0
+
+
+def _moments(task: Mapping[str, Any]) -> Iterable[datetime]:
+    for annotation in task.get("annotations") or ():
+        yield datetime.fromisoformat(annotation["updated_at"]).astimezone(UTC)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(partial, path)  # noqa: PTH105

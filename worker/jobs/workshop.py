@@ -1,0 +1,110 @@
+"""What the jobs work with, and what they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segloop.errors import BadRequest, LabelStudioError, LabelStudioUnreachable
+from segloop.images import ImageSource
+from segloop.labelstudio import Credentials, LabelStudio
+from segloop.registry import Registry, open_registry
+from segloop.settings import Settings
+from worker.queue import Jobs
+from worker.trainers.base import Trainer
+from worker.trainers.local import LocalTrainer
+
+if TYPE_CHECKING:
+    from segloop.serving import ServedModel
+
+logger = logging.getLogger(__name__)
+
+Evaluate = Callable[[Path, Path, tuple[str, ...], Settings], dict[str, Any]]
+LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What the jobs work with."""
+
+    settings: Settings
+    registry: Registry
+    label_studio: LabelStudio
+    images: ImageSource
+    jobs: Jobs
+    trainer: Trainer
+    evaluate: Evaluate
+    load_model: LoadModel
+    poll_s: float = 1.0
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings) -> Iterator[Workshop]:
+        """The real one."""
+        credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
+        label_studio = LabelStudio(settings.label_studio_url, credentials)
+        images = ImageSource(settings, credentials, settings.data_dir.absolute() / "cache" / "images")
+        jobs = Jobs.open(settings, timeout_s=None)
+        registry = open_registry(settings)
+        try:
+            yield cls(settings, registry, label_studio, images, jobs, LocalTrainer(), _evaluate, _load_model)
+        finally:
+            images.close()
+            label_studio.close()
+            jobs.close()
+
+    def notes(self, project: str) -> dict[str, Any]:
+        """What the server noted about a project: its label config, extra params, the backend's own address."""
+        notes = self.registry.read_json(project, "project.json")
+        return notes if isinstance(notes, dict) else {}
+
+    def settings_of(self, project: str) -> Settings:
+        """The settings with the project's own over them; as they are, if its own cannot be used."""
+        try:
+            return self.settings.for_project(self.notes(project).get("extra_params"))
+        except BadRequest as error:
+            logger.warning("project %s: %s", project, error)
+            return self.settings
+
+
+def tell(shop: Workshop, project: str, version: str) -> None:
+    """Title the backend's entry in Label Studio with the version it serves, and note that this is done."""
+    project_id = project_id_of(project)
+    backend = None
+    address = shop.settings.public_url or str(shop.notes(project).get("backend_url") or "")
+    try:
+        backend = shop.label_studio.find_backend(project_id, address)
+    except LabelStudioUnreachable:
+        raise
+    except LabelStudioError as error:
+        logger.warning("project %s: %s", project, error)
+        if not shop.settings.public_url:
+            backend = shop.label_studio.find_backend(project_id)
+    if backend is None:
+        logger.warning("project %s: Label Studio knows no ML backend there, so its title stays", project)
+    else:
+        shop.label_studio.set_title(backend, version)
+    shop.registry.write_json(project, "told.json", {"version": version})
+
+
+def project_id_of(project: str) -> int:
+    """The id that Label Studio knows a project by."""
+    return int(project.partition(".")[0])
+
+
+def _evaluate(bundle: Path, folder: Path, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+    from segloop.training import evaluate
+
+    from segloop.network import pick_device
+
+    return evaluate(bundle, folder, classes, pick_device(settings))
+
+
+def _load_model(registry: Registry, project: str, version: str, settings: Settings) -> ServedModel:
+    from segloop.serving import load_served_model
+
+    return load_served_model(registry, project, version, settings)

@@ -1,0 +1,66 @@
+"""Processes that end with their parent, however it dies. Run as a program, it starts a command that does:
+
+python -m worker.parent SIGNAL LOCK COMMAND...
+
+The command gets SIGNAL when its parent dies, and holds a shared lock on the file LOCK for as long as it runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(signum: int, parent_pid: int) -> None:
+    """Have the kernel send this process `signum` when its parent dies; Linux only, elsewhere it does nothing.
+
+    `parent_pid` is who the parent should be: one that is gone already gets its child killed now.
+    Source: prctl(2), PR_SET_PDEATHSIG; it survives exec, and is not inherited by children.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signum)
+
+
+def lock_file(path: Path, *, shared: bool = False) -> int:
+    """Lock a file, waiting for whoever holds it; held until the descriptor and every inherited copy of it is closed."""
+    descriptor = _open(path)
+    fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    return descriptor
+
+
+def try_lock_file(path: Path) -> int | None:
+    """Lock a file as `lock_file` does, or give None if somebody holds it."""
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def main(arguments: list[str]) -> None:
+    """Replace this process by the command."""
+    name, lock, *command = arguments
+    die_with_parent(signal.Signals[name], os.getppid())
+    descriptor = lock_file(Path(lock), shared=True)
+    os.set_inheritable(descriptor, True)
+    os.execvp(command[0], command)  # noqa: S606 - a command line of our own
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Where training runs: one protocol, one module per place."""

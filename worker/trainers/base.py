@@ -1,0 +1,48 @@
+"""The seam between a retrain and the place where it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run needs. `id` names it, however often it is submitted; `folder` is its own to write in."""
+
+    id: str
+    folder: Path
+    snapshot: Path
+    champion: Path | None
+    hyperparameters: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run is. `failed` would fail again; `lost` was killed from outside and may be submitted again."""
+
+    state: Literal["running", "finished", "failed", "lost"]
+    progress: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+class Trainer(Protocol):
+    """A place that runs `segloop.training` on a folder of SageMaker's container contract."""
+
+    def submit(self, run: Run) -> None:
+        """Start a run, go on with one that was lost, or take up one that still runs or has finished.
+
+        Raises:
+            TrainingError: it cannot be started.
+        """
+
+    def poll(self, run: Run) -> RunStatus:
+        """How a submitted run is."""
+
+    def collect(self, run: Run) -> Path:
+        """The bundle folder of a finished run: model.safetensors and version.json."""
+
+    def stop(self, run: Run) -> None:
+        """Stop a run so that it can be submitted again later; returns when it has stopped."""
