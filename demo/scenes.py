@@ -37,9 +37,7 @@ def write_scenes(
         for index in range(count):
             image, mask = draw_scene(np.random.default_rng((seed, part, index)), *size)
             stem = f"scene_{index:04d}"
-            cv2.imwrite(
-                str(dest / name / "images" / f"{stem}.jpg"), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]
-            )
+            cv2.imwrite(str(dest / name / "images" / f"{stem}.jpg"), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
             cv2.imwrite(str(dest / name / "masks" / f"{stem}.png"), mask)
 
 
@@ -129,7 +127,9 @@ def _paint_buildings(rng: np.random.Generator, canvas: Plane, mask: Image, horiz
         canvas[box] = face
         mask[box] = _BUILDING
         if rng.random() < 0.4 and foot - tall > 0:  # a pitched roof
-            roof = np.array([[left, foot - tall], [left + wide, foot - tall], [left + wide // 2, foot - tall - wide // 4]])
+            roof = np.array(
+                [[left, foot - tall], [left + wide, foot - tall], [left + wide // 2, foot - tall - wide // 4]]
+            )
             tiles = np.zeros_like(mask)
             cv2.fillPoly(tiles, [roof.astype(np.int32)], 1)
             canvas[tiles > 0] = _colour(rng, (130, 60, 50), (80, 80, 85))

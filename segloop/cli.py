@@ -248,3 +248,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
     return "empty" if default in ("", (), None) else f"`{default}`"
+
+
+if __name__ == "__main__":
+    main()

@@ -298,9 +298,10 @@ def load_bundle(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
         RegistryError: a file is missing, unreadable, or not of this format.
     """
     info = read_info(folder)
-    network = build_network(info["arch"], len(info["classes"]) + 1, info["output_stride"])
+    with torch.device("meta"):  # no time for random weights that are replaced at once
+        network = build_network(info["arch"], len(info["classes"]) + 1, info["output_stride"])
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        network.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RegistryError(f"{folder / WEIGHTS_FILE}: not the weights that {INFO_FILE} tells of") from error
     return network.eval(), info

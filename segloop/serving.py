@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -41,10 +42,13 @@ class Engine(Protocol):
 
 class TorchEngine:
     """A torch network in eval mode, channels last; bf16 autocast on a GPU. One forward pass at a time:
-    passes side by side would only share the same cores, and each wait longer."""
+    passes side by side would only share the same cores, and each wait longer. `processes` share the cores."""
 
-    def __init__(self, network: Module, device: str) -> None:
+    def __init__(self, network: Module, device: str, processes: int = 1) -> None:
         import torch
+
+        if device == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
         self._torch = torch
         self._device = torch.device(device)
@@ -109,7 +113,7 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     from segloop.network import load_bundle, pick_device
 
     network, info = load_bundle(registry.bundle(project, version))
-    engine = TorchEngine(network, str(pick_device(settings)))
+    engine = TorchEngine(network, str(pick_device(settings)), settings.workers)
     return ServedModel(version, project, tuple(info["classes"]), int(info["input_size"]), engine)
 
 
@@ -163,7 +167,7 @@ class PretrainedModels:
             logger.error("no pretrained network: %s", error)
             return
         if network is not None:
-            self._engine = TorchEngine(network, str(pick_device(self._settings)))
+            self._engine = TorchEngine(network, str(pick_device(self._settings)), self._settings.workers)
 
 
 Loader = Callable[["Registry", str, str, "Settings"], ServedModel]

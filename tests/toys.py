@@ -73,7 +73,12 @@ def toy_bundle(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("Road", 
     """A bundle with a few bytes for weights, and its version.json: enough for a registry."""
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(np.random.default_rng(seed).bytes(64))
-    info = {
+    return folder, toy_info(classes)
+
+
+def toy_info(classes: tuple[str, ...]) -> dict:
+    """A version.json but for what the registry sets."""
+    return {
         "format": 1,
         "created_at": "2026-11-22T00:00:00+00:00",
         "arch": "deeplabv3_resnet50",
@@ -87,4 +92,3 @@ def toy_bundle(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("Road", 
         "decision": None,
         "recipe": {},
     }
-    return folder, info

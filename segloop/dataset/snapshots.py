@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +102,8 @@ def snapshot(
         NothingToTrain: there is no task to train on, or none to hold out.
         LabelStudioError: Label Studio cannot be reached.
     """
+    # The beginning, so that whoever asks for changes since then misses none that came while tasks were read.
+    created_at = datetime.now(UTC).isoformat(timespec="seconds")
     config = parse_label_config(label_config)
     folder = _Folder(dest)
     items: list[Item] = []
@@ -109,7 +111,7 @@ def snapshot(
     steps = {"steps": len(tasks)} if isinstance(tasks, Sized) else {}
     for step, task in enumerate(tasks, start=1):
         try:
-            drawn = list(_draw(task, config, images, settings))
+            drawn = _draw(task, config, images, settings)
         except LabelStudioError:
             raise
         except SegloopError as error:
@@ -128,7 +130,7 @@ def snapshot(
         raise NothingToTrain(_too_few(project, len(assigned), skipped))
     manifest = Manifest(
         project=project,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=created_at,
         label_config=label_config,
         classes=config.classes,
         unlabelled=settings.unlabelled,
@@ -152,26 +154,27 @@ class _Drawn:
     class_map: NDArray[np.uint8]
 
 
-def _draw(task: Mapping[str, Any], config: LabelConfig, images: Images, settings: Settings) -> Iterator[_Drawn]:
+def _draw(task: Mapping[str, Any], config: LabelConfig, images: Images, settings: Settings) -> list[_Drawn]:
     annotation = current_annotation(task["annotations"])
     if annotation is None:
         raise MaskError("it has no annotation that was not skipped")
     result = annotation["result"]
-    if not result and settings.unlabelled == "ignore":
-        raise MaskError(f"annotation {annotation['id']} is empty, and unlabelled pixels are ignored")
     ref = AnnotationRef(id=annotation["id"], updated_at=annotation["updated_at"])
-    found = False
-    for tag, index, uri in config.addresses(task["data"]):
+    addresses = list(config.addresses(task["data"]))
+    if not addresses:
+        raise ImageError("its data has no image that the label config names")
+    drawn = []
+    for tag, index, uri in addresses:
         source = images.load(uri, task["id"])
         height, width = source.pixels.shape[:2]
         regions = [region for region in result if index is None or (region.get("item_index") or 0) == index]
         class_map = annotation_class_map(regions, config, tag.name, height, width, config.classes, settings.unlabelled)
-        found = True
         # An image with nothing but ignored pixels teaches nothing.
         if (class_map != IGNORED).any():
-            yield _Drawn(task["id"], tag.name, index, ref, source, class_map)
-    if not found:
-        raise ImageError("its data has no image that the label config names")
+            drawn.append(_Drawn(task["id"], tag.name, index, ref, source, class_map))
+    if not drawn:
+        raise MaskError(f"annotation {ref.id} labels no pixel, and unlabelled pixels are ignored")
+    return drawn
 
 
 def _sticky(project: str, tasks: set[int], store: SplitStore, val_fraction: float) -> dict[int, Split]:

@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 4096
 _LOCK_TIMEOUT_S = 10.0
+_LOCK_POLL_S = 0.002
 # Evicting a little more than needed makes the folder scan rare.
 _KEPT_SHARE = 0.9
 
@@ -45,7 +46,7 @@ class DiskCache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S)
+        self._lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S, poll_interval=_LOCK_POLL_S)
 
     def get(self, identity: str) -> Entry | None:
         """What was stored last for an identity, if it is still there and whole."""

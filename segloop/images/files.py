@@ -52,9 +52,10 @@ def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:
             raise ImageForbidden(f"{relative!r} leads out of SEGLOOP_IMAGE_FOLDER")
         # The path is resolved: a link here was put since. Without O_NONBLOCK a named pipe would block.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise ImageForbidden(f"{relative!r} is not a file")
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise ImageForbidden(f"{relative!r} is not a file")
             data = file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -17,6 +17,8 @@ from segloop.errors import LabelStudioError, LabelStudioUnreachable
 _CONNECT_TIMEOUT_S: Final = 5.0
 # Adding or changing a backend makes Label Studio call it (health, setup), and a page of tasks carries whole masks.
 _TIMEOUT_S: Final = 60.0
+# Every request that needs the token waits for the exchange.
+_EXCHANGE_TIMEOUT_S: Final = 10.0
 _TOKEN_MARGIN_S: Final = 30.0
 _TOKEN_LIFE_S: Final = 60.0
 _UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
@@ -31,7 +33,7 @@ class Credentials:
 
     def __init__(self, url: str, api_key: SecretStr) -> None:
         self.url = url.rstrip("/")
-        self.api_key = api_key
+        self._api_key = api_key
         self._lock = threading.Lock()
         self._access_token = ""
         self._expires_at_s = 0.0
@@ -42,7 +44,7 @@ class Credentials:
         Raises:
             LabelStudioError: the personal access token is refused, or Label Studio cannot be reached.
         """
-        key = self.api_key.get_secret_value()
+        key = self._api_key.get_secret_value()
         if not key:
             return {}
         if key.count(".") != 2:
@@ -57,7 +59,7 @@ class Credentials:
     def _exchange(self, key: str) -> str:
         action = "exchanging the personal access token"
         try:
-            response = httpx.post(f"{self.url}/api/token/refresh/", json={"refresh": key}, timeout=_timeout())
+            response = httpx.post(f"{self.url}/api/token/refresh/", json={"refresh": key}, timeout=_EXCHANGE_TIMEOUT_S)
         except httpx.HTTPError as error:
             raise unreachable(self.url, action, error) from error
         if response.status_code in (400, 401, 403):

@@ -38,12 +38,9 @@ class Backends(Api):
         backends: list[dict[str, Any]] = self._request("GET", "/api/ml/", params={"project": project_id})
         if not backends:
             return None
-        if public_url:
-            backends_here = [backend for backend in backends if _same_url(backend["url"], public_url)]
-        else:
-            backends_here = backends
-        if len(backends_here) == 1 or (public_url and backends_here):
-            return backends_here[-1]
+        here = [backend for backend in backends if not public_url or _same_url(backend["url"], public_url)]
+        if len(here) == 1 or (here and public_url):
+            return here[-1]
         urls = ", ".join(backend["url"] for backend in backends)
         raise LabelStudioError(
             f"project {project_id} has ML backends at {urls}: set SEGLOOP_PUBLIC_URL to the one that is this segloop"

@@ -149,7 +149,7 @@ def _as_bytes(rle: Sequence[int]) -> bytes:
         raise MaskError(f"a run-length code must be a list of bytes, not {type(rle).__name__}.")
     try:
         return bytes(rle)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MaskError("a run-length code must hold whole numbers from 0 to 255 only.") from error
 
 

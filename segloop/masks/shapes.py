@@ -29,7 +29,7 @@ def polygon_mask(points: ArrayLike, height: int, width: int) -> NDArray[np.bool_
     """
     try:
         corners = np.asarray(points, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MaskError("a polygon's points must be pairs of numbers.") from error
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise MaskError(f"a polygon needs 3 or more points (x, y), not an array of shape {corners.shape}.")

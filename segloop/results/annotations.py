@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,6 +21,9 @@ _BARE = frozenset({"brush", "bitmask", "polygon", "rectangle", "ellipse"})
 
 #: Pixels of a brush region whose original size is not the image's.
 _MAX_PIXELS = 1 << 27
+
+#: Percentages beyond this are refused: such a place is on no image.
+_FARTHEST_PERCENT = 1e6
 
 Item = Mapping[str, Any]
 
@@ -148,7 +150,7 @@ def _size(item: Item, key: str, default: int) -> int:
 def _points(points: object) -> NDArray[np.float64]:
     try:
         corners = np.array(points, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MaskError("its points must be pairs of numbers.") from error
     if corners.ndim != 2 or corners.shape[1] != 2:
         raise MaskError("its points must be pairs of numbers.")
@@ -157,7 +159,7 @@ def _points(points: object) -> NDArray[np.float64]:
 
 def _number(value: Mapping[str, Any], key: str) -> float:
     number = value.get(key)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= _FARTHEST_PERCENT:
         raise MaskError(f"its {key} is {number!r}; expected a number.")
     return float(number)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,9 @@ from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig, Preference
 from segloop.masks import label_pieces, rectangle_mask
 from segloop.results.regions import mask_regions
+
+#: Percentages beyond this are refused: such a place is on no image.
+_FARTHEST_PERCENT = 1e6
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,6 @@ def _percent(value: Mapping[str, Any], key: str, default: float | None = None) -
     number = value.get(key)
     if number is None and default is not None:
         return default
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= _FARTHEST_PERCENT:
         raise BadRequest(f"a region of params.context.result has {key}={number!r}; expected a number.")
     return float(number)

@@ -18,6 +18,7 @@ timeout = 120
 graceful_timeout = 100
 keepalive = 30
 accesslog = None
+control_socket_disable = True
 loglevel = _settings.log_level.lower()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +179,7 @@ def test_empty_annotation_is_all_background_or_nothing_by_setting(tmp_path: Path
     assert mask(tmp_path / "ignore", manifest.items[1].mask).tolist() == [[255] * 4 + [1] * 4] * 4
     (left_out,) = manifest.skipped
     assert left_out.task == 19
-    assert "annotation 7 is empty" in left_out.reason
+    assert "annotation 7 labels no pixel" in left_out.reason
 
 
 def test_one_bad_task_never_costs_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -265,6 +267,18 @@ def test_progress_counts_tasks(tmp_path: Path) -> None:
     steps: list[dict[str, Any]] = []
     take(tmp_path, two_tasks(), progress=steps.append)
     assert [(step["phase"], step["step"], step["steps"]) for step in steps] == [("snapshot", 1, 2), ("snapshot", 2, 2)]
+
+
+def test_snapshot_is_dated_before_its_first_task_was_read(tmp_path: Path) -> None:
+    def tasks() -> Iterator[dict[str, Any]]:
+        time.sleep(1.1)
+        yield from two_tasks()
+
+    begin = datetime.now(UTC)
+    manifest = snapshot(
+        PROJECT, tasks(), CONFIG, images=FakeImages(), splits=MemorySplits(), dest=tmp_path, settings=Settings()
+    )
+    assert datetime.fromisoformat(manifest.created_at) <= begin + timedelta(seconds=1)
 
 
 # -- the annotation that counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import ipaddress
@@ -174,7 +175,7 @@ class TestDecode:
     def test_pixel_limit_is_inclusive(self) -> None:
         data = encoded(Pillow.new("RGB", (4, 4)))
         assert decode(data, max_pixels=16).shape == (4, 4, 3)
-        with pytest.raises(ImageTooLarge, match="4 x 4 pixels.*SEGLOOP_IMAGE_MAX_PIXELS=15"):
+        with pytest.raises(ImageTooLarge, match=r"4 x 4 pixels.*SEGLOOP_IMAGE_MAX_PIXELS=15"):
             decode(data, max_pixels=15)
 
     @pytest.mark.parametrize(
@@ -190,10 +191,8 @@ class TestDecode:
         whole = bytearray(encoded(Pillow.new("RGB", (5, 3), BLUE), format_))
         for _ in range(data.draw(st.integers(1, 4))):
             whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-        try:
+        with contextlib.suppress(ImageError):
             assert decode(bytes(whole), max_pixels=LIMIT).ndim == 3
-        except ImageError:
-            pass
 
 
 class TestHosts:
@@ -318,9 +317,8 @@ class TestReadBelow:
         "relative", ["../secret", "../root-2/x", "a/../../secret", "outside.png", "up/secret", "pipe", "", "a"]
     )
     def test_forbidden(self, folder: Path, relative: str) -> None:
-        with pytest.raises(ImageError) as raised:
+        with pytest.raises(ImageForbidden):
             read_below(folder, relative, 100)
-        assert isinstance(raised.value, ImageForbidden) or relative in ("", "a")
 
     @pytest.mark.parametrize("relative", ["missing", "loop", "a\0b", "x" * 5000])
     def test_unreadable(self, folder: Path, relative: str) -> None:

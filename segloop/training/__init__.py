@@ -1,0 +1,7 @@
+"""Training: `python -m segloop.training --base DIR`, the same here and on SageMaker."""
+
+from segloop.training.container import Container
+from segloop.training.evaluation import evaluate
+from segloop.training.recipe import main, train
+
+__all__ = ["Container", "evaluate", "main", "train"]

@@ -1,0 +1,7 @@
+"""Runs a training: see `segloop.training.recipe.main`."""
+
+import sys
+
+from segloop.training.recipe import main
+
+sys.exit(main())

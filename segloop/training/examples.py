@@ -1,0 +1,107 @@
+"""Training examples: decoded once, kept at the network's size, and the random views of them that a run sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segloop.dataset import Item
+from segloop.errors import TrainingError
+from segloop.images import decode
+from segloop.transforms import IGNORED, UInt8, augment, network_size, normalise, resize_image, resize_mask
+
+
+def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:
+    """An image, RGB uint8 (H, W, 3), and its class map uint8 (H, W), of a snapshot folder.
+
+    Raises:
+        ImageError: the image cannot be decoded.
+        TrainingError: the mask cannot be read, or its size is not the image's.
+    """
+    # what a snapshot holds has passed the limit on pixels already
+    image = decode((folder / item.image).read_bytes(), max_pixels=item.width * item.height)
+    mask = cv2.imread(str(folder / item.mask), cv2.IMREAD_UNCHANGED)
+    if mask is None or mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
+        raise TrainingError(f"the mask {item.mask} of task {item.task} is not an 8-bit class map of its image's size")
+    return image, np.asarray(mask, dtype=np.uint8)
+
+
+class Examples:
+    """The images and class maps of some items at the size at which the network sees them.
+
+    Each is decoded once and then kept in `cache`, one array file per item: memory stays small however many there
+    are, and what fits into it the operating system keeps there.
+    """
+
+    def __init__(self, folder: Path, items: Sequence[Item], input_size: int, cache: Path, channels: int) -> None:
+        self._files = [cache / f"{index}.npy" for index in range(len(items))]
+        self.pixels: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
+        sizes = []
+        for item, file in zip(items, self._files, strict=True):
+            image, mask = read_example(folder, item)
+            size = network_size(item.height, item.width, input_size)
+            mask = resize_mask(mask, *size)
+            np.save(file, np.dstack([resize_image(image, *size), mask]))
+            self.pixels += np.bincount(mask.ravel(), minlength=256)
+            sizes.append(size)
+        if self.pixels[channels:IGNORED].any():
+            value = channels + int(np.flatnonzero(self.pixels[channels:IGNORED])[0])
+            raise TrainingError(f"a mask has the value {value}, but there are {channels - 1} classes")
+        #: Height and width that views are cut to, in pixels: the median, so that most images fit.
+        self.view_size = tuple(int(np.median(side)) // 32 * 32 for side in zip(*sizes, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[UInt8, UInt8]:
+        stacked = np.load(self._files[index], mmap_mode="r")
+        return np.ascontiguousarray(stacked[:, :, :3]), np.ascontiguousarray(stacked[:, :, 3])
+
+    def class_weights(self, channels: int) -> Tensor:
+        """Weights of the loss, float32 (channels,): rarer classes weigh more, by the square root of their share.
+
+        The mean over the labelled pixels is 1; a class that never occurs has 1; none is beyond 1/5 to 5.
+        """
+        counts = self.pixels[:channels].astype(np.float64)
+        present = counts > 0
+        weights = np.ones(channels)
+        weights[present] = 1 / np.sqrt(counts[present])
+        weights[present] /= (weights * counts)[present].sum() / counts.sum()
+        return torch.from_numpy(np.clip(weights, 0.2, 5)).float()
+
+
+class Views(Dataset[tuple[Tensor, Tensor]]):
+    """The views that a run sees, by their position in it: image float32 (3, h, w), class map int64 (h, w).
+
+    A pass over the examples is a permutation; passes follow each other without a gap, so that no batch is short.
+    What a position gives depends on the seed alone: a resumed run and one with other workers see the same.
+    """
+
+    def __init__(self, examples: Examples, seed: int, *, augmented: bool = True) -> None:
+        self.examples = examples
+        self._seed = seed
+        self._augmented = augmented
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        turn, place = divmod(position, len(self.examples))
+        order = np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))
+        image, mask = self.examples[int(order[place])]
+        height, width = self.examples.view_size
+        if self._augmented:
+            image, mask = augment(image, mask, height, width, np.random.default_rng((self._seed, 1, position)))
+        else:
+            image, mask = resize_image(image, height, width), resize_mask(mask, height, width)
+        return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
+
+
+def steps_per_pass(examples: int, batch_size: int) -> int:
+    """Optimizer steps in which every example is seen once."""
+    return math.ceil(examples / batch_size)

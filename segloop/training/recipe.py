@@ -1,0 +1,351 @@
+"""The training recipe, top to bottom: criterion, learning rate, train_one_epoch, train, main."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from segloop.dataset import Manifest, load_manifest
+from segloop.errors import NothingToTrain, SegloopError, TrainingError
+from segloop.network import (
+    INFO_FILE,
+    SegmentationNetwork,
+    build_network,
+    initial_weights,
+    load_bundle,
+    load_matching,
+    pick_device,
+    pick_output_stride,
+    save_bundle,
+)
+from segloop.settings import Settings
+from segloop.training.container import Clock, Container
+from segloop.training.evaluation import evaluate_network
+from segloop.training.examples import Examples, Views, steps_per_pass
+from segloop.transforms import IGNORED
+
+log = logging.getLogger(__name__)
+
+AUX_WEIGHT = 0.4
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+#: Share of the run in which the learning rate rises to its base.
+WARMUP = 0.05
+#: Evaluations within a run, evenly spread; the last one is its result.
+EVALUATIONS = 4
+#: Batches that BatchNorm's statistics are estimated from, at most.
+STATISTICS_BATCHES = 32
+#: Least time between two checkpoints, in seconds: one holds hundreds of megabytes.
+CHECKPOINT_S = 60.0
+#: Exit status after SIGTERM, as shells give it.
+TERMINATED = 128 + signal.SIGTERM
+
+
+class TerminatedError(Exception):
+    """SIGTERM came, and the checkpoint is saved."""
+
+
+@dataclass
+class Run:
+    """A run: what it learns with, and how far it has come."""
+
+    network: SegmentationNetwork
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    steps: int
+    steps_per_epoch: int
+    base_lr: float
+    budget_s: float
+    class_weights: Tensor
+    step: int = 0
+    clock: Clock = field(default_factory=Clock)
+    saved_s: float = 0.0
+    miou: float | None = None
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is done, by steps or by the wall-clock budget, whichever is further."""
+        by_time = self.clock.elapsed_s / self.budget_s if self.budget_s else 0.0
+        return min(max(self.step / self.steps, by_time), 1.0)
+
+
+def criterion(logits: Tensor, target: Tensor, class_weights: Tensor) -> Tensor:
+    """Weighted cross-entropy of logits (B, C, h', w'), resized to the target's size, with int64 (B, h, w).
+
+    0 where every pixel is IGNORED (the usual mean would be 0 / 0).
+    """
+    logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, target, class_weights, ignore_index=IGNORED, reduction="sum")
+    return total / class_weights[target[target != IGNORED]].sum().clamp(min=1)
+
+
+def learning_rate(base: float, done: float) -> float:
+    """Learning rate after a share `done` of the run: a linear rise, then a polynomial fall (power 0.9)."""
+    return base * min((done + 1e-3) / WARMUP, 1.0) * math.pow(1 - done, 0.9)
+
+
+def train_one_epoch(run: Run, batches: Iterator[tuple[Tensor, Tensor]], report: Callable[[float], None]) -> None:
+    """Take the optimizer through `batches`: images float32 (B, 3, h, w), class maps int64 (B, h, w).
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    run.network.train()
+    for images, target in batches:
+        if run.done >= 1:
+            return
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(run.base_lr, run.done)
+        images = images.to(run.device, memory_format=torch.channels_last)
+        target = target.to(run.device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
+            logits, auxiliary = run.network.with_auxiliary(images)
+        loss = criterion(logits, target, run.class_weights) + AUX_WEIGHT * criterion(
+            auxiliary, target, run.class_weights
+        )
+        value = loss.item()
+        if not value < float("inf"):
+            raise TrainingError(f"the loss is {value} after {run.step} steps: lower train_lr")
+        run.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimizer.step()
+        run.step += 1
+        report(value)
+
+
+def train(container: Container, stop_asked: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Train on the container's snapshot and write the bundle; returns its version.json.
+
+    A checkpoint in the container is gone on from. `stop_asked` is looked at after each step.
+
+    Raises:
+        SegloopError: it cannot be done; the text is the reason.
+        TerminatedError: `stop_asked` said so; the checkpoint is saved.
+    """
+    settings = container.settings()
+    manifest = load_manifest(container.snapshot)
+    items = manifest.part("train")
+    if not items:
+        raise NothingToTrain("the snapshot has no task to train on: label more")
+    device = pick_device(settings)
+    stride = pick_output_stride(settings, device)
+    torch.manual_seed(settings.train_seed)
+    network = starting_network(settings, manifest.classes, stride, container.champion)
+    network = network.to(device).to(memory_format=torch.channels_last)
+
+    with tempfile.TemporaryDirectory(prefix="segloop-training-") as cache:
+        channels = len(manifest.classes) + 1
+        examples = Examples(container.snapshot, items, settings.input_size, Path(cache), channels)
+        per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
+        epochs = max(settings.train_epochs, -(-settings.train_min_steps // per_epoch))
+        run = Run(
+            network,
+            torch.optim.SGD(network.parameters(), settings.train_lr, MOMENTUM, weight_decay=WEIGHT_DECAY),
+            device,
+            epochs * per_epoch,
+            per_epoch,
+            settings.train_lr,
+            settings.train_minutes * 60,
+            examples.class_weights(channels).to(device),
+        )
+        restore(run, container.checkpoint)
+        batches = iter(loader(Views(examples, settings.train_seed), settings.train_batch_size, run, device))
+        plain = Views(examples, settings.train_seed, augmented=False)
+
+        def metrics() -> dict[str, Any]:
+            estimate_statistics(network, plain, settings.train_batch_size, device)
+            return evaluate_network(
+                network, settings.input_size, manifest.classes, container.snapshot, manifest.classes, device
+            )
+
+        with tqdm(total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2) as bar:
+
+            def report(loss: float) -> None:
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", miou=run.miou)
+                report_step(container, run, epochs, loss)
+                if stop_asked():
+                    save_checkpoint(run, container.checkpoint)
+                    raise TerminatedError
+
+            next_evaluation = run.done + 1 / EVALUATIONS
+            while run.done < 1:
+                train_one_epoch(run, islice(batches, per_epoch - run.step % per_epoch), report)
+                if next_evaluation <= run.done < 1:
+                    run.miou = metrics()["miou"]
+                    next_evaluation = run.done + 1 / EVALUATIONS
+                if run.clock.elapsed_s - run.saved_s >= CHECKPOINT_S and run.done < 1:
+                    save_checkpoint(run, container.checkpoint)
+        container.report(phase="evaluating", message="Measuring the new version on the held-out tasks.")
+        final = metrics()
+    log.info("project %s: mIoU %s after %d steps", manifest.project, final["miou"], run.step)
+    info = describe(settings, manifest, stride, final, run)
+    save_bundle(container.model, network, info)
+    return info
+
+
+def starting_network(
+    settings: Settings, classes: Sequence[str], output_stride: int, champion: Path
+) -> SegmentationNetwork:
+    """A network for these classes that begins with the champion's weights, else the settings', else random ones."""
+    network = build_network(settings.arch, len(classes) + 1, output_stride)
+    if (champion / INFO_FILE).exists():
+        old, info = load_bundle(champion)
+        copied = load_matching(network, old.state_dict(), info["classes"], classes)
+        log.info("beginning with the served version: %d tensors", copied)
+    elif weights := initial_weights(settings):
+        copied = load_matching(network, weights.state, weights.classes, classes)
+        log.info("beginning with the weights %s: %d tensors", weights.name, copied)
+    return network
+
+
+def loader(views: Views, batch_size: int, run: Run, device: torch.device) -> DataLoader[tuple[Tensor, Tensor]]:
+    """The batches that are left of a run. A CPU has no core to spare for loading beside training."""
+    positions = range(run.step * batch_size, run.steps * batch_size)
+    return DataLoader(views, batch_size, sampler=positions, num_workers=4 if device.type == "cuda" else 0)
+
+
+def estimate_statistics(network: SegmentationNetwork, views: Views, batch_size: int, device: torch.device) -> None:
+    """Replace BatchNorm's running averages by plain means over the images as they will be served.
+
+    Running averages of few small batches lag behind the weights and mix in augmentation: evaluation with them can
+    be far below what the network has learnt. Leaves the network in evaluation mode.
+    """
+    batches = min(STATISTICS_BATCHES, steps_per_pass(len(views.examples), batch_size))
+    chosen = DataLoader(views, batch_size, sampler=range(batches * batch_size))
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        update_bn((images.to(memory_format=torch.channels_last) for images, _ in chosen), network, device)
+    network.eval()
+
+
+def report_step(container: Container, run: Run, epochs: int, loss: float) -> None:
+    """Add a step to the progress."""
+    done = run.done
+    container.report(
+        phase="training",
+        epoch=run.step // run.steps_per_epoch,
+        epochs=epochs,
+        step=run.step,
+        steps=run.steps,
+        loss=round(loss, 4),
+        miou=run.miou,
+        eta_s=round(run.clock.elapsed_s * (1 - done) / done, 1) if done else None,
+    )
+
+
+def save_checkpoint(run: Run, path: Path) -> None:
+    """Write what `restore` needs; a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    state = {
+        "network": run.network.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "step": run.step,
+        "elapsed_s": run.clock.elapsed_s,
+        "miou": run.miou,
+    }
+    torch.save(state, part)
+    part.replace(path)
+    run.saved_s = run.clock.elapsed_s
+
+
+def restore(run: Run, path: Path) -> None:
+    """Go on from a checkpoint, if there is one and it can be read: what is lost otherwise is time."""
+    if not path.exists():
+        return
+    try:
+        state = torch.load(path, run.device, weights_only=True)
+        run.network.load_state_dict(state["network"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.step, run.miou = state["step"], state["miou"]
+        run.clock = Clock(state["elapsed_s"])
+        run.saved_s = run.clock.elapsed_s
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        raise TrainingError(f"the checkpoint {path} cannot be gone on from; delete it ({error})") from error
+    log.info("going on from step %d", run.step)
+
+
+def describe(settings: Settings, manifest: Manifest, stride: int, metrics: dict[str, Any], run: Run) -> dict[str, Any]:
+    """The version.json of a trained bundle, as far as training knows it."""
+    return {
+        "format": 1,
+        "version": None,
+        "project": manifest.project,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "arch": settings.arch,
+        "output_stride": stride,
+        "input_size": settings.input_size,
+        "classes": list(manifest.classes),
+        "parent": None,
+        "snapshot": manifest.hash,
+        "metrics": metrics,
+        "champion_metrics": None,
+        "decision": None,
+        "recipe": {
+            "weights": settings.weights,
+            "steps": run.step,
+            "batch_size": settings.train_batch_size,
+            "learning_rate": settings.train_lr,
+            "seed": settings.train_seed,
+            "seconds": round(run.clock.elapsed_s, 1),
+            "torch": torch.__version__,
+        },
+    }
+
+
+@contextmanager
+def terminable() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM only sets the flag that the function given tells."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+
+    previous = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m segloop.training --base DIR`: 0 with a bundle in DIR/model; 1 with the reason in DIR/output/failure;
+    143 after SIGTERM, with a checkpoint that the next start goes on from."""
+    parser = argparse.ArgumentParser(prog="python -m segloop.training", description=train.__doc__)
+    parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
+    container = Container(parser.parse_args(arguments).base)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    with terminable() as stop_asked:
+        try:
+            train(container, stop_asked)
+        except TerminatedError:
+            return TERMINATED
+        except SegloopError as error:
+            log.error("%s", error)
+            container.fail(str(error))
+            return 1
+        except Exception as error:
+            log.exception("the training failed")
+            container.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
+            return 1
+    return 0

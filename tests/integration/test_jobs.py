@@ -1,0 +1,591 @@
+"""The jobs on a real Valkey, a real registry and real snapshots; fakes for Label Studio, images and the training.
+
+The main test kills a retrain before and after every single thing it does to the world, starts it again, and
+expects the same end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException
+
+from segloop.errors import (
+    ImageError,
+    LabelStudioError,
+    LabelStudioUnreachable,
+    NothingToTrain,
+    RegistryError,
+    TrainingError,
+)
+from segloop.images import Blob
+from segloop.images import Image as SourceImage
+from segloop.registry import Registry, open_registry
+from segloop.settings import Settings
+from tests.toys import BRUSH, toy_model
+from worker.jobs import Workshop, run_prelabel, run_reconcile, run_retrain
+from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
+from worker.trainers.base import Run, RunStatus
+
+PROJECT = "29.1795383040"
+NOW = "2026-11-22T12:00:00.000000Z"
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it and live on."""
+
+
+class FakeImages:
+    """An image of its own for every task."""
+
+    def load(self, uri: str, task_id: int | None) -> SourceImage:
+        if "bad" in uri:
+            raise ImageError(f"{uri} is broken")
+        pixels = np.full((8, 12, 3), (task_id or 0) % 256, dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        data = buffer.getvalue()
+        return SourceImage(pixels, Blob(data, hashlib.sha256(data).hexdigest(), ".png"))
+
+
+def task(number: int, updated_at: str = NOW) -> dict[str, Any]:
+    return {
+        "id": number,
+        "data": {"image": f"/data/upload/{number}.png"},
+        "annotations": [{"id": 100 + number, "updated_at": updated_at, "was_cancelled": False, "result": []}],
+    }
+
+
+@dataclass
+class FakeLabelStudio:
+    labelled: list[dict[str, Any]] = field(default_factory=lambda: [task(number) for number in range(1, 11)])
+    unlabelled: list[int] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    title: str = "old"
+    error: Exception | None = None
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        self._check()
+        return {"id": project_id, "label_config": BRUSH}
+
+    def labelled_tasks(self, project_id: int) -> Iterator[dict[str, Any]]:
+        self._check()
+        yield from self.labelled
+
+    def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        known = {one["task"] for one in self.predictions if one["model_version"] == version}
+        for number in self.unlabelled:
+            if number not in known:
+                yield {"id": number, "data": {"image": "bad" if number % 5 == 0 else f"/data/upload/{number}.png"}}
+
+    def changed_tasks(self, project_id: int, since: datetime) -> list[int]:
+        self._check()
+        return [
+            one["id"] for one in self.labelled if datetime.fromisoformat(one["annotations"][0]["updated_at"]) > since
+        ]
+
+    def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+        self.predictions += predictions
+        return len(predictions)
+
+    def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
+        self._check()
+        return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
+
+    def set_title(self, backend: dict[str, Any], version: str) -> None:
+        self.title = version
+
+
+@dataclass
+class FakeTrainer:
+    """Trains in no time; `states` are told before the end."""
+
+    states: list[RunStatus] = field(default_factory=list)
+    submitted: list[Run] = field(default_factory=list)
+    stopped: int = 0
+
+    def submit(self, run: Run) -> None:
+        self.submitted.append(run)
+
+    def poll(self, run: Run) -> RunStatus:
+        return self.states.pop(0) if self.states else RunStatus("finished")
+
+    def collect(self, run: Run) -> Path:
+        bundle = run.folder / "base" / "model"
+        bundle.mkdir(parents=True, exist_ok=True)
+        weights = hashlib.sha256(run.id.encode()).digest()
+        (bundle / "model.safetensors").write_bytes(weights)
+        described = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
+        info = {
+            "format": 1,
+            "created_at": NOW,
+            "arch": "deeplabv3_resnet50",
+            "output_stride": 16,
+            "input_size": 64,
+            "classes": ["Road", "Sky"],
+            "parent": None,
+            "snapshot": "ab" * 32,
+            "metrics": {},
+            "champion_metrics": None,
+            "decision": None,
+            "recipe": dict(run.hyperparameters),
+            "files": {"model.safetensors": described},
+        }
+        (bundle / "version.json").write_text(json.dumps(info), encoding="utf-8")
+        return bundle
+
+    def stop(self, run: Run) -> None:
+        self.stopped += 1
+
+
+def scores(*values: float) -> Callable[..., dict[str, Any]]:
+    """An evaluation that knows the versions by the order in which it first meets them."""
+    known: dict[str, float] = {}
+    left = list(values)
+
+    def evaluate(bundle: Path, snapshot: Path, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+        weights = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
+        if weights not in known:
+            known[weights] = left.pop(0)
+        return {"miou": known[weights], "pixel_accuracy": 0.5, "iou": {}, "tasks": 2, "pixels": 192}
+
+    return evaluate
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", redis_url=redis_url, retrain_threshold=5, prelabel_batch=2)
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    jobs = Jobs.open(settings, timeout_s=5)
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture
+def shop(settings: Settings, jobs: Jobs) -> Workshop:
+    registry = open_registry(settings)
+    registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
+    return Workshop(
+        settings,
+        registry,
+        FakeLabelStudio(),  # type: ignore[arg-type]
+        FakeImages(),  # type: ignore[arg-type]
+        jobs,
+        FakeTrainer(),
+        scores(0.5, 0.6, 0.4, 0.7),
+        lambda registry, project, version, settings: toy_model(version, project),
+        poll_s=0.0,
+    )
+
+
+def begin(jobs: Jobs, project: str = PROJECT) -> str:
+    """Queue a retrain and take it off the queue, as a worker does."""
+    job_id = jobs.enqueue_retrain(project, "pressed").job_id
+    jobs.connection.lrem(jobs.queue(RETRAIN_QUEUE).key, 0, job_id)
+    jobs.connection.hset(f"rq:job:{job_id}", "status", "started")
+    jobs.connection.zadd(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, {f"{job_id}:execution": 4e9})
+    return job_id
+
+
+def queued(jobs: Jobs, name: str) -> list[list[str]]:
+    queue = jobs.queue(name)
+    return [list(job.args) for job in queue.get_jobs() if job is not None]
+
+
+def retrain(shop: Workshop) -> dict[str, Any]:
+    return run_retrain(shop, PROJECT, begin(shop.jobs))
+
+
+def test_the_first_retrain(shop: Workshop) -> None:
+    shop.jobs.record_changes(PROJECT, [1, 2, 3])
+    result = retrain(shop)
+    champion = shop.registry.champion(PROJECT)
+    assert champion is not None
+    assert champion.version == result["version"]
+    assert result["promoted"]
+    assert result["tasks"] == 10
+    info = shop.registry.get(PROJECT, champion.version)
+    assert (info.metrics["miou"], info.champion_metrics, info.parent) == (0.5, None, None)
+    assert info.decision == {"act": True, "reason": result["reason"]}
+    assert shop.label_studio.title == champion.version  # type: ignore[attr-defined]
+    assert queued(shop.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
+    assert shop.jobs.changed(PROJECT) == 0
+    assert shop.jobs.live_retrain(PROJECT) is None
+
+
+def test_a_worse_candidate_is_kept_but_not_served(shop: Workshop) -> None:
+    first, second, third = retrain(shop), retrain(shop), retrain(shop)
+    assert [first["promoted"], second["promoted"], third["promoted"]] == [True, True, False]
+    champion = shop.registry.champion(PROJECT)
+    assert champion is not None
+    assert champion.version == second["version"]
+    assert champion.previous == (first["version"],)
+    rejected = shop.registry.get(PROJECT, third["version"])
+    assert rejected.champion_metrics is not None
+    assert (rejected.metrics["miou"], rejected.champion_metrics["miou"]) == (0.4, 0.6)
+    assert rejected.parent == second["version"]
+    # The next starts from the champion, not from the rejected one.
+    assert shop.trainer.submitted[-1].champion == shop.registry.bundle(PROJECT, second["version"])  # type: ignore[attr-defined]
+
+
+def test_only_the_last_run_stays_on_disk(shop: Workshop, settings: Settings) -> None:
+    retrain(shop)
+    job_id = begin(shop.jobs)
+    run_retrain(shop, PROJECT, job_id)
+    assert [path.name for path in (settings.data_dir / "runs" / PROJECT).iterdir()] == [job_id]
+
+
+class Fuse:
+    """Burns at the n-th thing done to the world, before or after it is done."""
+
+    def __init__(self, burns_at: int, after: bool) -> None:
+        self.left, self.after = burns_at, after
+
+    def wrap(self, target: Any, names: tuple[str, ...]) -> Any:
+        fuse = self
+
+        class Wrapped:
+            def __getattr__(self, name: str) -> Any:
+                value = getattr(target, name)
+                if name not in names:
+                    return value
+
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    fuse.left -= 1
+                    if fuse.left == 0 and not fuse.after:
+                        raise Killed
+                    result = value(*args, **kwargs)
+                    if fuse.left == 0:
+                        raise Killed
+                    return result
+
+                return call
+
+        return Wrapped()
+
+    def fit(self, shop: Workshop) -> Workshop:
+        return replace(
+            shop,
+            registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
+            label_studio=self.wrap(shop.label_studio, ("set_title", "labelled_tasks")),
+            jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
+            trainer=self.wrap(shop.trainer, ("submit", "collect")),
+            evaluate=self.wrap(EvaluateOf(shop), ("run",)).run,
+        )
+
+
+@dataclass
+class EvaluateOf:
+    shop: Workshop
+
+    def run(self, *args: Any) -> dict[str, Any]:
+        return self.shop.evaluate(*args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs, shop: Workshop, after: bool) -> None:
+    for burns_at in range(1, 200):
+        jobs.connection.flushall()
+        own = settings.model_copy(update={"data_dir": settings.data_dir / f"{after}-{burns_at}"})
+        registry = open_registry(own)
+        label_studio = FakeLabelStudio()
+        world = replace(
+            shop,
+            settings=own,
+            registry=registry,
+            label_studio=label_studio,  # type: ignore[arg-type]
+            trainer=FakeTrainer(),
+            evaluate=scores(0.5, 0.6),
+        )
+        first = retrain(world)["version"]
+        jobs.connection.delete(jobs.queue(PRELABEL_QUEUE).key)
+        jobs.record_changes(PROJECT, [1, 2, 3])
+        job_id = begin(jobs)
+        fuse = Fuse(burns_at, after)
+        killed = False
+        try:
+            run_retrain(fuse.fit(world), PROJECT, job_id)
+        except Killed:
+            killed = True
+            result = run_retrain(world, PROJECT, job_id)
+            assert result["promoted"], burns_at
+        champion = registry.champion(PROJECT)
+        assert champion is not None
+        assert champion.version != first, burns_at
+        assert champion.generation == 2, burns_at
+        assert [info.version for info in registry.versions(PROJECT)] == [first, champion.version], burns_at
+        info = registry.get(PROJECT, champion.version)
+        assert info.champion_metrics is not None
+        assert (info.metrics["miou"], info.champion_metrics["miou"], info.parent) == (0.6, 0.5, first)
+        assert label_studio.title == champion.version
+        assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
+        assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (0, None), burns_at
+        assert queued(jobs, RETRAIN_QUEUE) == []
+        if not killed:
+            break
+    assert burns_at > 20, "the fuse should have burned in many places"
+
+
+def test_changes_during_a_run_bring_one_more(shop: Workshop) -> None:
+    job_id = begin(shop.jobs)
+    honest = shop.evaluate
+
+    def busy(*args: Any) -> dict[str, Any]:
+        shop.jobs.record_changes(PROJECT, [7])
+        shop.jobs.enqueue_retrain(PROJECT, "pressed again")
+        return honest(*args)
+
+    run_retrain(replace(shop, evaluate=busy), PROJECT, job_id)
+    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    assert shop.jobs.changed(PROJECT) == 1
+
+
+def test_a_rollback_during_the_comparison_is_compared_with(shop: Workshop) -> None:
+    first, second = retrain(shop), retrain(shop)
+    honest = scores(0.55, 0.6, 0.5)
+    seen: list[Path] = []
+
+    def evaluate(bundle: Path, *args: Any) -> dict[str, Any]:
+        seen.append(bundle)
+        if len(seen) == 2:
+            shop.registry.rollback(PROJECT, "somebody")
+        return honest(bundle, *args)
+
+    result = run_retrain(replace(shop, evaluate=evaluate), PROJECT, begin(shop.jobs))
+    # 0.55 loses against the second's 0.6, but wins against the first's 0.5, which is served by then.
+    assert result["promoted"]
+    champion = shop.registry.champion(PROJECT)
+    assert champion is not None
+    assert champion.version == result["version"] not in (first["version"], second["version"])
+
+
+def test_a_failing_training_is_final_and_frees_the_project(shop: Workshop) -> None:
+    shop.trainer.states += [RunStatus("failed", reason="The loss is NaN.")]  # type: ignore[attr-defined]
+    job_id = begin(shop.jobs)
+    shop.jobs.record_changes(PROJECT, [1])
+    with pytest.raises(TrainingError, match="NaN"):
+        run_retrain(shop, PROJECT, job_id)
+    assert shop.trainer.stopped == 1  # type: ignore[attr-defined]
+    assert shop.jobs.job_status(job_id)["progress"] == {"phase": "failed", "message": "The loss is NaN."}
+    assert shop.jobs.live_retrain(PROJECT) is None
+    assert shop.registry.champion(PROJECT) is None
+
+
+def test_a_lost_training_goes_on(shop: Workshop) -> None:
+    shop.trainer.states += [RunStatus("lost", reason="Killed.")] * 3  # type: ignore[attr-defined]
+    assert retrain(shop)["promoted"]
+    assert len(shop.trainer.submitted) == 4  # type: ignore[attr-defined]
+
+
+def test_a_training_lost_too_often_fails(shop: Workshop) -> None:
+    shop.trainer.states += [RunStatus("lost", reason="Killed.")] * 4  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match="killed 4 times"):
+        retrain(shop)
+
+
+def test_progress_of_the_training_is_published(shop: Workshop) -> None:
+    job_id = begin(shop.jobs)
+    shop.trainer.states += [RunStatus("running", {"epoch": 2, "loss": 0.25})]  # type: ignore[attr-defined]
+    shown: list[dict[str, Any]] = []
+    honest = shop.jobs.report
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return self.report if name == "report" else getattr(shop.jobs, name)
+
+        def report(self, job_id: str, progress: dict[str, Any]) -> None:
+            shown.append(progress)
+            honest(job_id, progress)
+
+    watched = Watched()
+    run_retrain(replace(shop, jobs=watched), PROJECT, job_id)  # type: ignore[arg-type]
+    assert {"phase": "training", "epoch": 2, "loss": 0.25} in shown
+    phases = [progress["phase"] for progress in shown]
+    assert list(dict.fromkeys(phases)) == ["snapshot", "training", "evaluating", "promoting", "done"]
+
+
+def test_a_time_out_is_final(shop: Workshop) -> None:
+    def endless(*args: Any) -> dict[str, Any]:
+        raise JobTimeoutException("too long")
+
+    with pytest.raises(TrainingError, match="job_timeout_s=86400"):
+        run_retrain(replace(shop, evaluate=endless), PROJECT, begin(shop.jobs))
+    assert shop.jobs.live_retrain(PROJECT) is None
+
+
+def test_an_outage_leaves_the_job_live_and_its_changes_taken(shop: Workshop) -> None:
+    shop.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
+    shop.jobs.record_changes(PROJECT, [1, 2])
+    job_id = begin(shop.jobs)
+    with pytest.raises(LabelStudioUnreachable):
+        run_retrain(shop, PROJECT, job_id)
+    assert shop.jobs.live_retrain(PROJECT) is not None
+    shop.label_studio.error = None  # type: ignore[attr-defined]
+    assert run_retrain(shop, PROJECT, job_id)["promoted"]
+
+
+def test_a_title_that_cannot_be_set_does_not_undo_a_promotion(shop: Workshop) -> None:
+    job_id = begin(shop.jobs)
+    honest = shop.evaluate
+
+    def then_away(*args: Any) -> dict[str, Any]:
+        shop.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
+        return honest(*args)
+
+    assert run_retrain(replace(shop, evaluate=then_away), PROJECT, job_id)["promoted"]
+    assert shop.label_studio.title == "old"  # type: ignore[attr-defined]
+    shop.label_studio.error = None  # type: ignore[attr-defined]
+    [[project, version]] = queued(shop.jobs, PRELABEL_QUEUE)
+    run_prelabel(shop, project, version, "none")
+    assert shop.label_studio.title == version  # type: ignore[attr-defined]
+
+
+def test_nothing_to_train_is_said(shop: Workshop) -> None:
+    shop.label_studio.labelled = [task(1)]  # type: ignore[attr-defined]
+    with pytest.raises(NothingToTrain):
+        retrain(shop)
+
+
+# -- prelabel
+
+
+def test_prelabel_fills_what_is_missing_and_ends_in_spite_of_failures(shop: Workshop) -> None:
+    version = retrain(shop)["version"]
+    label_studio: Any = shop.label_studio
+    label_studio.unlabelled = list(range(21, 32))
+    result = run_prelabel(shop, PROJECT, version, "none")
+    assert (result["predicted"], result["failed"]) == (9, [25, 30])
+    assert {one["task"] for one in label_studio.predictions} == set(range(21, 32)) - {25, 30}
+    assert all(one["model_version"] == version and 0 <= one["score"] <= 1 for one in label_studio.predictions)
+    again = run_prelabel(shop, PROJECT, version, "none")
+    assert (again["predicted"], again["failed"]) == (0, [25, 30])
+
+
+def test_a_killed_prelabel_goes_on(shop: Workshop) -> None:
+    version = retrain(shop)["version"]
+    label_studio: Any = shop.label_studio
+    label_studio.unlabelled = [21, 22, 23, 24, 26]
+    fuse = Fuse(2, after=True)
+    with pytest.raises(Killed):
+        run_prelabel(
+            replace(shop, label_studio=fuse.wrap(label_studio, ("create_predictions",))), PROJECT, version, "none"
+        )
+    assert len(label_studio.predictions) == 4
+    assert run_prelabel(shop, PROJECT, version, "none")["predicted"] == 1
+    assert sorted(one["task"] for one in label_studio.predictions) == [21, 22, 23, 24, 26]
+
+
+def test_prelabel_stops_for_a_newer_champion(shop: Workshop) -> None:
+    first = retrain(shop)["version"]
+    label_studio: Any = shop.label_studio
+    label_studio.unlabelled = [21, 22, 23, 24]
+
+    def load(registry: Registry, project: str, version: str, settings: Settings) -> Any:
+        retrain(shop)
+        return toy_model(version, project)
+
+    result = run_prelabel(replace(shop, load_model=load), PROJECT, first, "none")
+    assert (result["superseded"], result["predicted"]) == (True, 2)
+    assert run_prelabel(shop, PROJECT, first, "none")["superseded"]
+
+
+# -- reconcile
+
+
+def test_reconcile_finds_what_no_webhook_told_of(shop: Workshop) -> None:
+    label_studio: Any = shop.label_studio
+    assert len(run_reconcile(shop)["queued"]) == 1
+    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    shop.jobs.connection.flushall()
+    retrain(shop)
+    run_prelabel(shop, *queued(shop.jobs, PRELABEL_QUEUE)[0], "none")
+    shop.jobs.connection.delete(shop.jobs.queue(PRELABEL_QUEUE).key)
+    assert run_reconcile(shop) == {"queued": []}
+    assert shop.jobs.changed(PROJECT) == 0
+    label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 15)]
+    assert run_reconcile(shop) == {"queued": []}
+    assert shop.jobs.changed(PROJECT) == 4
+    label_studio.labelled.append(task(15, "2026-11-22T12:31:00Z"))
+    assert len(run_reconcile(shop)["queued"]) == 1
+
+
+def test_reconcile_leaves_a_live_retrain_alone(shop: Workshop) -> None:
+    begin(shop.jobs)
+    assert run_reconcile(shop) == {"queued": []}
+    assert shop.jobs.changed(PROJECT) == 0
+
+
+def test_reconcile_tells_of_a_rollback(shop: Workshop) -> None:
+    first, second = retrain(shop)["version"], retrain(shop)["version"]
+    run_prelabel(shop, PROJECT, second, "none")
+    shop.jobs.connection.flushall()
+    shop.registry.rollback(PROJECT, "worse in practice")
+    run_reconcile(shop)
+    assert queued(shop.jobs, PRELABEL_QUEUE) == [[PROJECT, first]]
+
+
+def test_reconcile_serves_the_others(shop: Workshop) -> None:
+    shop.registry.write_json("7", "project.json", {"project": "7"})
+    label_studio: Any = shop.label_studio
+
+    class Partly:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(label_studio, name)
+
+        def changed_tasks(self, project_id: int, since: datetime) -> list[int]:
+            if project_id == 7:
+                raise LabelStudioError("no such project")
+            assert since == datetime.fromtimestamp(0, UTC)
+            return list(label_studio.changed_tasks(project_id, since))
+
+    run_reconcile(replace(shop, label_studio=Partly()))  # type: ignore[arg-type]
+    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+
+
+# -- the real workshop
+
+
+def test_the_real_workshop_opens_without_torch(settings: Settings) -> None:
+    with Workshop.open(settings) as shop:
+        assert shop.registry.projects() == []
+        with pytest.raises(RegistryError):
+            shop.registry.bundle("29", "v1-aaaaaaaa")
+
+
+def test_results_can_be_stored(shop: Workshop) -> None:
+    assert JSONSerializer.loads(JSONSerializer.dumps(retrain(shop)))["promoted"] is True
+
+
+@pytest.mark.slow
+def test_a_real_training(shop: Workshop, settings: Settings) -> None:
+    """The training's own process, its bundle and its evaluation fit into the retrain."""
+    from worker.jobs.workshop import _evaluate
+    from worker.trainers.local import LocalTrainer
+
+    small = settings.model_copy(
+        update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
+    )
+    real = replace(shop, settings=small, trainer=LocalTrainer(), evaluate=_evaluate, poll_s=0.1)
+    result = run_retrain(real, PROJECT, begin(real.jobs))
+    assert result["metrics"]["tasks"] == 2
+    info = real.registry.get(PROJECT, result["version"])
+    assert (info.arch, info.classes, info.recipe["steps"]) == ("fcn_resnet50", ("Road", "Sky"), 2)

@@ -1,0 +1,253 @@
+"""Jobs enqueued, joined and followed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from rq import Retry
+from rq.job import Job
+
+from segloop.errors import JobNotFound
+from segloop.policy import Decision
+from segloop.settings import Settings
+from worker.queue.names import (
+    MAX_RETRIES,
+    PRELABEL_QUEUE,
+    RESULT_TTL_S,
+    RETRAIN_QUEUE,
+    key_of,
+)
+from worker.queue.recovery import Recovery, connect, reaching_redis
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """The job that does what was asked; `joined` if it was there already."""
+
+    job_id: str
+    joined: bool
+
+
+class Jobs(Recovery):
+    """Every job of segloop: enqueued, joined, followed, recovered. Thread-safe.
+
+    Raises (every method):
+        QueueUnavailable: Redis cannot be reached or refused.
+    """
+
+    @classmethod
+    def open(cls, settings: Settings, *, timeout_s: float | None = 0.5) -> Jobs:
+        """The queue of these settings; a command that takes longer than `timeout_s` fails."""
+        return cls(connect(settings, timeout_s=timeout_s), settings)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.connection.close()
+
+    # -- enqueue
+
+    @reaching_redis
+    def enqueue_retrain(self, project: str, reason: str) -> Enqueued:
+        """Queue a retrain, or join the project's live one.
+
+        Joining one that already runs asks for one more run after it, if anything changed since its snapshot.
+        A live one whose worker is gone is put back into the queue.
+        """
+        fresh = self._job(RETRAIN_QUEUE, "worker.jobs.retrain", (project,), project, reason)
+
+        def attempt(pipe: Any) -> Enqueued:
+            live = self._live(key_of(project, "retrain"), pipe)
+            pipe.multi()
+            if live is not None:
+                pipe.set(key_of(project, "rerun"), reason)
+                return Enqueued(live.id, joined=True)
+            pipe.delete(key_of(project, "rerun"))
+            return self._enqueue(fresh, key_of(project, "retrain"), pipe)
+
+        return self._transaction(attempt, key_of(project, "retrain"))
+
+    @reaching_redis
+    def enqueue_prelabel(self, project: str, version: str) -> Enqueued:
+        """Queue the prediction of a project's unlabelled tasks with a version, or join the live job that does it.
+
+        Replaces a queued job of another version; one that runs ends by itself when it sees the new champion.
+        """
+        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.prelabel", (project, version), project, version)
+
+        def attempt(pipe: Any) -> Enqueued:
+            live = self._live(key_of(project, "prelabel"), pipe)
+            pipe.multi()
+            if live is not None:
+                if list(live.args) == [project, version]:
+                    return Enqueued(live.id, joined=True)
+                pipe.lrem(self.queue(PRELABEL_QUEUE).key, 0, live.id)
+            return self._enqueue(fresh, key_of(project, "prelabel"), pipe)
+
+        return self._transaction(attempt, key_of(project, "prelabel"))
+
+    @reaching_redis
+    def enqueue_reconcile(self) -> Enqueued:
+        """Queue the question to Label Studio what changed, before other work, unless it is queued or asked already."""
+        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.reconcile", (), "", "reconcile")
+
+        def attempt(pipe: Any) -> Enqueued:
+            live = self._live("segloop:reconcile", pipe)
+            pipe.multi()
+            if live is not None:
+                return Enqueued(live.id, joined=True)
+            return self._enqueue(fresh, "segloop:reconcile", pipe, at_front=True)
+
+        return self._transaction(attempt, "segloop:reconcile")
+
+    @reaching_redis
+    def reconcile_is_due(self) -> bool:
+        """Whether `reconcile_s` passed since this last answered yes, to whichever worker."""
+        interval_ms = max(1, int(self._settings.reconcile_s * 1000))
+        return bool(self.connection.set("segloop:reconciled", 1, nx=True, px=interval_ms))
+
+    # -- changes
+
+    @reaching_redis
+    def record_changes(self, project: str, task_ids: Iterable[int | str]) -> int:
+        """Note tasks whose annotations changed; the number of distinct ones since the last snapshot."""
+        tasks = list(task_ids)
+        with self.connection.pipeline() as pipe:
+            if tasks:
+                pipe.sadd(key_of(project, "changes"), *tasks)
+            pipe.scard(key_of(project, "changes"))
+            return int(pipe.execute()[-1])
+
+    @reaching_redis
+    def changed(self, project: str) -> int:
+        """Number of distinct tasks changed since the last snapshot."""
+        return int(self.connection.scard(key_of(project, "changes")))
+
+    @reaching_redis
+    def take_changes(self, project: str) -> int:
+        """Move the changes, and a request for one more run, into the retrain that begins: its snapshot covers them.
+
+        Taking again adds to what is taken. Returns the number taken.
+        """
+        with self.connection.pipeline() as pipe:
+            pipe.sunionstore(key_of(project, "taken"), key_of(project, "taken"), key_of(project, "changes"))
+            pipe.delete(key_of(project, "changes"), key_of(project, "rerun"))
+            return int(pipe.execute()[0])
+
+    @reaching_redis
+    def restore_changes(self, project: str) -> None:
+        """Put the changes that a retrain took, but could not use, back."""
+        with self.connection.pipeline() as pipe:
+            pipe.sunionstore(key_of(project, "changes"), key_of(project, "taken"), key_of(project, "changes"))
+            pipe.delete(key_of(project, "taken"))
+            pipe.execute()
+
+    @reaching_redis
+    def request_rerun(self, project: str) -> None:
+        """Ask for one more run after the live one, if anything changes since its snapshot."""
+        self.connection.set(key_of(project, "rerun"), "asked for")
+
+    @reaching_redis
+    def finish_retrain(self, project: str, job_id: str, decide: Callable[[int, bool], Decision]) -> Enqueued | None:
+        """End a project's live retrain and, if `decide(changed tasks, requested)` says so, queue the next, at once.
+
+        A press or a change either is seen by `decide`, or finds no live retrain any more.
+        """
+
+        def attempt(pipe: Any) -> Enqueued | None:
+            live = pipe.get(key_of(project, "retrain"))
+            decision = decide(int(pipe.scard(key_of(project, "changes"))), bool(pipe.exists(key_of(project, "rerun"))))
+            pipe.multi()
+            if live is not None and live.decode() != job_id:
+                return None
+            pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain")))
+            if not decision.act:
+                return None
+            logger.info("project %s: one more retrain after job %s: %s", project, job_id, decision.reason)
+            following = self._job(RETRAIN_QUEUE, "worker.jobs.retrain", (project,), project, decision.reason)
+            return self._enqueue(following, key_of(project, "retrain"), pipe)
+
+        return self._transaction(attempt, *(key_of(project, name) for name in ("retrain", "changes", "rerun")))
+
+    # -- follow
+
+    @reaching_redis
+    def live_retrain(self, project: str) -> dict[str, Any] | None:
+        """Status of the project's queued or running retrain."""
+        job_id = self.connection.get(key_of(project, "retrain"))
+        job = self.fetch(job_id.decode()) if job_id is not None else None
+        if job is None or job.get_status(refresh=False) not in ("queued", "started", "scheduled"):
+            return None
+        return _describe(job)
+
+    @reaching_redis
+    def job_status(self, job_id: str) -> dict[str, Any]:
+        """State of a job under label-studio-ml's keys, and its progress.
+
+        Raises:
+            JobNotFound: no such job, or it ended more than a week ago.
+        """
+        job = self.fetch(job_id) if re.fullmatch(r"[A-Za-z0-9_-]{1,200}", job_id) else None
+        if job is None:
+            raise JobNotFound(f"There is no job {job_id[:80]!r} (any more).")
+        return _describe(job)
+
+    @reaching_redis
+    def report(self, job_id: str, progress: dict[str, Any]) -> None:
+        """Publish a job's progress in its meta."""
+        job = self.fetch(job_id)
+        if job is not None:
+            job.meta["progress"] = progress
+            job.save_meta()  # type: ignore[no-untyped-call]
+
+    # -- inside
+
+    def _job(self, queue: str, func: str, args: tuple[str, ...], project: str, reason: str) -> Job:
+        kind = func.rpartition(".")[2]
+        name = re.sub(r"[^A-Za-z0-9]+", "-", project)
+        return self.queue(queue).create_job(
+            func,
+            args=args,
+            job_id="-".join(part for part in (kind, name, uuid4().hex[:8]) if part),
+            timeout=self._settings.job_timeout_s,
+            result_ttl=RESULT_TTL_S,
+            failure_ttl=RESULT_TTL_S,
+            description=f"{kind} {' '.join(args)}".strip(),
+            meta={"kind": kind, "project": project, "reason": reason},
+            retry=Retry(max=MAX_RETRIES),
+        )
+
+    def _enqueue(self, job: Job, pointer: str, pipe: Any, *, at_front: bool = False) -> Enqueued:
+        pipe.set(pointer, job.id)
+        self.queue(job.origin).enqueue_job(job, pipeline=pipe, at_front=at_front)
+        return Enqueued(job.id, joined=False)
+
+
+def _describe(job: Job) -> dict[str, Any]:
+    status = str(job.get_status(refresh=False).value)
+    described: dict[str, Any] = {
+        "job": job.id,
+        "job_status": status,
+        "error": _reason(job) if status == "failed" else None,
+        **{
+            name: moment.isoformat() if (moment := getattr(job, name)) is not None else None
+            for name in ("created_at", "enqueued_at", "started_at", "ended_at")
+        },
+        **{name: job.meta.get(name) for name in ("kind", "project", "reason", "progress")},
+    }
+    if status == "finished":
+        described["result"] = job.return_value()
+    return described
+
+
+def _reason(job: Job) -> str | None:
+    """The sentence of a failed job's traceback: its last line, without the exception's name."""
+    result = job.latest_result()
+    lines = (result.exc_string or "").strip().splitlines() if result is not None else []
+    return re.sub(r"^[\w.]+: ", "", lines[-1]) if lines else None

@@ -1,0 +1,24 @@
+"""Names, limits and keys of the queue."""
+
+from __future__ import annotations
+
+from segloop.errors import LabelStudioUnreachable, QueueUnavailable, RegistryError
+
+RETRAIN_QUEUE = "segloop-retrain"
+PRELABEL_QUEUE = "segloop-prelabel"
+QUEUES = (RETRAIN_QUEUE, PRELABEL_QUEUE)
+
+#: How long a job's outcome can be asked for after its end, in seconds.
+RESULT_TTL_S = 7 * 24 * 3600
+#: How often a job is started again after its worker or its process died.
+MAX_RETRIES = 3
+#: A job is looked for in the intermediate queue this long before it counts as dropped by a dead worker, in seconds.
+DEQUEUE_GRACE_S = 60.0
+
+#: Errors that pass by themselves: a job that meets one is tried again later.
+OUTAGES = (LabelStudioUnreachable, QueueUnavailable, RegistryError)
+
+
+def key_of(project: str, name: str) -> str:
+    """Redis key of something of a project."""
+    return f"segloop:{project}:{name}"
