@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timing
+	@$(BIN)/lint-imports --no-logo
 
 test: chromium lint  ## every check, with a real Label Studio and a browser
 	@$(BIN)/python -m pytest

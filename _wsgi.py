@@ -6,9 +6,10 @@ import atexit
 
 from segloop.backend import Backend
 from segloop.logs import configure_logging
-from segloop.settings import load_settings
+from segloop.settings import load_settings, share_cores
 from segloop.web import create_app
 
+share_cores()
 settings = load_settings()
 configure_logging(settings.log_level)
 backend = Backend.from_settings(settings)

@@ -20,15 +20,15 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from segloop.label_config import LabelConfig, parse_label_config
-from segloop.results import annotation_class_map
 
 from demo.data import DemoData, from_folder, generated
 from demo.label_studio import RunningLabelStudio, installed, template
 from demo.stack import RunningSegloop
+from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.masks import encode_rle
 from segloop.metrics import ConfusionMatrix
+from segloop.results import annotation_class_map
 
 USAGE = """A real Label Studio project whose pre-labels get better as it is annotated, on this machine alone.
 
@@ -168,7 +168,7 @@ class Demo:
             job, deadline = None, time.monotonic() + TRAINING_S
             while time.monotonic() < deadline:
                 live = client.get("/is_training", params={"project": self.project["id"]}).json()
-                job = live.get("job_id", job)
+                job = live.get("job", job)
                 if job is None:
                     time.sleep(0.5)
                     continue

@@ -74,7 +74,10 @@ class DemoData:
             f'<Label value="{name}" background="{COLOURS[index % len(COLOURS)]}"/>'
             for index, name in enumerate(self.classes)
         )
-        keypoints = "".join(f'<Label value="{name}" showInline="false"/>' for name in self.classes)
+        keypoints = "".join(
+            f'<Label value="{name}" background="{COLOURS[index % len(COLOURS)]}" showInline="false"/>'
+            for index, name in enumerate(self.classes)
+        )
         return (
             '<View><Image name="image" value="$image" zoom="true"/>'
             f'<BrushLabels name="tag" toName="image">{labels}</BrushLabels>'

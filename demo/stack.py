@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+UP = (sys.executable, "-m", "segloop.cli", "up")
 #: Longest time that backend, workers and queue may take to answer, and to stop, in seconds.
 START_S = 120.0
 STOP_S = 40.0
@@ -52,7 +53,8 @@ class RunningSegloop:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "segloop.cli", "up"],
+                # it stops as Ctrl-C stops it, also when this process is killed
+                [sys.executable, "-m", "worker.parent", "SIGINT", str(self.log.with_suffix(".lock")), *UP],
                 env=self.environment,
                 cwd=self.log.parent,
                 stdin=subprocess.DEVNULL,

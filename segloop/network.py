@@ -261,15 +261,21 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
     before any training. None where the weights segment nothing yet, or cannot be had.
 
     Raises:
-        SettingsError: a file that does not exist or holds no usable weights.
+        SettingsError: a file that does not exist, holds no usable weights, or is of another architecture.
     """
     weights = initial_weights(settings)
     if weights is None or weights.classes != VOC_CLASSES:
         return None
-    # trained at stride 8, they serve at 16 too: every layer but the head's last 3x3 sees the same pixels (see the tests)
+    # Trained at stride 8, they serve at 16 too: there every layer but the head's last 3x3 computes the same, at
+    # every second place (see the tests).
     stride = pick_output_stride(settings, pick_device(settings))
     network = build_network(settings.arch, len(VOC_CLASSES) + 1, stride)
-    load_matching(network, weights.state, VOC_CLASSES, VOC_CLASSES)
+    try:
+        missing = network.load_state_dict(weights.state, strict=False).missing_keys
+    except RuntimeError as error:
+        raise SettingsError(f"weights {weights.name}: they are not of arch {settings.arch}") from error
+    if any(not key.startswith("aux_classifier.") for key in missing):
+        raise SettingsError(f"weights {weights.name}: {missing[0]} is missing; they are not of arch {settings.arch}")
     return network.eval()
 
 
@@ -293,6 +299,8 @@ def save_bundle(folder: Path, network: SegmentationNetwork, info: Mapping[str, A
 
 def load_bundle(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
     """The network of a bundle, on the CPU in evaluation mode, and its version.json.
+
+    The weights are mapped from the file, which may be deleted or replaced afterwards, but not rewritten in place.
 
     Raises:
         RegistryError: a file is missing, unreadable, or not of this format.

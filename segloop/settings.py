@@ -300,6 +300,16 @@ def load_settings(env_file: str | Path | None = ".env", **overrides: Any) -> Set
         raise SettingsError(f"The setting {name}{value}: {problem['msg']}.") from error
 
 
+def share_cores() -> None:
+    """Have the threads of OpenMP sleep, not spin, while they wait for each other. Call it before torch is imported.
+
+    Serving and training share this machine's cores. A thread that spins keeps the one that it waits for from
+    running: a training step beside another process took 7 to 9 s, and 1 s with this (alone 0.5 s both ways;
+    ResNet-50, 128x96, batch 4, 2 cores).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of a child process that is to have the same settings: this process's, and all that were given."""
     variables = dict(os.environ)

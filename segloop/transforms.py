@@ -21,6 +21,8 @@ STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 # Confidence is computed on a grid this many times finer than the logits: fine enough to follow the blend between
 # two cells of the logits, and at most a few thousand points where an image has millions.
 _CONFIDENCE_GRID = 4
+# Logits are resized in tiles of this many cells a side: small ones are near one class only, and stay in the cache.
+_TILE_CELLS = 2
 
 
 def network_size(height: int, width: int, input_size: int) -> tuple[int, int]:
@@ -63,9 +65,9 @@ def network_input(image: UInt8, input_size: int) -> Float32:
 def upsample(logits: Float32, height: int, width: int, temperature: float = 1.0) -> tuple[UInt8, Float32]:
     """Class map uint8 (height, width) and confidence float32 in (0, 1] of logits float32 (C, h, w).
 
-    The class map is the argmax over bilinearly resized logits (as `F.interpolate(align_corners=False)` resizes),
-    taken one class at a time with a running maximum: memory is three planes, not C. A tie goes to the lower class.
-    The confidence is the winner's softmax probability at `temperature`, computed on a coarser grid and resized.
+    The class map is the argmax over the bilinearly resized logits (as `F.interpolate(align_corners=False)` resizes
+    them); a tie goes to the lower class. The confidence is the winner's softmax probability at `temperature`,
+    computed on a coarser grid and resized.
 
     Raises:
         ValueError: logits that are not (C, h, w) with 1 to 255 classes.
@@ -73,18 +75,39 @@ def upsample(logits: Float32, height: int, width: int, temperature: float = 1.0)
     if logits.ndim != 3 or not 1 <= len(logits) <= IGNORED:
         raise ValueError(f"logits of shape {logits.shape}: expected (C, h, w) with 1 to {IGNORED} classes")
     logits = np.ascontiguousarray(logits, dtype=np.float32)
-    best = cv2.resize(logits[0], (width, height), interpolation=cv2.INTER_LINEAR)
-    class_map = np.zeros((height, width), dtype=np.uint8)
-    plane = np.empty_like(best)
-    wins, value = np.empty_like(class_map), np.empty_like(class_map)
-    for channel in range(1, len(logits)):
-        cv2.resize(logits[channel], (width, height), dst=plane, interpolation=cv2.INTER_LINEAR)
-        cv2.compare(plane, best, cv2.CMP_GT, dst=wins)  # 255 or 0
-        cv2.max(plane, best, dst=best)
-        value.fill(channel)
-        # channels come in rising order, so the larger number is the later winner
-        cv2.max(class_map, cv2.bitwise_and(wins, value, dst=wins), dst=class_map)
+    class_map = np.empty((height, width), dtype=np.uint8)
+    columns = [(here, window, weights.T) for here, window, weights in _tiles(logits.shape[2], width)]
+    for rows, window_y, weights_y in _tiles(logits.shape[1], height):
+        for across, window_x, weights_x in columns:
+            window = logits[:, window_y, window_x]
+            # A resized logit lies between the least and the greatest of its window: a class whose greatest is below
+            # another's least wins nowhere in the tile. Most tiles have one class left, and need no resizing.
+            lowest, highest = window.min(axis=(1, 2)), window.max(axis=(1, 2))
+            first, *rivals = np.flatnonzero(highest >= lowest.max()).tolist()
+            tile = class_map[rows, across]
+            tile[...] = first
+            if rivals:
+                best = weights_y @ (window[first] @ weights_x)
+            for channel in rivals:
+                plane = weights_y @ (window[channel] @ weights_x)
+                np.copyto(tile, np.uint8(channel), where=plane > best)
+                np.maximum(plane, best, out=best)
     return class_map, _confidence(logits, height, width, temperature)
+
+
+def _tiles(cells: int, pixels: int) -> list[tuple[slice, slice, Float32]]:
+    """One axis, cut where pixels pass from one group of cells to the next: pixels, the cells that they lie between,
+    and the bilinear weights float32 (pixels, cells) of these on those."""
+    places = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
+    lower = np.minimum(places.astype(np.int64), max(cells - 2, 0))
+    tiles = []
+    for start in range(0, cells, _TILE_CELLS):
+        begin, end = np.searchsorted(lower, [start, start + _TILE_CELLS])
+        if begin < end:
+            window = slice(start, min(start + _TILE_CELLS, cells - 1) + 1)
+            distance = np.abs(places[begin:end, None] - np.arange(window.start, window.stop)[None, :])
+            tiles.append((slice(begin, end), window, np.maximum(1 - distance, 0).astype(np.float32)))
+    return tiles
 
 
 def _confidence(logits: Float32, height: int, width: int, temperature: float) -> Float32:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.logs import configure_logging
-from segloop.settings import Settings, load_settings
+from segloop.settings import Settings, load_settings, share_cores
 from worker.loop import Worker
 from worker.queue import QUEUES, Jobs
 
@@ -27,6 +27,7 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     Raises:
         QueueUnavailable: Redis stays away for a minute.
     """
+    share_cores()
     configure_logging(settings.log_level)
     jobs = Jobs.open(settings, timeout_s=None)
     while True:

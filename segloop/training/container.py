@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +50,3 @@ class Container:
         """Write the reason that a run failed for."""
         self._failure.parent.mkdir(parents=True, exist_ok=True)
         self._failure.write_text(reason[:_FAILURE_CHARACTERS], "utf-8")
-
-
-class Clock:
-    """Seconds that a run has trained, earlier starts of it included."""
-
-    def __init__(self, earlier_s: float = 0.0) -> None:
-        self._started = time.monotonic() - earlier_s
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._started

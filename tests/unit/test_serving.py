@@ -8,12 +8,12 @@ import weakref
 
 import numpy as np
 import pytest
-from tests.toys import ColourEngine, half_red_half_blue, toy_bundle, toy_loader, toy_model
 
 from segloop.errors import RegistryError
 from segloop.registry import open_registry
 from segloop.serving import UNTRAINED, ServedModel, ServedModels
 from segloop.settings import Settings
+from tests.toys import ColourEngine, half_red_half_blue, toy_bundle, toy_loader, toy_model
 
 PROJECT = "1.1795382829"
 LABELS = {"Road": (), "Sky": ()}
@@ -123,9 +123,7 @@ def test_only_so_many_projects_stay_in_memory(registry, settings, tmp_path):
     models = ServedModels(registry, settings, toy_loader)
     for project in ("1.1", "2.1", "3.1"):
         promote(registry, tmp_path, 1, project)
-    networks = []
-    for project in ("1.1", "2.1", "3.1"):
-        networks.append(weakref.ref(models.current(project, LABELS).engine))
+    networks = [weakref.ref(models.current(project, LABELS).engine) for project in ("1.1", "2.1", "3.1")]
     gc.collect()
     assert [network() is not None for network in networks] == [False, True, True]
     assert models.current("1.1", LABELS) is not None

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 from segloop.label_config import parse_label_config
-
 from segloop.prediction import predict_tasks
 from worker.jobs.workshop import Workshop, project_id_of, tell
 

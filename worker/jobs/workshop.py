@@ -97,9 +97,8 @@ def project_id_of(project: str) -> int:
 
 
 def _evaluate(bundle: Path, folder: Path, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
-    from segloop.training import evaluate
-
     from segloop.network import pick_device
+    from segloop.training import evaluate
 
     return evaluate(bundle, folder, classes, pick_device(settings))
 

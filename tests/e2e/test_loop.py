@@ -1,0 +1,303 @@
+"""The loop on a real Label Studio with a real browser: train, see the masks, click, kill, go on."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+from pydantic import SecretStr
+
+from demo.data import COLOURS, DemoData, from_folder
+from demo.label_studio import RunningLabelStudio
+from demo.scenes import write_scenes
+from demo.stack import RunningSegloop
+from segloop.label_config import parse_label_config
+from segloop.labelstudio import Credentials, LabelStudio
+from segloop.masks import decode_rle, encode_rle
+from segloop.payloads import project_key
+from segloop.registry import open_registry
+from segloop.settings import Settings
+
+pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(900)]
+
+CHROMIUM = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+WIDTH, HEIGHT = 320, 240
+
+
+class Loop:
+    """A Label Studio, a segloop, and what somebody does with both."""
+
+    def __init__(self, label_studio: RunningLabelStudio, segloop: RunningSegloop, data: DemoData) -> None:
+        self.label_studio, self.segloop, self.data = label_studio, segloop, data
+        self.registry = open_registry(Settings(data_dir=segloop.data_dir))
+        self.api = LabelStudio(label_studio.url, Credentials(label_studio.url, SecretStr(label_studio.api_key)))
+        self.http = label_studio.client()
+
+    def project(self, title: str) -> Project:
+        return Project(self, title)
+
+
+class Project:
+    """A project with labelled and unlabelled scenes, connected to segloop."""
+
+    def __init__(self, loop: Loop, title: str) -> None:
+        self.loop = loop
+        data = loop.data
+        created = loop.label_studio.create_project(title, data.label_config)
+        self.id, self.key = created["id"], project_key(created)
+        ids = loop.label_studio.upload_images(self.id, [example.image for example in (*data.train, *data.val)])
+        self.labelled, self.unlabelled = ids[: len(data.train)], ids[len(data.train) :]
+        connected = loop.api.connect(
+            self.id,
+            loop.segloop.url,
+            title="segloop",
+            basic_auth=(loop.segloop.user, SecretStr(loop.segloop.password)),
+            webhook_secret=SecretStr(loop.segloop.secret),
+        )
+        self.backend = connected["backend"]["id"]
+        for task, example in zip(self.labelled, data.train, strict=True):
+            truth = example.truth(len(data.classes))
+            loop.label_studio.submit_annotation(task, [region(truth, i, n) for i, n in enumerate(data.classes, 1)])
+
+    def champion(self) -> str | None:
+        champion = self.loop.registry.champion(self.key)
+        return None if champion is None else champion.version
+
+    def predictions(self, task: int) -> list[dict[str, Any]]:
+        answer = self.loop.http.get("/api/predictions/", params={"task": task})
+        return answer.raise_for_status().json()
+
+    def title(self) -> str:
+        return self.loop.http.get(f"/api/ml/{self.backend}").raise_for_status().json()["title"]
+
+    def training(self) -> dict[str, Any]:
+        with self.loop.segloop.client() as client:
+            return client.get("/is_training", params={"project": self.id}).raise_for_status().json()
+
+
+def region(truth: np.ndarray, index: int, name: str) -> dict[str, Any]:
+    """A brush region of one class, as an annotator draws it."""
+    height, width = truth.shape
+    rle = encode_rle(np.where(truth == index, 255, 0).astype(np.uint8))
+    place = {"from_name": "tag", "to_name": "image", "type": "brushlabels", "origin": "manual", "image_rotation": 0}
+    value = {"format": "rle", "rle": rle, "brushlabels": [name]}
+    return {"id": f"true-{index}", **place, "original_width": width, "original_height": height, "value": value}
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 300) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"{what}: not within {timeout_s} s")
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    folder = tmp_path_factory.mktemp("loop")
+    write_scenes(folder / "scenes", train=12, val=4, size=(WIDTH, HEIGHT))
+    with RunningLabelStudio() as label_studio:
+        segloop = RunningSegloop(
+            folder,
+            weights="none",
+            input_size=128,
+            train_epochs=1,
+            train_min_steps=48,
+            label_studio_url=label_studio.url,
+            label_studio_api_key=label_studio.api_key,
+        )
+        with segloop:
+            made = Loop(label_studio, segloop, from_folder(folder / "scenes", 12, 4))
+            yield made
+            made.api.close()
+            made.http.close()
+        print(segloop.log.read_text(errors="replace")[-6000:])
+
+
+@pytest.fixture(scope="module")
+def project(loop: Loop) -> Project:
+    return loop.project("in the browser")
+
+
+@pytest.fixture(scope="module")
+def page(loop: Loop) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.goto(f"{loop.label_studio.url}/user/login/")
+        page.fill("input[name=email]", loop.label_studio.email)
+        page.fill("input[name=password]", loop.label_studio.password)
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda url: "/login" not in url)
+        yield page
+        browser.close()
+
+
+def test_start_training_in_the_page_leads_to_a_new_version(loop: Loop, project: Project, page: Page) -> None:
+    page.goto(f"{loop.label_studio.url}/projects/{project.id}/settings/ml")
+    page.click('[aria-label="Machine learning model options"]')
+    page.get_by_text("Start Training", exact=True).click()
+    page.get_by_role("button", name="Start Training").click()
+    expect(page.get_by_text("Request Sent!")).to_be_visible()
+    assert wait_for("a queued training", lambda: project.training()["is_training"] or project.champion())
+    version = wait_for("a promoted version", project.champion)
+    wait_for("the title in Label Studio", lambda: project.title() == version)
+    for task in project.unlabelled:
+        [prediction] = wait_for(f"a prediction of task {task}", lambda task=task: project.predictions(task))
+        assert prediction["model_version"] == version
+        assert 0 <= prediction["score"] <= 1
+    assert all(project.predictions(task) == [] for task in project.labelled)
+
+
+def test_the_masks_of_a_prediction_are_on_the_canvas(loop: Loop, project: Project, page: Page) -> None:
+    covered = {
+        task: np.logical_or.reduce(list(prediction_masks(project, task).values())).mean() for task in project.unlabelled
+    }
+    task = min(covered, key=lambda task: abs(covered[task] - 0.5))
+    assert 0.02 < covered[task] < 0.98, "a mask over everything or nothing would prove little"
+    open_task(loop, project, page, task)
+    expected = prediction_masks(project, task)
+    seen: dict[str, float] = {}
+
+    def drawn() -> bool:
+        seen.update({name: overlap(canvas_mask(loop, page, name), mask) for name, mask in expected.items()})
+        return min(seen.values()) > 0.9
+
+    wait_for(f"each class in its colour on the canvas, IoU {seen}", drawn, 30)
+
+
+def test_a_smart_tool_click_returns_a_region(loop: Loop, project: Project, page: Page) -> None:
+    task = project.unlabelled[-1]
+    open_task(loop, project, page, task)
+    masks = prediction_masks(project, task)
+    name = max(masks, key=lambda name: masks[name].sum())
+    row, column = middle(masks[name])
+    # a click on a region selects it, so the prediction's own regions go first
+    while page.locator(".lsf-outliner-item").count():
+        page.locator(".lsf-outliner-item").first.click()
+        page.keyboard.press("Backspace")
+        page.wait_for_timeout(300)
+    page.get_by_text("Auto-Annotation").click()
+    index = loop.data.classes.index(name)
+    page.locator(".lsf-label", has_text=name).nth(1).click()
+    page.locator(".lsf-tool_smart").first.hover()
+    page.click(".lsf-toolbar__smart [aria-label=key-point-tool]")
+    canvas = page.locator(".konvajs-content canvas").first.bounding_box()
+    assert canvas is not None
+    with page.expect_response(lambda response: "interactive-annotating" in response.url, timeout=60_000) as caught:
+        page.mouse.click(
+            canvas["x"] + (column + 0.5) / WIDTH * canvas["width"],
+            canvas["y"] + (row + 0.5) / HEIGHT * canvas["height"],
+        )
+    answer = caught.value.json()
+    [found] = answer["data"]["result"]
+    assert found["value"]["brushlabels"] == [loop.data.classes[index]]
+    mask = decode_rle(found["value"]["rle"], HEIGHT, WIDTH) > 0
+    assert mask[row, column]
+    expect(page.locator("[data-testid=bottombar-accept-suggestions-button]")).to_be_visible()
+
+
+def test_a_worker_killed_in_the_middle_of_a_training_ends_in_a_promoted_version(loop: Loop) -> None:
+    project = loop.project("kill -9")
+    loop.http.post(f"/api/ml/{project.backend}/train", json={}).raise_for_status()
+
+    def step() -> int:
+        return (project.training().get("progress") or {}).get("step", 0) if project.champion() is None else 0
+
+    job = wait_for("a training that has made some steps", lambda: step() >= 3 and project.training()["job"])
+    [worker] = processes(loop.segloop.data_dir, "-m worker retrain", leaders_only=True)
+    os.kill(worker, signal.SIGKILL)
+    version = wait_for("a promoted version all the same", project.champion)
+    status = wait_for("the same job to end", lambda: finished(loop, job))
+    assert status["result"]["version"] == version
+    wait_for("the title in Label Studio", lambda: project.title() == version)
+
+
+def finished(loop: Loop, job: str) -> dict[str, Any] | None:
+    with loop.segloop.client() as client:
+        status = client.post("/job_status", json={"job": job}).raise_for_status().json()
+    assert status["job_status"] != "failed", status
+    return status if status["job_status"] == "finished" else None
+
+
+def processes(data_dir: Path, command: str, *, leaders_only: bool) -> list[int]:
+    """Processes with this command line that work in this data folder; leaders are not children of each other."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environment = (entry / "environ").read_bytes()
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if command in line and str(data_dir).encode() in environment:
+            found[int(entry.name)] = parent
+    return [pid for pid, parent in found.items() if not leaders_only or parent not in found]
+
+
+def open_task(loop: Loop, project: Project, page: Page, task: int) -> None:
+    page.goto(f"{loop.label_studio.url}/projects/{project.id}/data?task={task}")
+    page.wait_for_selector(".lsf-outliner-item", timeout=60_000)
+
+
+def prediction_masks(project: Project, task: int) -> dict[str, np.ndarray]:
+    config = parse_label_config(project.loop.data.label_config)
+    [prediction] = project.predictions(task)
+    masks = {}
+    for item in prediction["result"]:
+        assert item["from_name"] in {control.name for control in config.controls}
+        masks[item["value"]["brushlabels"][0]] = decode_rle(item["value"]["rle"], HEIGHT, WIDTH) > 0
+    return masks
+
+
+def canvas_mask(loop: Loop, page: Page, name: str) -> np.ndarray:
+    """Where the editor has drawn the colour of a class, bool (H, W) at the image's size."""
+    url = page.evaluate(
+        """() => {
+            const layers = [...document.querySelectorAll('.konvajs-content canvas')];
+            const sum = Object.assign(document.createElement('canvas'), {width: layers[0].width, height: layers[0].height});
+            layers.forEach(layer => sum.getContext('2d').drawImage(layer, 0, 0));
+            return sum.toDataURL('image/png');
+        }"""
+    )
+    data = np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8)
+    drawn = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
+    colour = COLOURS[loop.data.classes.index(name)].lstrip("#")
+    away = np.abs(drawn - np.array([int(colour[i : i + 2], 16) for i in (0, 2, 4)])).max(axis=2)
+    return cv2.resize((away < 24).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+def middle(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel of a mask that is farthest from its edge."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    row, column = np.unravel_index(cv2.distanceTransform(padded, cv2.DIST_L2, 5).argmax(), padded.shape)
+    return int(row) - 1, int(column) - 1
+
+
+def test_label_studio_saw_no_refused_event(loop: Loop) -> None:
+    """Every event of this session reached the backend: none was refused, none met an error."""
+    log = loop.segloop.log.read_text(errors="replace")
+    assert "Traceback" not in log
+    with httpx.Client(base_url=loop.segloop.url) as stranger:
+        assert stranger.post("/webhook", json={"action": "START_TRAINING"}).status_code == 401

@@ -1,0 +1,315 @@
+"""The training recipe on images that a real network learns in seconds: loss, views, statistics, resuming, metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from segloop.dataset import load_manifest
+from segloop.errors import SettingsError, TrainingError
+from segloop.network import load_bundle, save_bundle
+from segloop.training import Container, evaluate, main, train
+from segloop.training.examples import Examples, Views, steps_per_pass
+from segloop.training.recipe import TERMINATED, TerminatedError, criterion, estimate_statistics, learning_rate
+from segloop.transforms import IGNORED
+from tests.snapshots import write_base, write_snapshot
+
+CLASSES = ("Red", "Blue")
+CPU = torch.device("cpu")
+
+
+def painted(seed, height=64, width=64):
+    """A noisy image with a red and a blue rectangle, and its class map uint8."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(90, 130, (height, width, 3))
+    class_map = np.zeros((height, width), np.uint8)
+    for value, channel in ((1, 0), (2, 2)):
+        top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+        place = (slice(top, top + height // 2), slice(left, left + width // 2))
+        image[place] = rng.integers(0, 60, (height // 2, width // 2, 3))
+        image[(*place, channel)] += 180
+        class_map[place] = value
+    return image.astype(np.uint8), class_map
+
+
+def examples(train=6, val=2):
+    return [(*painted(seed), "train" if seed < train else "val") for seed in range(train + val)]
+
+
+def hyperparameters(**values):
+    few = {"train_epochs": 1, "train_min_steps": 2, "train_batch_size": 2, "input_size": 64, "device": "cpu"}
+    return {"weights": "none", **few, **values}
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A container with a snapshot and hyperparameters for two steps."""
+    write_snapshot(tmp_path / "input/data/snapshot", CLASSES, examples())
+    return write_base(tmp_path, **hyperparameters())
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A container whose training has ended well."""
+    base = tmp_path_factory.mktemp("learned")
+    write_snapshot(base / "input/data/snapshot", CLASSES, examples())
+    write_base(base, **hyperparameters(train_min_steps=15))
+    assert main(["--base", str(base)]) == 0
+    return base
+
+
+# -- loss and schedule
+
+
+def test_criterion_by_hand():
+    logits = torch.zeros(1, 2, 1, 2)
+    logits[0, 1] = math.log(3)  # class 1 with probability 3/4, class 0 with 1/4
+    weights = torch.tensor([2.0, 1.0])
+    both = criterion(logits, torch.tensor([[[0, 1]]]), weights)
+    assert both.item() == pytest.approx((2 * math.log(4) + math.log(4 / 3)) / 3)
+    assert criterion(logits, torch.tensor([[[IGNORED, 1]]]), weights).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_nothing_but_ignored_pixels_costs_nothing():
+    logits = torch.ones(1, 2, 2, 2, requires_grad=True)
+    loss = criterion(logits, torch.full((1, 4, 4), IGNORED), torch.ones(2))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().sum() == 0
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    rates = [learning_rate(0.01, done) for done in np.linspace(0, 1, 101)]
+    assert 0 < rates[0] < 0.001
+    assert max(rates) == rates[5] == pytest.approx(0.01 * 0.95**0.9)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[100] == 0
+
+
+# -- examples and views
+
+
+def seen(tmp_path, items=examples, channels=3, input_size=64):
+    manifest = write_snapshot(tmp_path / "snapshot", CLASSES, items() if callable(items) else items)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    return Examples(tmp_path / "snapshot", manifest.part("train"), input_size, cache, channels)
+
+
+def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):
+    loaded = seen(tmp_path)
+    views = Views(loaded, seed=3, augmented=False)
+    passes = [[views[position][1].sum().item() for position in range(6 * turn, 6 * turn + 6)] for turn in range(3)]
+    assert passes[0] != passes[1]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
+    first, again = Views(loaded, seed=3)[17], Views(loaded, seed=3)[17]
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert not torch.equal(first[0], Views(loaded, seed=4)[17][0])
+    assert (first[0].dtype, first[1].dtype) == (torch.float32, torch.int64)
+
+
+def test_views_have_one_size_whatever_the_images_are(tmp_path):
+    sizes = [(64, 64), (48, 96), (96, 48), (60, 80)]
+    loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
+    height, width = loaded.view_size
+    assert height % 32 == width % 32 == 0
+    for augmented in (True, False):
+        views = Views(loaded, 0, augmented=augmented)
+        assert {views[position][0].shape for position in range(4)} == {(3, height, width)}
+        assert {views[position][1].shape for position in range(4)} == {(height, width)}
+
+
+def test_class_weights_by_hand(tmp_path):
+    image, class_map = np.zeros((32, 32, 3), np.uint8), np.full((32, 32), IGNORED, np.uint8)
+    class_map[:4, :20] = 0  # 80 pixels
+    class_map[8, :20] = 1  # 20 pixels: twice the weight; class 2 never occurs
+    weights = seen(tmp_path, [(image, class_map, "train")], input_size=32).class_weights(3)
+    # w and 2w with 80 w + 20 * 2w = 100
+    np.testing.assert_allclose(weights, [100 / 120, 200 / 120, 1], rtol=1e-6)
+
+
+def test_a_mask_with_a_class_that_is_none_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="value 2, but there are 1 classes"):
+        seen(tmp_path, channels=2)
+
+
+@pytest.mark.parametrize(("count", "batch", "steps"), [(1, 4, 1), (4, 4, 1), (5, 4, 2)])
+def test_steps_per_pass(count, batch, steps):
+    assert steps_per_pass(count, batch) == steps
+
+
+def test_statistics_are_those_of_the_images_as_served(tmp_path):
+    loaded = seen(tmp_path)
+    views = Views(loaded, 0, augmented=False)
+    network = nn.Sequential(nn.BatchNorm2d(3)).train()
+    network(torch.full((2, 3, 4, 4), 1e4))  # a running average far off
+    estimate_statistics(network, views, 2, CPU)
+    pixels = torch.stack([views[position][0] for position in range(6)])
+    torch.testing.assert_close(network[0].running_mean, pixels.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert not network.training
+    assert network(pixels).std().item() == pytest.approx(1, abs=0.05)
+
+
+# -- a run
+
+
+def test_a_run_learns_and_writes_a_bundle(learned):
+    info = json.loads((learned / "model/version.json").read_text())
+    assert info["metrics"]["miou"] > 0.3
+    assert info["metrics"]["tasks"] == 2
+    assert info["classes"] == list(CLASSES)
+    assert info["snapshot"] == load_manifest(learned / "input/data/snapshot").hash
+    assert (info["arch"], info["output_stride"], info["input_size"]) == ("deeplabv3_resnet50", 16, 64)
+    assert info["recipe"]["steps"] == 15
+    assert not (learned / "output/failure").exists()
+
+
+def test_progress_tells_of_every_step(learned):
+    lines = [json.loads(line) for line in (learned / "output/data/progress.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["phase"] == "training"]
+    assert [line["step"] for line in steps] == list(range(1, 16))
+    assert steps[-1]["epoch"] == steps[-1]["epochs"] == 5
+    assert steps[-1]["eta_s"] == 0
+    assert steps[-1]["miou"] > 0
+    assert all(math.isfinite(line["loss"]) and line["eta_s"] >= 0 for line in steps)
+    assert lines[-1]["phase"] == "evaluating"
+
+
+def test_evaluate_gives_the_metrics_of_the_run(learned):
+    told = []
+    metrics = evaluate(learned / "model", learned / "input/data/snapshot", CLASSES, CPU, told.append)
+    assert metrics == json.loads((learned / "model/version.json").read_text())["metrics"]
+    assert [progress["step"] for progress in told] == [1, 2]
+
+
+def test_evaluate_takes_classes_by_name(learned, tmp_path):
+    network, info = load_bundle(learned / "model")
+    save_bundle(tmp_path / "renamed", network, {**info, "classes": ["Red", "Green"]})
+    iou = evaluate(tmp_path / "renamed", learned / "input/data/snapshot", CLASSES, CPU)["iou"]
+    assert iou["Red"] == pytest.approx(
+        evaluate(learned / "model", learned / "input/data/snapshot", CLASSES, CPU)["iou"]["Red"]
+    )
+    assert iou["Blue"] == 0  # what the bundle calls Green is none of ours: background
+
+
+def test_empty_predictions_are_worth_nothing(learned):
+    metrics = evaluate(None, learned / "input/data/snapshot", CLASSES, CPU)
+    assert metrics["miou"] == 0
+    assert metrics["iou"] == {"Red": 0, "Blue": 0}
+    assert 0 < metrics["pixel_accuracy"] < 1
+
+
+def test_a_run_begins_with_the_champion(learned, base):
+    shutil.copytree(learned / "model", base / "input/data/model")
+    write_base(base, **hyperparameters(train_lr=1e-6))
+    assert main(["--base", str(base)]) == 0
+    before, after = (load_file(folder / "model/model.safetensors") for folder in (learned, base))
+    key = "classifier.4.weight"
+    torch.testing.assert_close(after[key], before[key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(base, tmp_path):
+    write_base(base, **hyperparameters(train_min_steps=4))
+    whole = tmp_path / "whole"
+    shutil.copytree(base / "input", whole / "input")
+    train(Container(whole))
+    answers = iter([False, True])
+    with pytest.raises(TerminatedError):
+        train(Container(base), lambda: next(answers))
+    assert (base / "checkpoints/checkpoint.pt").exists()
+    assert not (base / "model").exists()
+    info = train(Container(base))
+    assert info["recipe"]["steps"] == 6  # three steps are a pass, and runs end with one
+    one, other = (load_file(folder / "model/model.safetensors") for folder in (whole, base))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    lines = [json.loads(line) for line in (base / "output/data/progress.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["phase"] == "training"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_one_image_is_enough_to_begin(tmp_path):
+    write_snapshot(tmp_path / "input/data/snapshot", CLASSES, examples(train=1, val=1))
+    write_base(tmp_path, **hyperparameters(train_batch_size=4))
+    assert main(["--base", str(tmp_path)]) == 0
+
+
+def test_the_wall_clock_budget_ends_a_run(base):
+    write_base(base, **hyperparameters(train_min_steps=10_000, train_minutes=0.02))
+    started = time.monotonic()
+    info = train(Container(base))
+    assert 0 < info["recipe"]["steps"] < 1000
+    assert time.monotonic() - started < 60
+
+
+# -- failures
+
+
+def failure(base):
+    return (base / "output/failure").read_text()
+
+
+def test_a_missing_snapshot_is_the_reason(tmp_path):
+    write_base(tmp_path, **hyperparameters())
+    assert main(["--base", str(tmp_path)]) == 1
+    assert "snapshot" in failure(tmp_path)
+
+
+def test_an_unusable_hyperparameter_is_the_reason(base):
+    write_base(base, **hyperparameters(train_lr="fast"), sagemaker_region="nowhere")
+    assert main(["--base", str(base)]) == 1
+    assert "train_lr" in failure(base)
+    with pytest.raises(SettingsError, match="train_lr"):
+        Container(base).settings()
+
+
+def test_missing_hyperparameters_are_the_reason(base):
+    shutil.rmtree(base / "input/config")
+    assert main(["--base", str(base)]) == 1
+    assert "hyperparameters" in failure(base)
+
+
+def test_a_loss_that_diverges_is_the_reason(base):
+    write_base(base, **hyperparameters(train_lr=1e20, train_min_steps=15))
+    assert main(["--base", str(base)]) == 1
+    assert "lower train_lr" in failure(base)
+
+
+def test_a_broken_checkpoint_costs_time_only(base, caplog):
+    (base / "checkpoints").mkdir()
+    (base / "checkpoints/checkpoint.pt").write_bytes(b"x" * 64)
+    assert main(["--base", str(base)]) == 0
+    assert "cannot be read" in caplog.text
+
+
+def test_a_checkpoint_of_another_network_is_the_reason(base):
+    (base / "checkpoints").mkdir()
+    torch.save({"network": {"weight": torch.zeros(1)}}, base / "checkpoints/checkpoint.pt")
+    assert main(["--base", str(base)]) == 1
+    assert "another network" in failure(base)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_and_the_next_start_goes_on(base):
+    write_base(base, **hyperparameters(train_min_steps=100_000))
+    command = [sys.executable, "-m", "segloop.training", "--base", str(base)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        progress = base / "output/data/progress.jsonl"
+        deadline = time.monotonic() + 100
+        while not progress.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == TERMINATED
+    assert (base / "checkpoints/checkpoint.pt").exists()
+    write_base(base, **hyperparameters())
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=100, check=False).returncode == 0
+    assert json.loads((base / "model/version.json").read_text())["recipe"]["steps"] >= 1
