@@ -149,7 +149,7 @@ class Backend:
         key = self._known(project)
         live = self._jobs.live_retrain(key)
         state = {"is_training": live is not None, "backend": "redis", "model_version": self._models.version(key, {})}
-        return state if live is None else {**state, **live}
+        return state if live is None else {**state, "job_id": live["job"], **live}
 
     def validate(self, label_config: str) -> dict[str, Any]:
         """What a label config means here: its classes, and the control tag each is predicted with.

@@ -188,14 +188,18 @@ class Settings(BaseSettings):
         10, ge=1, description="Below this many held-out tasks a version's metrics carry a warning."
     )
     train_epochs: int = Field(
-        40,
+        20,
         ge=1,
         description="Passes over the training tasks; small sets get more, so that there are at least train_min_steps steps.",
     )
-    train_min_steps: int = Field(300, ge=1, description="Least number of optimizer steps of a training run.")
+    train_min_steps: int = Field(200, ge=1, description="Least number of optimizer steps of a training run.")
     train_minutes: float = Field(0.0, ge=0, description="Wall-clock budget of a training run, in minutes; 0: none.")
     train_batch_size: int = Field(4, ge=1, description="Images in a training step.")
-    train_lr: float = Field(0.01, gt=0, description="Base learning rate.")
+    train_lr: float = Field(
+        5e-4,
+        gt=0,
+        description="Highest learning rate of a training run (AdamW); the backbone of published weights has a tenth.",
+    )
     train_seed: int = Field(0, ge=0, description="Seed of the training run.")
     job_timeout_s: int = Field(
         24 * 3600, ge=60, description="A retrain that takes longer than this is stopped, in seconds."

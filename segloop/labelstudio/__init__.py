@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-
 from segloop.labelstudio.api import Credentials
 from segloop.labelstudio.backends import SECRET_HEADER, UNCERTAINTY_SAMPLING, Backends
 from segloop.labelstudio.tasks import Tasks
 from segloop.settings import Settings
 
-__all__ = ["SECRET_HEADER", "UNCERTAINTY_SAMPLING", "Credentials", "LabelStudio", "project_key"]
+__all__ = ["SECRET_HEADER", "UNCERTAINTY_SAMPLING", "Credentials", "LabelStudio"]
 
 
 class LabelStudio(Tasks, Backends):
@@ -25,9 +22,3 @@ class LabelStudio(Tasks, Backends):
         """The Label Studio that `settings` name."""
         url = settings.label_studio_url
         return cls(url, Credentials(url, settings.label_studio_api_key))
-
-
-def project_key(project: dict[str, Any]) -> str:
-    """The key `"{id}.{created_ts}"` under which Label Studio names `project` to its backends."""
-    created_at = datetime.fromisoformat(project["created_at"])
-    return f"{project['id']}.{int(created_at.timestamp())}"

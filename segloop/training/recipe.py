@@ -98,9 +98,8 @@ def train_one_epoch(run: Run, batches: Iterator[tuple[Tensor, Tensor]], report: 
         target = target.to(run.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
             logits, auxiliary = run.network.with_auxiliary(images)
-        loss = criterion(logits, target, run.class_weights) + AUX_WEIGHT * criterion(
-            auxiliary, target, run.class_weights
-        )
+        loss = criterion(logits, target, run.class_weights)
+        loss += AUX_WEIGHT * criterion(auxiliary, target, run.class_weights)
         value = loss.item()
         if not value < float("inf"):
             raise TrainingError(f"the loss is {value} after {run.step} steps: lower train_lr")

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from flask import request
 
 from segloop.errors import Unauthorized
+from segloop.labelstudio import SECRET_HEADER
 from segloop.settings import Settings
-
-#: Header that Label Studio's webhook carries once its secret is set; Label Studio sends no basic auth with events.
-SECRET_HEADER = "X-Segloop-Secret"  # noqa: S105 - a header's name
 
 
 def guard(settings: Settings) -> Callable[[], None]:

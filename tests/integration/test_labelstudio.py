@@ -23,8 +23,9 @@ from demo.label_studio import RunningLabelStudio
 from segloop.dataset import ProjectSplits, load_manifest, snapshot
 from segloop.errors import LabelStudioError
 from segloop.images import ImageSource
-from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, Credentials, LabelStudio, project_key
+from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, Credentials, LabelStudio
 from segloop.masks import encode_rle
+from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
 

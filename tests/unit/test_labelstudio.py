@@ -18,7 +18,8 @@ import pytest
 from pydantic import SecretStr
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
-from segloop.labelstudio import SECRET_HEADER, Credentials, LabelStudio, project_key
+from segloop.labelstudio import SECRET_HEADER, Credentials, LabelStudio
+from segloop.payloads import project_key
 from segloop.settings import Settings
 
 Answer = Callable[["Request"], tuple[int, Any]]

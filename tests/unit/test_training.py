@@ -64,7 +64,7 @@ def learned(tmp_path_factory):
     """A container whose training has ended well."""
     base = tmp_path_factory.mktemp("learned")
     write_snapshot(base / "input/data/snapshot", CLASSES, examples())
-    write_base(base, **hyperparameters(train_min_steps=15))
+    write_base(base, **hyperparameters(train_min_steps=12))
     assert main(["--base", str(base)]) == 0
     return base
 
@@ -171,15 +171,15 @@ def test_a_run_learns_and_writes_a_bundle(learned):
     assert info["classes"] == list(CLASSES)
     assert info["snapshot"] == load_manifest(learned / "input/data/snapshot").hash
     assert (info["arch"], info["output_stride"], info["input_size"]) == ("deeplabv3_resnet50", 16, 64)
-    assert info["recipe"]["steps"] == 15
+    assert info["recipe"]["steps"] == 12
     assert not (learned / "output/failure").exists()
 
 
 def test_progress_tells_of_every_step(learned):
     lines = [json.loads(line) for line in (learned / "output/data/progress.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["phase"] == "training"]
-    assert [line["step"] for line in steps] == list(range(1, 16))
-    assert steps[-1]["epoch"] == steps[-1]["epochs"] == 5
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert steps[-1]["epoch"] == steps[-1]["epochs"] == 4
     assert steps[-1]["eta_s"] == 0
     assert steps[-1]["miou"] > 0
     assert all(math.isfinite(line["loss"]) and line["eta_s"] >= 0 for line in steps)
@@ -219,10 +219,11 @@ def test_a_run_begins_with_the_champion(learned, base):
     torch.testing.assert_close(after[key], before[key], rtol=1e-3, atol=1e-5)
 
 
-def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(base, tmp_path):
-    write_base(base, **hyperparameters(train_min_steps=4))
-    whole = tmp_path / "whole"
-    shutil.copytree(base / "input", whole / "input")
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path):
+    whole, base = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, base):
+        write_snapshot(folder / "input/data/snapshot", CLASSES, examples(train=4, val=1))
+        write_base(folder, **hyperparameters(train_min_steps=3))
     train(Container(whole))
     answers = iter([False, True])
     with pytest.raises(TerminatedError):
@@ -230,11 +231,11 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(base, tmp_path):
     assert (base / "checkpoints/checkpoint.pt").exists()
     assert not (base / "model").exists()
     info = train(Container(base))
-    assert info["recipe"]["steps"] == 6  # three steps are a pass, and runs end with one
+    assert info["recipe"]["steps"] == 4  # two steps are a pass, and a run ends with a whole one
     one, other = (load_file(folder / "model/model.safetensors") for folder in (whole, base))
     assert all(torch.equal(one[key], other[key]) for key in one)
     lines = [json.loads(line) for line in (base / "output/data/progress.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["phase"] == "training"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if line["phase"] == "training"] == [1, 2, 3, 4]
 
 
 def test_one_image_is_enough_to_begin(tmp_path):
@@ -279,7 +280,7 @@ def test_missing_hyperparameters_are_the_reason(base):
 
 
 def test_a_loss_that_diverges_is_the_reason(base):
-    write_base(base, **hyperparameters(train_lr=1e20, train_min_steps=15))
+    write_base(base, **hyperparameters(train_lr=1e20, train_min_steps=12))
     assert main(["--base", str(base)]) == 1
     assert "lower train_lr" in failure(base)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from segloop.errors import SegloopError
 from segloop.policy import should_retrain
-from worker.jobs.workshop import Workshop, project_id_of
+from worker.jobs.workshop import Workshop, project_id_of, tell
 from worker.queue import OUTAGES
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ def _reconcile(shop: Workshop, project: str) -> Iterator[str]:
     told = shop.registry.read_json(project, "told.json") or {}
     if champion is not None and champion.version != told.get("version"):
         yield shop.jobs.enqueue_prelabel(project, champion.version).job_id
+    elif champion is not None:
+        # Label Studio saves a backend's whole row when its page is opened, and may so undo a title set meanwhile.
+        tell(shop, project, champion.version)
     # A live retrain's snapshot may cover what changed, and its end decides upon the rest.
     if shop.jobs.live_retrain(project) is not None:
         return

@@ -149,11 +149,6 @@ class Jobs(Recovery):
             pipe.execute()
 
     @reaching_redis
-    def request_rerun(self, project: str) -> None:
-        """Ask for one more run after the live one, if anything changes since its snapshot."""
-        self.connection.set(key_of(project, "rerun"), "asked for")
-
-    @reaching_redis
     def finish_retrain(self, project: str, job_id: str, decide: Callable[[int, bool], Decision]) -> Enqueued | None:
         """End a project's live retrain and, if `decide(changed tasks, requested)` says so, queue the next, at once.
 

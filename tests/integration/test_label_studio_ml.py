@@ -1,0 +1,113 @@
+"""model.SegmentationBackend under label-studio-ml 1.0.9's own application, and called as 2.x calls it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# label_studio_ml 1.0.9 keeps its application and its manager in module globals, so each test has a process of its own.
+PREAMBLE = """
+import sys
+from tests.toys import BRUSH, ToyImages, toy_bundle, toy_loader
+from segloop.backend import Backend
+from segloop.registry import open_registry
+from segloop.serving import ServedModels
+from segloop.settings import Settings
+from worker.queue import Jobs
+from pathlib import Path
+import model
+
+data_dir, redis_url = Path(sys.argv[1]), sys.argv[2]
+settings = Settings(data_dir=data_dir, redis_url=redis_url, weights="none", retrain_threshold=2)
+registry = open_registry(settings)
+folder, info = toy_bundle(data_dir / "bundle")
+version = registry.add("7.1795382829", folder, info)
+registry.promote("7.1795382829", version, "test")
+real = Backend(settings, registry, ServedModels(registry, settings, toy_loader), ToyImages(), Jobs.open(settings))
+model.backend = lambda: real
+tasks = [{"id": n, "data": {"image": uri}, "project": 7} for n, uri in enumerate(("a.png", "bad.png", "c.png"))]
+project = {"id": 7, "created_at": "2026-11-22T21:27:09.771975Z", "label_config": BRUSH}
+event = {"annotation": {"id": 1, "task": 1}, "task": {"id": 1}, "project": project}
+
+def check(results):
+    assert [bool(r["result"]) for r in results] == [True, False, True], results
+    assert results[1] == {"result": [], "score": None}
+    assert {results[0]["model_version"], results[2]["model_version"]} == {version}
+"""
+
+
+@pytest.fixture
+def run(tmp_path, redis_url):
+    def run(body: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PREAMBLE + body, str(tmp_path / "data"), redis_url],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
+
+
+def test_under_1_0_9s_own_application(run, tmp_path):
+    run(
+        f"""
+from label_studio_ml.api import init_app
+app = init_app(model_class=model.SegmentationBackend, model_dir={str(tmp_path / "jobs")!r})
+client = app.test_client()
+assert client.get("/health").json["status"] == "UP"
+setup = client.post("/setup", json={{"project": "7.1795382829", "schema": BRUSH, "hostname": "", "access_token": ""}})
+assert setup.status_code == 200, setup.text
+body = {{"tasks": tasks, "project": "7.1795382829", "label_config": BRUSH,
+        "params": {{"login": None, "password": None, "context": None}}}}
+check(client.post("/predict", json=body).json["results"])
+"""
+    )
+
+
+def test_1_0_9_calls_fit_with_event_and_data(run):
+    run(
+        """
+from label_studio_ml.model import SimpleJobManager
+made = model.SegmentationBackend(label_config=BRUSH, train_output={})
+for name in ("ANNOTATION_CREATED", "START_TRAINING"):
+    answer = made.process_event(name, event, "17", {"workdir": "w"})
+    assert answer["status"] in ("counted", "queued"), answer
+assert real.is_training("7")["is_training"] is True
+assert made.fit(iter(tasks), "w")["status"] == "joined"
+"""
+    )
+
+
+def test_2_x_signatures(run):
+    run(
+        """
+made = model.SegmentationBackend(project_id="7", label_config=BRUSH)
+check(made.predict(tasks, context=None, login=None, password=None))
+click = {"type": "keypointlabels", "from_name": "k", "to_name": "image", "is_positive": True,
+         "value": {"x": 50, "y": 20, "width": 1, "keypointlabels": ["Road"]}}
+[answer] = made.predict(tasks[:1], context={"result": [click]})
+assert answer["result"][0]["value"]["brushlabels"] == ["Road"]
+assert made.fit("ANNOTATION_CREATED", event)["status"] == "counted"
+assert made.fit("START_TRAINING", {"project": project})["status"] == "queued"
+assert made.fit(event="START_TRAINING", data={"project": project})["status"] == "joined"
+positional = model.SegmentationBackend("7", label_config=BRUSH)
+check(positional.predict(tasks))
+"""
+    )
+
+
+def test_without_a_project_the_error_says_so(run):
+    run(
+        """
+import pytest
+from segloop.errors import BadRequest
+with pytest.raises(BadRequest, match="no project"):
+    model.SegmentationBackend(label_config=BRUSH).predict([{"id": 1, "data": {"image": "a.png"}}])
+"""
+    )
