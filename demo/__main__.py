@@ -261,7 +261,8 @@ def run(data: DemoData, folder: Path, stay: bool) -> int:
         installed(), template()
     with RunningLabelStudio() as label_studio:
         settings = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key}
-        settings |= {"weights": "none", "input_size": 256, "swap_poll_s": 0.5}
+        # a short run: what two cores learn from scratch in two or three minutes
+        settings |= {"weights": "none", "input_size": 192, "train_epochs": 1, "train_min_steps": 2 * len(data.train)}
         own = {
             name.removeprefix("SEGLOOP_").lower(): value
             for name, value in os.environ.items()
