@@ -297,11 +297,11 @@ def load_settings(env_file: str | Path | None = ".env", **overrides: Any) -> Set
         return Settings(_env_file=env_file, **overrides)
     except ValidationError as error:
         problem = error.errors()[0]
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        field = Settings.model_fields.get(name.lower().removeprefix("segloop_"))
+        name = str(problem["loc"][0]).lower().removeprefix("segloop_") if problem["loc"] else ""
+        field = Settings.model_fields.get(name)
         is_secret = field is not None and field.annotation is SecretStr
         value = "" if is_secret else f" is {problem['input']!r}"
-        raise SettingsError(f"The setting {name}{value}: {problem['msg']}.") from error
+        raise SettingsError(f"The setting SEGLOOP_{name.upper()}{value}: {problem['msg']}.") from error
 
 
 def share_cores() -> None:
