@@ -124,7 +124,7 @@ class Demo:
             title="segloop",
             basic_auth=(self.segloop.user, SecretStr(self.segloop.password)),
             webhook_secret=SecretStr(self.segloop.secret),
-            extra_params={"unlabelled": "ignore"} if self._has_unlabelled() else None,
+            extra_params={"unlabelled": self.data.unlabelled},
             uncertainty_sampling=True,
         )
         api.close()
@@ -217,7 +217,9 @@ class Demo:
             found = annotation_class_map(
                 prediction["result"], self.config, "image", *truth.shape, self.data.classes, "background"
             )
-            matrix.update(np.where(truth == 0, 255, truth).astype(np.uint8), found)
+            if self.data.unlabelled == "ignore":
+                truth = np.where(truth == 0, 255, truth).astype(np.uint8)
+            matrix.update(truth, found)
         return matrix.summary(len(self.data.val))["miou"] or 0.0
 
     def predict_body(self) -> dict[str, Any]:
@@ -241,9 +243,6 @@ class Demo:
         place = {"from_name": "tag", "to_name": "image", "type": "brushlabels", "origin": "manual", "image_rotation": 0}
         value = {"format": "rle", "rle": rle, "brushlabels": [name]}
         return {"id": f"true-{index}", **place, "original_width": width, "original_height": height, "value": value}
-
-    def _has_unlabelled(self) -> bool:
-        return any((example.truth(len(self.data.classes)) == 0).any() for example in self.data.train)
 
     @staticmethod
     def _checked(response: httpx.Response) -> httpx.Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -61,11 +61,16 @@ class Example:
 
 @dataclass(frozen=True)
 class DemoData:
-    """What is labelled in the demo, what is held out from it, and the names of the mask's values."""
+    """What is labelled in the demo, what is held out from it, and the names of the mask's values.
+
+    `unlabelled` says what a pixel without a class means: in the drawn scenes it is ground, which is none of the
+    classes; in a folder it may be anything.
+    """
 
     classes: tuple[str, ...]
     train: tuple[Example, ...]
     val: tuple[Example, ...]
+    unlabelled: str = "ignore"
 
     @property
     def label_config(self) -> str:
@@ -88,7 +93,7 @@ class DemoData:
 def generated(folder: Path, train: int, val: int) -> DemoData:
     """Scenes drawn into `folder`."""
     write_scenes(folder, train=train, val=val)
-    return from_folder(folder, train, val)
+    return replace(from_folder(folder, train, val), unlabelled="background")
 
 
 def from_folder(folder: Path, train: int, val: int) -> DemoData:
