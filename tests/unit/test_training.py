@@ -268,8 +268,8 @@ def test_a_missing_snapshot_is_the_reason(tmp_path):
 def test_an_unusable_hyperparameter_is_the_reason(base):
     write_base(base, **hyperparameters(train_lr="fast"), sagemaker_region="nowhere")
     assert main(["--base", str(base)]) == 1
-    assert "train_lr" in failure(base)
-    with pytest.raises(SettingsError, match="train_lr"):
+    assert "SEGLOOP_TRAIN_LR is 'fast'" in failure(base)
+    with pytest.raises(SettingsError, match="SEGLOOP_TRAIN_LR"):
         Container(base).settings()
 
 
