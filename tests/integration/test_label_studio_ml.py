@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # label_studio_ml 1.0.9 keeps its application and its manager in module globals, so each test has a process of its own.
 PREAMBLE = """
 import sys

@@ -24,6 +24,8 @@ from worker.__main__ import _queue
 from worker.loop import Lives
 from worker.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -433,6 +433,7 @@ class TestCache:
         assert not (tmp_path / "blobs" / ".left").exists()
         assert cache.get("a") is not None
 
+    @pytest.mark.slow
     def test_threads_and_processes_share_a_folder(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=hammer, args=(tmp_path, seed)) for seed in (1, 2)]

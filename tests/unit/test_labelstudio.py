@@ -164,6 +164,7 @@ def test_failed_exchange_is_one_sentence_without_the_token(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_label_studio_that_is_away_is_unreachable() -> None:
     studio = LabelStudio.from_settings(Settings(label_studio_url="http://127.0.0.1:9", label_studio_api_key="abc"))
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):

@@ -486,6 +486,7 @@ def _promote_many(store_url: str, data_dir: str, versions: list[str], barrier: A
         registry.promote(PROJECT, version, f"by {os.getpid()}")
 
 
+@pytest.mark.slow
 def test_racing_promoters_lose_no_generation(tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
     store_url = str(tmp_path / "store")
     registry = open_registry(Settings(store=store_url, data_dir=tmp_path))

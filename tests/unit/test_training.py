@@ -25,6 +25,8 @@ from segloop.training.recipe import TERMINATED, TerminatedError, criterion, esti
 from segloop.transforms import IGNORED
 from tests.snapshots import write_base, write_snapshot
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("Red", "Blue")
 CPU = torch.device("cpu")
 
