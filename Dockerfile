@@ -1,5 +1,6 @@
 # The backend and its workers: one image, the command says which.
 FROM python:3.11-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements.lock ./
 RUN python -m venv /opt/segloop \

@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast lint bench clean install chromium
+.PHONY: help demo run test test-fast lint lock bench clean install chromium
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # uv comes from the lock file like the rest, by pip, the one tool that every Python has.
-$(READY): requirements.lock setup.py
+$(READY): requirements.lock setup.py segloop/masks/_rle.c
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "segloop needs Python 3.11 or newer; python3 is $$(python3 --version)"; exit 1; }
 	@python3 -c 'import ensurepip' 2>/dev/null || { apt-get -qq update && apt-get -qq install -y python3-venv; }
 	python3 -m venv --clear $(VENV)
@@ -43,9 +43,13 @@ test: chromium lint  ## every check, with a real Label Studio and a browser
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 	@$(BIN)/python -m pytest -q -m "not label_studio and not slow"
 
+lock:  ## requirements.lock from the ranges in setup.py
+	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
+
 bench: $(READY)  ## every published figure
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove what was made here (not ~/.cache/segloop)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f segloop/masks/_rle*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

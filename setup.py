@@ -2,21 +2,24 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 
 INSTALL_REQUIRES = [
     # what a server process on a CPU needs
     "boto3>=1.43",
+    "cachetools>=6",
     "click>=8.1",
     "defusedxml>=0.7.1",
     "filelock>=3.16",
     "flask>=3.1",
     "gunicorn>=23",
+    "httpcore>=1",
     "httpx>=0.27",
     "numpy>=2.0",
     "opencv-python-headless>=4.10,<4.13",
+    "openvino>=2026.1",
     "orjson>=3.10",
     "pillow>=11",
     "platformdirs>=4.2",
@@ -31,6 +34,9 @@ INSTALL_REQUIRES = [
     # what a worker needs besides
     "label-studio-ml>=1.0.9,<3",
     "label-studio-sdk>=2.0.15,<3",
+    "onnx>=1.18",
+    "onnxruntime>=1.23",
+    "onnxscript>=0.5",
     "safetensors>=0.5",
     "torch>=2.6",
     "torchvision>=0.21",
@@ -48,6 +54,7 @@ EXTRAS_REQUIRE = {
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "ruff>=0.8",
+        "types-cachetools",
         "types-defusedxml",
         "types-tqdm",
         "boto3-stubs[s3]>=1.43",
@@ -67,6 +74,8 @@ setup(
     py_modules=["model", "_wsgi"],
     include_package_data=True,
     package_data={"segloop": ["templates/*", "static/*", "py.typed"], "worker": ["py.typed"]},
+    # optional: without a C compiler the codec runs on NumPy, several times slower
+    ext_modules=[Extension("segloop.masks._rle", ["segloop/masks/_rle.c"], optional=True)],
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["segloop = segloop.cli:main"]},

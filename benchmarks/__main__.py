@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("latency",)
+BENCHMARKS = ("codec", "polygons", "images", "latency")
 
 
 def main() -> int:

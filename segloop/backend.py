@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from segloop.errors import BadRequest, ImageError, QueueUnavailable, SegloopError, UnknownProject
+from segloop.errors import (
+    BadRequest,
+    Busy,
+    DeadlinePassed,
+    ImageError,
+    QueueUnavailable,
+    SegloopError,
+    UnknownProject,
+)
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup, project_key
 from segloop.policy import should_retrain
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
     from worker.queue import Jobs
 
 logger = logging.getLogger(__name__)
+
+#: Threads of a server process that no predict request takes.
+SPARE_THREADS = 4
 
 
 class Backend:
@@ -36,6 +48,10 @@ class Backend:
         self._images = images
         self._jobs = jobs
         self._projects: dict[str, dict[str, Any]] = {}
+        # Some threads stay free for /setup and /webhook, for which Label Studio waits 3 s and 1 s.
+        self._predict_requests = min(settings.predict_requests, max(1, settings.threads - SPARE_THREADS))
+        self._predicting = threading.BoundedSemaphore(self._predict_requests)
+        self._predict_s = 1.0
         self._lock = threading.Lock()
         self._notes = ThreadPoolExecutor(1, thread_name_prefix="project-notes")
 
@@ -88,7 +104,22 @@ class Backend:
 
         Raises:
             BadRequest: the label config or the smart tool's context cannot be used.
+            Busy: as many requests as can be answered in time are under way.
         """
+        if not self._predicting.acquire(blocking=False):
+            raise Busy(
+                f"{self._predict_requests} predict requests are under way here; ask again in a moment.",
+                retry_after_s=max(1, math.ceil(self._predict_s)),
+            )
+        began = time.monotonic()
+        try:
+            return self._predict(request)
+        finally:
+            # a moving average: how long until one of those under way is likely to end
+            self._predict_s += 0.2 * (time.monotonic() - began - self._predict_s)
+            self._predicting.release()
+
+    def _predict(self, request: Predict) -> dict[str, Any]:
         deadline = time.monotonic() + self._settings.predict_deadline_s
         config = parse_label_config(request.label_config)
         project = self._key(request.project)
@@ -101,7 +132,9 @@ class Backend:
         if request.context is None:
             results = predict_tasks(request.tasks, config, model, self._images, settings, deadline=deadline)
         else:
-            results = [self._interactive(task, request.context, config, model, settings) for task in request.tasks]
+            results = [
+                self._interactive(task, request.context, config, model, settings, deadline) for task in request.tasks
+            ]
         version = model.version if model is not None else self._models.version(project, label_names(config))
         return {"results": results, "model_version": version}
 
@@ -257,9 +290,10 @@ class Backend:
         config: LabelConfig,
         model: ServedModel | None,
         settings: Settings,
+        deadline: float,
     ) -> dict[str, Any]:
         try:
-            return predict_interactive(task, context, config, model, self._images, settings)
-        except ImageError as error:
+            return predict_interactive(task, context, config, model, self._images, settings, deadline=deadline)
+        except (ImageError, DeadlinePassed) as error:
             logger.warning("task %s: no answer for a smart tool: %s", task.get("id"), error)
             return failed()

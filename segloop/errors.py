@@ -81,6 +81,26 @@ class QueueUnavailable(SegloopError):
     http_status = 503
 
 
+class Busy(SegloopError):
+    """More requests than can be answered in time; the same request may work `retry_after_s` seconds later."""
+
+    http_status = 503
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlinePassed(SegloopError):
+    """A request's time was over before its answer was ready."""
+
+    http_status = 503
+
+
+class EngineError(SegloopError):
+    """A trained network could not be turned into a model for another engine, or that model cannot be run."""
+
+
 class JobNotFound(SegloopError):
     """A job id that the queue does not know (any more)."""
 

@@ -1,4 +1,4 @@
-"""Policy: whether to retrain, to run again, to promote. Pure: numbers in, a decision with its reason out."""
+"""Policy: whether to retrain, to run again, to promote, to serve. Pure: numbers in, a decision with its reason out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Event = Literal["start", "annotations", "reconcile"]
+
+#: What an engine may lose of torch's mIoU (half a point), and the least share of pixels that it must class alike.
+LARGEST_LOSS = 0.005
+LEAST_AGREEMENT = 0.98
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,22 @@ def should_promote(
         return Decision(True, f"The candidate is no worse and adds {', '.join(sorted(new_classes))}: {compared}.")
     margin = f" by more than {tolerance:g}" if tolerance else ""
     return Decision(False, f"The candidate does not win{margin}: {compared}.")
+
+
+def may_serve(miou: float | None, torch_miou: float | None, agreement: float) -> Decision:
+    """Whether an exported engine serves in the place of torch, from their figures on the same held-out images.
+
+    Its mIoU must be within LARGEST_LOSS of torch's (where a mIoU is known at all), and the share of pixels to which
+    both give the same class, `agreement`, at least LEAST_AGREEMENT.
+    """
+    known = None if miou is None or torch_miou is None else (miou, torch_miou)
+    figures = "" if known is None else f"mIoU {known[0]:.4f} against torch's {known[1]:.4f}, "
+    compared = f"{figures}{agreement:.2%} of the pixels alike"
+    if known is not None and not known[0] >= known[1] - LARGEST_LOSS:
+        return Decision(False, f"It loses more than {LARGEST_LOSS} of mIoU: {compared}.")
+    if not agreement >= LEAST_AGREEMENT:
+        return Decision(False, f"It gives less than {LEAST_AGREEMENT:.0%} of the pixels torch's class: {compared}.")
+    return Decision(True, f"It is as good as torch: {compared}.")
 
 
 def _miou(metrics: Mapping[str, Any]) -> float | None:

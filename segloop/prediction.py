@@ -5,36 +5,37 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from segloop.errors import BadRequest, ImageError, SegloopError
+from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.results import class_map_regions, interactive_regions
 
 if TYPE_CHECKING:
-    from segloop.images import Image
-    from segloop.serving import Segmentation, ServedModel
+    from segloop.serving import Picture, Segmentation, ServedModel
     from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Images fetched and decoded ahead of the network, so that it does not wait and memory stays bounded.
-PREFETCH = 4
+#: Tasks of one request under way at once: while the network runs for one, the next are fetched and decoded, and the
+#: last one's masks are encoded. More would only take memory.
+TASKS_AT_ONCE = 4
 
 
 class Images(Protocol):
     """Where images come from; `segloop.images.ImageSource` is the real one."""
 
-    def load(self, uri: str, task_id: int | None) -> Image: ...
+    def load(self, uri: str, task_id: int | None) -> Picture: ...
 
 
 #: Where an image of a task belongs: its tag, and its index in a list of images.
 Place = tuple[ImageTag, int | None]
-Loaded = list[tuple[Place, "Image"]]
 
 
 def label_names(config: LabelConfig) -> dict[str, tuple[str, ...]]:
@@ -64,25 +65,17 @@ def predict_tasks(
     """
     if model is None:
         return [failed() for _ in tasks]
-    predictions = []
-    for task, loaded in _prefetched(tasks, config, images):
-        try:
-            left_s = None if deadline is None else deadline - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                raise SegloopError("the request's deadline had passed")
-            predictions.append(_predict_task(loaded.result(left_s), config, model, settings))
-        except TimeoutError:
-            logger.warning(
-                "task %s of project %s has no prediction: its image took too long", task.get("id"), model.project
-            )
-            predictions.append(failed())
-        except SegloopError as error:
-            logger.warning("task %s of project %s has no prediction: %s", task.get("id"), model.project, error)
-            predictions.append(failed())
-        except Exception:
-            logger.exception("task %s of project %s has no prediction", task.get("id"), model.project)
-            predictions.append(failed())
-    return predictions
+
+    def predict(task: Mapping[str, Any]) -> dict[str, Any]:
+        return _predict_task(task, config, model, images, settings, deadline)
+
+    if len(tasks) == 1:
+        return [_outcome(lambda: predict(tasks[0]), tasks[0], model)]
+    pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
+    try:
+        return [_outcome(answer, task, model) for task, answer in _ahead(pool, predict, tasks, deadline)]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def predict_interactive(
@@ -92,19 +85,23 @@ def predict_interactive(
     model: ServedModel | None,
     images: Images,
     settings: Settings,
+    *,
+    deadline: float | None = None,
 ) -> dict[str, Any]:
     """Answer a smart tool: the region that its clicks or rectangle ask for, or an empty result.
 
     Raises:
         BadRequest: the context cannot be read.
         ImageError: the image cannot be had.
+        DeadlinePassed: the deadline, of `time.monotonic`, came first.
     """
     if model is None:
         return failed()
     for tag, index, uri in config.addresses(_data(task)):
         if not any(_is_on(item, (tag, index)) for item in context.get("result") or ()):
             continue
-        segmentation = model.segment(images.load(uri, _task_id(task)).pixels)
+        image = images.load(uri, _task_id(task))
+        segmentation = model.segment(image, deadline)
         regions, score = interactive_regions(
             context,
             segmentation.class_map,
@@ -114,43 +111,63 @@ def predict_interactive(
             tag.name,
             preference=settings.output_tag,
             tolerance_px=settings.polygon_tolerance_px,
+            image_pixels=image.pixels,
+            band_px=segmentation.cell_px / 2,
         )
         return {"result": _placed(regions, index), "score": score, "model_version": model.version}
     return {**failed(), "model_version": model.version}
 
 
-def _prefetched(
-    tasks: Sequence[Mapping[str, Any]], config: LabelConfig, images: Images
-) -> Iterator[tuple[Mapping[str, Any], Future[Loaded]]]:
-    """Each task with its images, fetched a few tasks ahead."""
-    pool = ThreadPoolExecutor(PREFETCH, thread_name_prefix="fetch")
-    ahead: deque[tuple[Mapping[str, Any], Future[Loaded]]] = deque()
+def _ahead(
+    pool: ThreadPoolExecutor,
+    predict: Callable[[Mapping[str, Any]], dict[str, Any]],
+    tasks: Sequence[Mapping[str, Any]],
+    deadline: float | None,
+) -> Iterator[tuple[Mapping[str, Any], Callable[[], dict[str, Any]]]]:
+    """Each task with what waits for its prediction; a few tasks are under way at any time."""
+    under_way: deque[tuple[Mapping[str, Any], Future[dict[str, Any]]]] = deque()
+    waiting = iter(tasks)
+    while True:
+        for task in islice(waiting, TASKS_AT_ONCE - len(under_way)):
+            under_way.append((task, pool.submit(predict, task)))
+        if not under_way:
+            return
+        task, prediction = under_way.popleft()
+        yield task, partial(_result, prediction, deadline)
+
+
+def _result(prediction: Future[dict[str, Any]], deadline: float | None) -> dict[str, Any]:
     try:
-        for task in tasks:
-            ahead.append((task, pool.submit(_load, task, config, images)))
-            if len(ahead) > PREFETCH:
-                yield ahead.popleft()
-        while ahead:
-            yield ahead.popleft()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        return prediction.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise DeadlinePassed("the request's deadline had passed") from error
 
 
-def _load(task: Mapping[str, Any], config: LabelConfig, images: Images) -> Loaded:
-    loaded: Loaded = [
-        ((tag, index), images.load(uri, _task_id(task))) for tag, index, uri in config.addresses(_data(task))
-    ]
-    if not loaded:
-        names = ", ".join(f"data.{image.key}" for image in config.images)
-        raise ImageError(f"the task has no image under {names}.")
-    return loaded
+def _outcome(answer: Callable[[], dict[str, Any]], task: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
+    """A task's prediction, or an empty one with the reason in the log."""
+    try:
+        return answer()
+    except SegloopError as error:
+        logger.warning("task %s of project %s has no prediction: %s", task.get("id"), model.project, error)
+    except Exception:
+        logger.exception("task %s of project %s has no prediction", task.get("id"), model.project)
+    return failed()
 
 
-def _predict_task(loaded: Loaded, config: LabelConfig, model: ServedModel, settings: Settings) -> dict[str, Any]:
+def _predict_task(
+    task: Mapping[str, Any],
+    config: LabelConfig,
+    model: ServedModel,
+    images: Images,
+    settings: Settings,
+    deadline: float | None,
+) -> dict[str, Any]:
     result: list[dict[str, Any]] = []
     scores = []
-    for (tag, index), image in loaded:
-        segmentation = model.segment(image.pixels)
+    for tag, index, uri in config.addresses(_data(task)):
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlinePassed("the request's deadline had passed")
+        segmentation = model.segment(images.load(uri, _task_id(task)), deadline)
         regions = class_map_regions(
             segmentation.class_map,
             model.classes,
@@ -164,11 +181,14 @@ def _predict_task(loaded: Loaded, config: LabelConfig, model: ServedModel, setti
         )
         result += _placed(regions, index)
         scores.append(_score(segmentation))
+    if not scores:
+        names = ", ".join(f"data.{image.key}" for image in config.images)
+        raise ImageError(f"the task has no image under {names}.")
     return {"result": result, "score": min(scores), "model_version": model.version}
 
 
 def _score(segmentation: Segmentation) -> float:
-    score = float(segmentation.confidence.mean(dtype=np.float64))
+    score = segmentation.score
     if not np.isfinite(score):
         raise SegloopError("the network's confidence is not a finite number")
     return min(max(score, 0.0), 1.0)

@@ -91,7 +91,12 @@ class Settings(BaseSettings):
         9090, ge=0, le=65535, validation_alias=AliasChoices("SEGLOOP_PORT", "PORT"), description="Port to listen on."
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes; each holds a network of its own.")
-    threads: int = Field(8, ge=1, le=256, description="Threads of one server process.")
+    threads: int = Field(
+        24,
+        ge=1,
+        le=256,
+        description="Threads of one server process; keep it above predict_requests, so that /setup and /webhook never wait.",
+    )
     public_url: str = Field(
         "",
         description="Address under which Label Studio knows this backend; needed only where several backends are connected to one project.",
@@ -163,7 +168,28 @@ class Settings(BaseSettings):
         512, ge=64, le=4096, description="Long side of the image as the network sees it, in pixels."
     )
 
+    long_side: int = Field(
+        0,
+        ge=0,
+        le=16384,
+        description="Longest side, in pixels, at which a trained network sees an image: beyond input_size it sees "
+        "overlapping windows of it, in more detail and more slowly. 0: the whole image at input_size.",
+    )
+
     # -- Serving
+    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = Field(
+        "auto",
+        description="What runs the network: auto takes torch on a GPU, and on a CPU the int8 model where it is as good "
+        "as the exact one, else the exact one (openvino).",
+    )
+    predict_requests: int = Field(
+        16,
+        ge=1,
+        description="Predict requests that one server process works on at once; past it, it answers 503 with Retry-After.",
+    )
+    prediction_cache_bytes: int = Field(
+        128 * _MIB, ge=0, description="Memory for the latest predictions of one server process, in bytes; 0: none."
+    )
     predict_deadline_s: float = Field(
         80.0, gt=0, description="A /predict answers within this time; Label Studio gives up after 100 s."
     )

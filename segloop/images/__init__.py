@@ -1,6 +1,7 @@
 """Images of tasks: fetched from wherever Label Studio points to, within limits, and decoded as a browser shows them."""
 
-from segloop.images.decode import decode, size
-from segloop.images.source import Blob, HeaderSource, Image, ImageSource
+from segloop.images.decode import Header, decode, read_header
+from segloop.images.image import Blob, Image
+from segloop.images.source import HeaderSource, ImageSource
 
-__all__ = ["Blob", "HeaderSource", "Image", "ImageSource", "decode", "size"]
+__all__ = ["Blob", "Header", "HeaderSource", "Image", "ImageSource", "decode", "read_header"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
@@ -15,63 +17,80 @@ from segloop.errors import ImageError, ImageTooLarge
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
+_JPEG = ("JPEG", "MPO")
+# libjpeg decodes fewer coefficients of each 8 x 8 block for these; others of its scales have no fast code.
+_REDUCTIONS = (8, 4, 2)
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-# What undoes each EXIF orientation (EXIF 2.3, tag 274).
-_UPRIGHT = {
-    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
-    3: Pillow.Transpose.ROTATE_180,
-    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
-    5: Pillow.Transpose.TRANSPOSE,
-    6: Pillow.Transpose.ROTATE_270,
-    7: Pillow.Transpose.TRANSVERSE,
-    8: Pillow.Transpose.ROTATE_90,
-}
+# What undoes each EXIF orientation (EXIF 2.3, tag 274): for the sideways ones, after rows and columns are swapped.
+_LEFT_RIGHT, _TOP_BOTTOM, _BOTH = 1, 0, -1  # cv2.flip
+_FLIPS = {2: _LEFT_RIGHT, 3: _BOTH, 4: _TOP_BOTTOM, 6: _LEFT_RIGHT, 7: _BOTH, 8: _TOP_BOTTOM}
 
 
-def decode(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself: width and height in pixels after its EXIF orientation, and its format."""
+
+    width: int
+    height: int
+    format: str
+
+    @property
+    def suffix(self) -> str:
+        """The file name suffix of the format, such as ".jpg"."""
+        return _SUFFIXES.get(self.format, f".{self.format.lower()}")
+
+    def reduction(self, long_side: int) -> int:
+        """By how much `decode` divides the sides when it is asked for a long side of `long_side` pixels: 1, 2, 4, 8."""
+        if self.format not in _JPEG:
+            return 1
+        longest = max(self.width, self.height)
+        return next((factor for factor in _REDUCTIONS if _rounded(longest / factor) >= long_side), 1)
+
+    def check(self, max_pixels: int) -> None:
+        """Raise ImageTooLarge for more than `max_pixels` pixels."""
+        if self.width * self.height > max_pixels:
+            raise ImageTooLarge(
+                f"image of {self.width} x {self.height} pixels is larger than SEGLOOP_IMAGE_MAX_PIXELS={max_pixels}"
+            )
+
+
+def decode(data: bytes, *, max_pixels: int, long_side: int | None = None) -> npt.NDArray[np.uint8]:
     """The first frame of an image file as RGB, uint8 (H, W, 3), writable, after its EXIF orientation.
 
     Transparency is composited on white; of 16-bit greys the high byte is kept.
+
+    Args:
+        long_side: in pixels. A JPEG is decoded at a half, a quarter or an eighth (sides rounded), which is several
+            times faster, as long as its long side stays at least that; all else at full size.
 
     Raises:
         ImageTooLarge: the header declares more than `max_pixels` pixels; nothing was decoded then.
         ImageError: not an image, truncated, corrupt, or of a pixel type without a defined look (float, 32-bit).
     """
     image = _open(data)
-    if image.width * image.height > max_pixels:
-        raise ImageTooLarge(
-            f"image of {image.width} x {image.height} pixels is larger than SEGLOOP_IMAGE_MAX_PIXELS={max_pixels}"
-        )
+    orientation = _orientation(image)
+    header = _header(image, orientation)
+    header.check(max_pixels)
     try:
-        orientation = _orientation(image)
+        if long_side is not None:
+            image = _reduced(image, header.reduction(long_side))
         image.load()
-        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-        return _rgb(upright)
+        return _upright(_rgb(image), orientation)
     except ImageError:
         raise
     except Exception as error:  # a broken file makes Pillow raise anything, up to struct.error
-        raise ImageError(f"{image.format} image is truncated or corrupt: {error}") from error
+        raise ImageError(f"{header.format} image is truncated or corrupt: {error}") from error
 
 
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of an image file after its EXIF orientation, read from its header.
+def read_header(data: bytes) -> Header:
+    """The header of an image file.
 
     Raises:
         ImageError: not an image.
     """
     image = _open(data)
-    return (image.height, image.width) if _orientation(image) in _SIDEWAYS else (image.width, image.height)
-
-
-def suffix(data: bytes) -> str:
-    """The file name suffix of an image file's format, such as ".jpg".
-
-    Raises:
-        ImageError: not an image.
-    """
-    name = _open(data).format or ""
-    return _SUFFIXES.get(name, f".{name.lower()}")
+    return _header(image, _orientation(image))
 
 
 def allow_pixels(max_pixels: int) -> None:
@@ -105,10 +124,39 @@ def _describe(data: bytes) -> str:
 def _orientation(image: Pillow.Image) -> int:
     if image.format == "TIFF":  # Pillow turns these upright itself
         return 1
+    # Not image.getexif(): it decodes a whole PNG to look behind its pixels, and follows XMP. Browsers do neither.
+    exif = Pillow.Exif()
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001 - a browser ignores broken EXIF data too
         return 1
+
+
+def _header(image: Pillow.Image, orientation: int) -> Header:
+    width, height = (image.height, image.width) if orientation in _SIDEWAYS else image.size
+    return Header(width, height, image.format or "")
+
+
+def _reduced(image: Pillow.Image, factor: int) -> Pillow.Image:
+    drafted = image.draft(None, (max(1, image.width // factor), max(1, image.height // factor))) if factor > 1 else None
+    if drafted is None:
+        return image
+    # Pillow rounds up: the last row and column may lie mostly beyond the image, which would stretch it when resized.
+    _, (_, _, width, height) = drafted
+    return image.crop((0, 0, _rounded(width), _rounded(height)))
+
+
+def _rounded(side: float) -> int:
+    return max(1, int(side + 0.5))
+
+
+def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    if orientation in _SIDEWAYS:
+        pixels = np.asarray(cv2.transpose(pixels), dtype=np.uint8)
+    if orientation in _FLIPS:
+        pixels = np.asarray(cv2.flip(pixels, _FLIPS[orientation]), dtype=np.uint8)
+    return pixels
 
 
 def _rgb(image: Pillow.Image) -> npt.NDArray[np.uint8]:
@@ -124,4 +172,4 @@ def _rgb(image: Pillow.Image) -> npt.NDArray[np.uint8]:
         canvas = Pillow.new("RGBA", rgba.size, "white")
         canvas.alpha_composite(rgba)
         image = canvas
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # convert copies even then

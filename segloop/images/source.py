@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import base64
-import builtins
 import hashlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import httpx
-import numpy as np
-import numpy.typing as npt
 
 from segloop.errors import ImageError, ImageForbidden, ImageTooLarge
 from segloop.images.addresses import describe, origin, port_of, unsigned
 from segloop.images.cache import DiskCache
-from segloop.images.decode import allow_pixels, decode, suffix
+from segloop.images.decode import allow_pixels
 from segloop.images.fetch import Fetcher, Refused, Response, Validators
 from segloop.images.files import data_url, read_below
 from segloop.images.hosts import HostPolicy
+from segloop.images.image import Blob, Image, naming
 from segloop.images.s3 import S3Reader, StorageError
 from segloop.settings import Settings
 
@@ -46,30 +43,8 @@ class HeaderSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Blob:
-    """An image file: its bytes, their SHA-256 as hex, and a suffix for file names such as ".jpg"."""
-
-    bytes: builtins.bytes
-    sha256: str
-    suffix: str
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """A decoded image: RGB pixels, uint8 (H, W, 3), after EXIF orientation; and the file they come from."""
-
-    pixels: npt.NDArray[np.uint8]
-    blob: Blob
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the file's bytes, as hex."""
-        return self.blob.sha256
-
-
 class ImageSource:
-    """Fetches and decodes images of tasks. Thread-safe.
+    """Fetches images of tasks. Thread-safe.
 
     Args:
         settings: Label Studio's address, and the limits on hosts, bytes, pixels, time and cache.
@@ -98,13 +73,13 @@ class ImageSource:
         self._s3.close()
 
     def load(self, uri: str, task_id: int | None) -> Image:
-        """The image at an address, fetched and decoded; errors as in `fetch` and `decode`."""
-        blob = self.fetch(uri, task_id)
-        try:
-            pixels = decode(blob.bytes, max_pixels=self._settings.image_max_pixels)
-        except ImageError as error:
-            raise type(error)(f"{describe(uri)}: {error}") from error
-        return Image(pixels, blob)
+        """The image at an address: fetched, its header read, not decoded yet.
+
+        Raises:
+            ImageTooLarge: the header declares more than `image_max_pixels` pixels.
+            Those of `fetch`.
+        """
+        return Image(self.fetch(uri, task_id), max_pixels=self._settings.image_max_pixels, name=describe(uri))
 
     def fetch(self, uri: str, task_id: int | None) -> Blob:
         """The image file at an address: a data: URL, a path or URL of Label Studio, http(s), s3, gs, azure-blob.
@@ -198,17 +173,17 @@ class ImageSource:
     ) -> Blob:
         entry = self._cache.get(identity)
         if entry and immutable:
-            return Blob(entry.data, entry.sha256, suffix(entry.data))
+            return Blob(entry.data, entry.sha256)
         response = get(entry.validators if entry and entry.validators else None)
         if response.body is None and entry:
-            return Blob(entry.data, entry.sha256, suffix(entry.data))
+            return Blob(entry.data, entry.sha256)
         blob = self._blob(name, response.body or b"")
         if immutable or response.validators:
             self._cache.put(identity, blob.bytes, blob.sha256, response.validators)
         return blob
 
     def _blob(self, name: str, data: bytes) -> Blob:
-        try:
-            return Blob(data, hashlib.sha256(data).hexdigest(), suffix(data))
-        except ImageError as error:
-            raise ImageError(f"{describe(name)}: {error}") from error
+        blob = Blob(data, hashlib.sha256(data).hexdigest())
+        with naming(describe(name)):
+            _ = blob.header  # the error of what is no image
+        return blob

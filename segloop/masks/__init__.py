@@ -5,6 +5,7 @@ from __future__ import annotations
 from segloop.masks.bitmask import decode_bitmask, encode_bitmask, resize_nearest
 from segloop.masks.pieces import components, label_pieces, remove_specks
 from segloop.masks.polygons import mask_polygons
+from segloop.masks.refine import refine_boundary
 from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle
 from segloop.masks.shapes import ellipse_mask, polygon_mask, rectangle_mask
 
@@ -20,6 +21,7 @@ __all__ = [
     "mask_polygons",
     "polygon_mask",
     "rectangle_mask",
+    "refine_boundary",
     "remove_specks",
     "resize_nearest",
 ]

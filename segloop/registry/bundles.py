@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ def describe_files(bundle: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def verify_files(folder: Path, info: VersionInfo) -> None:
-    """Check the sha256 of every file of a version.
+def verify_files(folder: Path, info: VersionInfo, names: Collection[str]) -> None:
+    """Check the sha256 of some files of a version.
 
     Raises:
         RegistryError: a file is missing or is not the one that version.json describes.
     """
-    for name, expected in info.files.items():
+    for name in names:
+        expected = info.files[name]
         file = f"{name} of {info.project} {info.version}"
         try:
             found = _sha256(folder / name)
@@ -64,8 +66,8 @@ class BundleCache:
         self._store = store
         self._folder = folder
 
-    def get(self, info: VersionInfo) -> Path:
-        """The local copy of a version, downloaded unless it is there and sound.
+    def get(self, info: VersionInfo, names: Collection[str]) -> Path:
+        """The local copy of a version with these files at least, downloaded unless they are there and sound.
 
         Raises:
             RegistryError: the store's own files are not the ones that version.json describes, or the disk is at fault.
@@ -75,10 +77,13 @@ class BundleCache:
         try:
             project.mkdir(parents=True, exist_ok=True)
             with FileLock(project / ".lock", timeout=_LOCK_TIMEOUT_S):
-                try:
-                    verify_files(copy, info)
-                except RegistryError:
-                    self._download(info, copy)
+                if not (copy / VERSION_FILE).is_file():
+                    self._download(info, VERSION_FILE, copy)
+                for name in names:
+                    try:
+                        verify_files(copy, info, [name])
+                    except RegistryError:
+                        self._download(info, name, copy)
                 os.utime(copy)
                 copies = [path for path in project.iterdir() if version_number(path.name) is not None]
                 for old in sorted(copies, key=lambda path: path.stat().st_mtime)[:-_CACHED_BUNDLES]:
@@ -87,15 +92,16 @@ class BundleCache:
             raise RegistryError(f"the cache of versions {self._folder} cannot be used: {error}") from error
         return copy
 
-    def _download(self, info: VersionInfo, copy: Path) -> None:
+    def _download(self, info: VersionInfo, name: str, copy: Path) -> None:
         fresh = copy.with_name(".fresh")
         shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
         fresh.mkdir()
-        for name in (*info.files, VERSION_FILE):
-            self._store.download(f"{info.project}/versions/{info.version}/{name}", fresh / name)
-        verify_files(fresh, info)
-        shutil.rmtree(copy, ignore_errors=True)
-        fresh.rename(copy)
+        self._store.download(f"{info.project}/versions/{info.version}/{name}", fresh / name)
+        if name != VERSION_FILE:
+            verify_files(fresh, info, [name])
+        copy.mkdir(exist_ok=True)
+        (fresh / name).replace(copy / name)
+        fresh.rmdir()
 
 
 def _sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,19 +155,22 @@ class Registry:
                 log.warning("project %s: version %s is left out: %s", project, name, error)
         return found
 
-    def bundle(self, project: str, version: str) -> Path:
-        """A local folder with the version's files, the sha256 of each verified by this call.
+    def bundle(self, project: str, version: str, files: Collection[str] | None = None) -> Path:
+        """A local folder with the version's files (or only those asked for), the sha256 of each verified by this call.
 
         Raises:
             VersionNotFound: the project has no such version.
             RegistryError: a file is missing or is not the one that version.json describes.
         """
         info = self.get(project, version)
+        wanted = info.files.keys() if files is None else files
+        if missing := sorted(set(wanted) - info.files.keys()):
+            raise RegistryError(f"version {version} of project {project} has no file {missing[0]}")
         folder = self._store.local(f"{project}/versions/{version}")
         if folder is not None:
-            verify_files(folder, info)
+            verify_files(folder, info, wanted)
             return folder
-        return self._cache.get(info)
+        return self._cache.get(info, wanted)
 
     # -- the champion
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,7 +31,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """A version's version.json."""
+    """A version's version.json. `long_side` and `engines`, which came later, may be missing there."""
 
     format: Literal[1]
     version: str
@@ -48,6 +48,8 @@ class VersionInfo:
     decision: dict[str, Any] | None
     recipe: dict[str, Any]
     files: dict[str, FileInfo]
+    long_side: int = 0
+    engines: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig, Preference
-from segloop.masks import label_pieces, rectangle_mask
+from segloop.masks import label_pieces, rectangle_mask, refine_boundary
 from segloop.results.regions import mask_regions
 
 #: Percentages beyond this are refused: such a place is on no image.
@@ -83,7 +84,11 @@ def prompt(context: Mapping[str, Any], config: LabelConfig, image: str) -> Promp
 
 
 def interactive_mask(
-    class_map: NDArray[np.uint8], asked: Prompt, label_value: int | None = None
+    class_map: NDArray[np.uint8],
+    asked: Prompt,
+    label_value: int | None = None,
+    image_pixels: NDArray[np.uint8] | None = None,
+    band_px: float = 0.0,
 ) -> tuple[NDArray[np.bool_], int]:
     """The pixels that a prompt asks for, bool (H, W), and the class value (1 and above) they have; 0 if there are none.
 
@@ -91,29 +96,40 @@ def interactive_mask(
     Rectangles alone take, within them, the class `label_value` if it is there, else the class with most pixels.
     A negative click takes its piece away, or, where positive clicks lie on the same piece, the part of it that is
     nearer to it than to any of them. Nothing is found on background.
+
+    With the image, uint8 (H, W, 3), the boundary of the pieces follows its edges within `band_px` pixels, but for
+    those of rectangles and between clicks; the pixels under clicks keep their side.
+
+    Raises:
+        MaskError: the image has another size than the class map, or the band is negative or not a number.
     """
     height, width = class_map.shape
     allowed = np.full(class_map.shape, not asked.boxes)
     for box in asked.boxes:
         x, w, y, h = box.x * width / 100, box.width * width / 100, box.y * height / 100, box.height * height / 100
         allowed |= rectangle_mask(x, y, w, h, box.rotation_deg, height, width)
-    positive = _pixels(asked, True, height, width)
+    positive, negative = _pixels(asked, True, height, width), _pixels(asked, False, height, width)
     value = _asked_class(
         class_map, allowed, positive, bool(asked.boxes and not any(c.positive for c in asked.clicks)), label_value
     )
     if value == 0:
         return np.zeros(class_map.shape, np.bool_), 0
-    _, pieces, _ = label_pieces(class_map == value)
-    mask = pieces > 0
-    chosen = {int(pieces[y, x]) for y, x in positive} - {0}
-    if chosen:
-        mask = np.isin(pieces, list(chosen))
-    for y, x in _pixels(asked, False, height, width):
-        piece = int(pieces[y, x])
-        if piece == 0:
-            continue
-        rivals = [point for point in positive if pieces[point] == piece]
-        mask &= (pieces != piece) | _nearer(rivals, (y, x), height, width)
+    count, pieces, _ = label_pieces(class_map == value)
+    clicked = {int(pieces[point]) for point in positive} - {0}
+    chosen = np.full(count + 1, not clicked)
+    chosen[list(clicked)] = True
+    chosen[[int(pieces[point]) for point in negative if pieces[point] not in clicked]] = False
+    chosen[0] = False
+    mask = chosen[pieces]
+    if image_pixels is not None:
+        mask = _refined(mask, allowed, positive + negative, image_pixels, band_px)
+    for click in negative:
+        piece = int(pieces[click])
+        if piece in clicked:
+            rivals = [point for point in positive if pieces[point] == piece]
+            chosen[piece] = False
+            mask &= chosen[pieces] | _nearer(rivals, click, height, width)
+            chosen[piece] = True
     mask &= allowed
     return mask, value if mask.any() else 0
 
@@ -128,17 +144,22 @@ def interactive_regions(
     *,
     preference: Preference = "auto",
     tolerance_px: float = 1.0,
+    image_pixels: NDArray[np.uint8] | None = None,
+    band_px: float = 0.0,
 ) -> tuple[list[dict[str, Any]], float | None]:
     """Answer a smart tool: the region's items and its mean confidence, or ([], None) where there is none.
 
     The label chosen in the tool names the region; where no output tag has it, the class of its pixels does.
+    With the image, uint8 (H, W, 3), the region's boundary follows its edges within `band_px` pixels: about half a
+    cell of the network's grid.
 
     Raises:
         BadRequest: the context is malformed.
+        MaskError: the image has another size than the class map, or the band is negative or not a number.
     """
     asked = prompt(context, config, image)
     chosen = classes.index(asked.label) + 1 if asked.label in classes else None
-    mask, value = interactive_mask(class_map, asked, chosen)
+    mask, value = interactive_mask(class_map, asked, chosen, image_pixels, band_px)
     outputs = config.outputs(image, preference)
     found = classes[value - 1] if 1 <= value <= len(classes) else None
     label = next((name for name in (asked.label, found) if name in outputs), None)
@@ -162,6 +183,31 @@ def _asked_class(
     if label_value is not None and pixels[label_value]:
         return label_value
     return int(pixels.argmax())
+
+
+def _refined(
+    mask: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
+    clicks: list[tuple[int, int]],
+    image_pixels: NDArray[np.uint8],
+    band_px: float,
+) -> NDArray[np.bool_]:
+    """A mask refined where the rectangles reach; close to clicks as it was."""
+    rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
+    if not rows.size:
+        return mask
+    margin = math.ceil(2 * band_px)
+    part = np.s_[
+        max(int(rows[0]) - margin, 0) : int(rows[-1]) + margin + 1,
+        max(int(columns[0]) - margin, 0) : int(columns[-1]) + margin + 1,
+    ]
+    refined = mask.copy()
+    refined[part] = refine_boundary(mask[part], image_pixels[part], band_px)
+    reach = math.ceil(band_px / 4)
+    for row, column in clicks:
+        near = np.s_[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
+        refined[near] = mask[near]
+    return refined
 
 
 def _pixels(asked: Prompt, positive: bool, height: int, width: int) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from segloop.training.container import Container
 from segloop.training.evaluation import evaluate
+from segloop.training.examples import read_example
 from segloop.training.recipe import main, train
 
-__all__ = ["Container", "evaluate", "main", "train"]
+__all__ = ["Container", "evaluate", "main", "read_example", "train"]

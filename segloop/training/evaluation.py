@@ -13,17 +13,24 @@ from segloop.dataset import load_manifest
 from segloop.metrics import ConfusionMatrix
 from segloop.network import SegmentationNetwork, load_bundle
 from segloop.training.examples import read_example
-from segloop.transforms import UInt8, network_input, upsample
+from segloop.transforms import Float32, UInt8, class_map_of
+from segloop.windows import windowed_logits
 
 Progress = Callable[[dict[str, Any]], None]
 
 
-def predict(network: SegmentationNetwork, image: UInt8, input_size: int, device: torch.device) -> UInt8:
+def predict(
+    network: SegmentationNetwork, image: UInt8, input_size: int, device: torch.device, long_side: int = 0
+) -> UInt8:
     """The class map uint8 (H, W) that a network in evaluation mode gives for an RGB image uint8 (H, W, 3)."""
-    batch = torch.from_numpy(network_input(image, input_size))[None].to(device, memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        logits = network(batch)[0].float().cpu().numpy()
-    return upsample(logits, *image.shape[:2])[0]
+
+    def forward(windows: Sequence[Float32]) -> Float32:
+        batch = torch.from_numpy(np.stack(windows)).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            logits: Float32 = network(batch).float().cpu().numpy()
+        return logits
+
+    return class_map_of(windowed_logits(forward, image, input_size, long_side), *image.shape[:2])
 
 
 def evaluate(
@@ -43,10 +50,19 @@ def evaluate(
         TrainingError: the snapshot cannot be read, or its masks are not of `classes`.
     """
     if bundle is None:
-        return evaluate_network(None, 0, classes, snapshot, classes, device, progress)
+        return evaluate_network(None, 0, classes, snapshot, classes, device, progress=progress)
     network, info = load_bundle(bundle)
     network = network.to(device).to(memory_format=torch.channels_last)
-    return evaluate_network(network, info["input_size"], info["classes"], snapshot, classes, device, progress)
+    return evaluate_network(
+        network,
+        info["input_size"],
+        info["classes"],
+        snapshot,
+        classes,
+        device,
+        long_side=info.get("long_side", 0),
+        progress=progress,
+    )
 
 
 def evaluate_network(
@@ -56,6 +72,8 @@ def evaluate_network(
     snapshot: Path,
     classes: Sequence[str],
     device: torch.device,
+    *,
+    long_side: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """As `evaluate`, for a network in evaluation mode on `device`; None for empty predictions."""
@@ -66,7 +84,10 @@ def evaluate_network(
     items = manifest.part("val")
     for step, item in enumerate(items, start=1):
         image, truth = read_example(snapshot, item)
-        found = np.zeros_like(truth) if network is None else lookup[predict(network, image, input_size, device)]
+        if network is None:
+            found = np.zeros_like(truth)
+        else:
+            found = lookup[predict(network, image, input_size, device, long_side)]
         matrix.update(truth, found)
         if progress is not None:
             progress({"phase": "evaluating", "step": step, "steps": len(items)})

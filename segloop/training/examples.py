@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from segloop.dataset import Item
 from segloop.errors import TrainingError
 from segloop.images import decode
-from segloop.transforms import IGNORED, UInt8, augment, network_size, normalise, resize_image, resize_mask
+from segloop.transforms import IGNORED, STRIDE_PX, UInt8, augment, network_size, normalise, resize_image, resize_mask
+from segloop.windows import seen_size, window_side
 
 
 def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:
@@ -41,13 +42,15 @@ class Examples:
     are, and what fits into it the operating system keeps there.
     """
 
-    def __init__(self, folder: Path, items: Sequence[Item], input_size: int, cache: Path, channels: int) -> None:
+    def __init__(
+        self, folder: Path, items: Sequence[Item], input_size: int, long_side: int, cache: Path, channels: int
+    ) -> None:
         self._files = [cache / f"{index}.npy" for index in range(len(items))]
         self.pixels: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
         sizes = []
         for item, file in zip(items, self._files, strict=True):
             image, mask = read_example(folder, item)
-            size = network_size(item.height, item.width, input_size)
+            size = network_size(item.height, item.width, seen_size(item.height, item.width, input_size, long_side))
             mask = resize_mask(mask, *size)
             np.save(file, np.dstack([resize_image(image, *size), mask]))
             self.pixels += np.bincount(mask.ravel(), minlength=256)
@@ -55,8 +58,11 @@ class Examples:
         if self.pixels[channels:IGNORED].any():
             value = channels + int(np.flatnonzero(self.pixels[channels:IGNORED])[0])
             raise TrainingError(f"a mask has the value {value}, but there are {channels - 1} classes")
-        #: Height and width that views are cut to, in pixels: the median, so that most images fit.
-        self.view_size = tuple(int(np.median(side)) // 32 * 32 for side in zip(*sizes, strict=True))
+        #: Height and width that views are cut to, in pixels: the median, so that most images fit, or a window.
+        self.view_size = tuple(
+            min(int(np.median(side)), window_side(input_size)) // STRIDE_PX * STRIDE_PX
+            for side in zip(*sizes, strict=True)
+        )
 
     def __len__(self) -> int:
         return len(self._files)

@@ -132,7 +132,7 @@ def train(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
 
     with tempfile.TemporaryDirectory(prefix="segloop-training-") as cache:
         channels = len(manifest.classes) + 1
-        examples = Examples(container.snapshot, items, settings.input_size, Path(cache), channels)
+        examples = Examples(container.snapshot, items, settings.input_size, settings.long_side, Path(cache), channels)
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
         epochs = max(settings.train_epochs, -(-settings.train_min_steps // per_epoch))
         run = Run(
@@ -152,7 +152,13 @@ def train(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         def metrics() -> dict[str, Any]:
             estimate_statistics(network, plain, settings.train_batch_size, device)
             return evaluate_network(
-                network, settings.input_size, manifest.classes, container.snapshot, manifest.classes, device
+                network,
+                settings.input_size,
+                manifest.classes,
+                container.snapshot,
+                manifest.classes,
+                device,
+                long_side=settings.long_side,
             )
 
         with tqdm(total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2) as bar:
@@ -249,6 +255,7 @@ def describe(settings: Settings, manifest: Manifest, stride: int, metrics: dict[
         "arch": settings.arch,
         "output_stride": stride,
         "input_size": settings.input_size,
+        "long_side": settings.long_side,
         "classes": list(manifest.classes),
         "parent": None,
         "snapshot": manifest.hash,

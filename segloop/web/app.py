@@ -8,7 +8,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from segloop.backend import Backend
-from segloop.errors import SegloopError
+from segloop.errors import Busy, SegloopError
 from segloop.settings import Settings
 from segloop.web.auth import guard
 from segloop.web.replies import reply
@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 #: Largest request body, in bytes: a selection of thousands of tasks with their predictions stays below it.
 MAX_BODY_BYTES = 256 * 2**20
+
+#: When to ask again while something that segloop needs is away, in seconds.
+RETRY_AFTER_S = 5
 
 
 def create_app(backend: Backend, settings: Settings) -> Flask:
@@ -33,13 +36,15 @@ def create_app(backend: Backend, settings: Settings) -> Flask:
 
 
 def _known_error(error: SegloopError) -> Response:
-    if error.http_status >= 500:
+    if isinstance(error, Busy):
+        logger.warning("%s", error)
+    elif error.http_status >= 500:
         logger.error("%s: %s", type(error).__name__, error)
     response = reply({"error": str(error)}, error.http_status)
     if error.http_status == 401:
         response.headers["WWW-Authenticate"] = 'Basic realm="segloop"'
     if error.http_status == 503:
-        response.headers["Retry-After"] = "5"
+        response.headers["Retry-After"] = str(error.retry_after_s if isinstance(error, Busy) else RETRY_AFTER_S)
     return response
 
 

@@ -147,6 +147,7 @@ class TestLabelStudio:
         assert np.array_equal(image.pixels, np.full((2, 3, 3), (1, 2, 3), np.uint8))
         assert image.sha256 == hashlib.sha256(PNG).hexdigest()
         assert (image.blob.bytes, image.blob.suffix) == (PNG, ".png")
+        assert (image.width, image.height) == (3, 2)
         assert label_studio.credentials == [TOKEN["Authorization"]]
 
     @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ class TestLimits:
             with pytest.raises(ImageTooLarge, match=f"SEGLOOP_IMAGE_MAX_BYTES={len(PNG)}"):
                 source.fetch(path, None)
 
-    def test_pixels(self, make: Make) -> None:
+    def test_pixels_are_counted_before_any_is_decoded(self, make: Make) -> None:
         uri = "data:image/png;base64," + base64.b64encode(PNG).decode()
         assert make(image_max_pixels=6).load(uri, None).pixels.shape == (2, 3, 3)
         with pytest.raises(ImageTooLarge, match="data: URL: image of 3 x 2 pixels"):
@@ -374,12 +375,20 @@ class TestLimits:
             "/partial": lambda handler: handler.reply(206, PNG),
             "/unasked": lambda handler: handler.reply(304),
             "/nowhere": lambda handler: handler.reply(302),
-            "/cut": ok(PNG[:40]),
+            "/head": ok(PNG[:20]),
         }
         source = make()
         for path in label_studio.answers:
             with pytest.raises(ImageError):
                 source.load(path, None)
+
+    def test_a_cut_image_is_named_when_it_is_decoded(self, make: Make, label_studio: Server) -> None:
+        label_studio.answers["/data/upload/1/a.png"] = ok(PNG[:50])
+        image = make().load("/data/upload/1/a.png?token=s3cr3t", 1)
+        assert (image.width, image.height) == (3, 2)
+        for _ in range(2):
+            with pytest.raises(ImageError, match=r"^/data/upload/1/a\.png: PNG image is truncated or corrupt"):
+                _ = image.pixels
 
     def test_no_secret_in_a_message(self, make: Make, label_studio: Server, other: Server) -> None:
         other.answers["/page"] = ok(b"<html>")

@@ -56,7 +56,7 @@ class FakeImages:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         data = buffer.getvalue()
-        return SourceImage(pixels, Blob(data, hashlib.sha256(data).hexdigest(), ".png"))
+        return SourceImage(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=96, name=uri)
 
 
 def task(number: int, updated_at: str = NOW) -> dict[str, Any]:
@@ -191,9 +191,17 @@ def shop(settings: Settings, jobs: Jobs) -> Workshop:
         jobs,
         FakeTrainer(),
         scores(0.5, 0.6, 0.4, 0.7),
+        fake_export,
         lambda registry, project, version, settings: toy_model(version, project),
         poll_s=0.0,
     )
+
+
+def fake_export(bundle: Path, snapshot: Path, out: Path, settings: Settings) -> dict[str, Any]:
+    out.mkdir()
+    (out / "openvino.xml").write_text("<net/>")
+    (out / "openvino.bin").write_bytes(bundle.name.encode())
+    return {"images": 1, "openvino": {"serves": True}}
 
 
 def begin(jobs: Jobs, project: str = PROJECT) -> str:
@@ -288,16 +296,20 @@ class Fuse:
             label_studio=self.wrap(shop.label_studio, ("set_title", "labelled_tasks")),
             jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
             trainer=self.wrap(shop.trainer, ("submit", "collect")),
-            evaluate=self.wrap(EvaluateOf(shop), ("run",)).run,
+            evaluate=self.wrap(StepsOf(shop), ("evaluate",)).evaluate,
+            export=self.wrap(StepsOf(shop), ("export",)).export,
         )
 
 
 @dataclass
-class EvaluateOf:
+class StepsOf:
     shop: Workshop
 
-    def run(self, *args: Any) -> dict[str, Any]:
+    def evaluate(self, *args: Any) -> dict[str, Any]:
         return self.shop.evaluate(*args)
+
+    def export(self, *args: Any) -> dict[str, Any]:
+        return self.shop.export(*args)
 
 
 @pytest.mark.slow
@@ -420,7 +432,7 @@ def test_progress_of_the_training_is_published(shop: Workshop) -> None:
     run_retrain(replace(shop, jobs=watched), PROJECT, job_id)  # type: ignore[arg-type]
     assert {"phase": "training", "epoch": 2, "loss": 0.25} in shown
     phases = [progress["phase"] for progress in shown]
-    assert list(dict.fromkeys(phases)) == ["snapshot", "training", "evaluating", "promoting", "done"]
+    assert list(dict.fromkeys(phases)) == ["snapshot", "training", "evaluating", "exporting", "promoting", "done"]
 
 
 def test_a_time_out_is_final(shop: Workshop) -> None:
@@ -577,15 +589,20 @@ def test_results_can_be_stored(shop: Workshop) -> None:
 
 @pytest.mark.slow
 def test_a_real_training(shop: Workshop, settings: Settings) -> None:
-    """The training's own process, its bundle and its evaluation fit into the retrain."""
-    from worker.jobs.workshop import _evaluate
+    """The training's own process, its bundle, its evaluation and its export fit into the retrain."""
+    from worker.jobs.workshop import _evaluate, export_models
     from worker.trainers.local import LocalTrainer
 
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
     )
-    real = replace(shop, settings=small, trainer=LocalTrainer(), evaluate=_evaluate, poll_s=0.1)
+    real = replace(shop, settings=small, trainer=LocalTrainer(), evaluate=_evaluate, export=export_models, poll_s=0.1)
     result = run_retrain(real, PROJECT, begin(real.jobs))
     assert result["metrics"]["tasks"] == 2
     info = real.registry.get(PROJECT, result["version"])
     assert (info.arch, info.classes, info.recipe["steps"]) == ("fcn_resnet50", ("Road", "Sky"), 2)
+    assert {"openvino.xml", "openvino.bin", "openvino-int8.xml", "openvino-int8.bin"} < info.files.keys()
+    assert info.engines["openvino"]["serves"], info.engines
+    assert info.engines["openvino"]["agreement"] > 0.999
+    assert 0 <= info.engines["openvino-int8"]["agreement"] <= 1
+    assert info.engines["images"] == 2

@@ -374,6 +374,28 @@ def test_s3_bundles_are_downloaded_once_repaired_and_pruned(
     assert {path.name for path in folder.parent.iterdir() if path.name.startswith("v")} == set(names[-4:])
 
 
+def test_only_the_files_asked_for_are_downloaded(s3_url: str, tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
+    downloads: list[str] = []
+
+    class Counting(S3Store):
+        def download(self, key: str, path: Path) -> None:
+            downloads.append(key.rpartition("/")[2])
+            super().download(key, path)
+
+    registry = Registry(Counting(s3_url), tmp_path / "cache")
+    bundle = make_bundle(b"weights")
+    for name in ("openvino.xml", "openvino.bin"):
+        (bundle / name).write_bytes(name.encode())
+    version = registry.add(PROJECT, bundle, make_info())
+    folder = registry.bundle(PROJECT, version, ["openvino.xml", "openvino.bin"])
+    assert sorted(downloads) == ["openvino.bin", "openvino.xml", "version.json"]
+    assert (folder / "openvino.bin").read_bytes() == b"openvino.bin"
+    registry.bundle(PROJECT, version)
+    assert downloads[3:] == ["model.safetensors"]
+    with pytest.raises(RegistryError, match=f"version {version} of project {PROJECT} has no file openvino-int8.xml"):
+        registry.bundle(PROJECT, version, ["openvino-int8.xml"])
+
+
 def test_an_unreachable_s3_is_one_sentence(monkeypatch: pytest.MonkeyPatch, s3_url: str, tmp_path: Path) -> None:
     registry = open_registry(Settings(store="s3://no-such-bucket/prefix", data_dir=tmp_path))
     with pytest.raises(RegistryError, match=r"s3://no-such-bucket/prefix cannot be used: .*NoSuchBucket"):

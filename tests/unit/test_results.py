@@ -347,6 +347,82 @@ def test_a_box_takes_the_label_else_the_largest_class_in_it() -> None:
     assert interactive_mask(SCENE, Prompt(boxes=(Box(70, 0, 30, 100),)))[1] == 0
 
 
+def road_and_picture(edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """A class map whose road ends at column 80, and a picture in which it ends at another column."""
+    class_map = np.zeros((120, 160), np.uint8)
+    class_map[20:100, 40:80] = 1
+    picture = np.full((120, 160, 3), (70, 90, 150), np.uint8)
+    picture[20:100, 40:edge] = (160, 80, 70)
+    noise = np.random.default_rng(0).integers(0, 20, picture.shape).astype(np.uint8)
+    return class_map, picture + noise
+
+
+def on_road(row: int, column: int, positive: bool = True) -> Click:
+    return Click((column + 0.5) * 100 / 160, (row + 0.5) * 100 / 120, positive)
+
+
+@pytest.mark.parametrize("edge", [74, 86])
+def test_a_region_ends_where_the_picture_does(edge: int) -> None:
+    class_map, picture = road_and_picture(edge)
+    asked = Prompt((on_road(60, 60),))
+    coarse, _ = interactive_mask(class_map, asked, None, picture, 0)
+    assert (coarse == (class_map == 1)).all()
+    refined, value = interactive_mask(class_map, asked, None, picture, 10)
+    assert value == 1
+    assert np.abs(refined[40:80].sum(axis=1) - (edge - 40)).max() <= 2
+
+
+def test_clicks_keep_their_side_where_the_picture_says_otherwise() -> None:
+    class_map, picture = road_and_picture(86)
+    refined, _ = interactive_mask(class_map, Prompt((on_road(60, 60), on_road(60, 83, False))), None, picture, 10)
+    assert refined[40, 83]
+    assert not refined[60, 83]
+    class_map, picture = road_and_picture(74)
+    refined, _ = interactive_mask(class_map, Prompt((on_road(60, 77),)), None, picture, 10)
+    assert refined[60, 77]
+    assert not refined[40, 77]
+
+
+def test_a_cut_between_clicks_stays_where_it_was() -> None:
+    class_map, picture = road_and_picture(86)
+    asked = Prompt((on_road(30, 60), on_road(81, 60, False)))
+    refined, _ = interactive_mask(class_map, asked, None, picture, 10)
+    assert refined[:55, :86].any(axis=1).sum() == 35
+    assert refined[40:55, 40:84].all()
+    assert not refined[56:].any()
+    everything = Prompt((on_road(30, 60),))
+    assert interactive_mask(class_map, everything, None, picture, 10)[0][56:, 82].any()
+
+
+def test_rectangles_still_cut_what_was_refined() -> None:
+    class_map, picture = road_and_picture(86)
+    box = Box(25, 25, 27.5, 50)  # columns 40 to 84, rows 30 to 90
+    refined, _ = interactive_mask(class_map, Prompt(boxes=(box,)), None, picture, 10)
+    assert np.flatnonzero(refined.any(axis=0)).tolist() == list(range(40, 84))
+    assert np.flatnonzero(refined.any(axis=1)).tolist() == list(range(30, 90))
+    elsewhere, value = interactive_mask(class_map, Prompt(boxes=(Box(80, 80, 10, 10),)), 1, picture, 10)
+    assert value == 0
+    assert not elsewhere.any()
+
+
+def test_interactive_answer_follows_the_picture() -> None:
+    class_map, picture = road_and_picture(86)
+    value = {"x": 37.5, "y": 50, "width": 0.2}
+    context = {"result": [item("keypointlabels", value, "Road")]}
+    [coarse], _ = interactive_regions(context, class_map, None, CLASSES, BRUSH, "image")
+    [refined], _ = interactive_regions(
+        context, class_map, None, CLASSES, BRUSH, "image", image_pixels=picture, band_px=10.0
+    )
+    columns = [decode_rle(answer["value"]["rle"], 120, 160)[60].nonzero()[0].max() for answer in (coarse, refined)]
+    assert columns == [79, 85]
+
+
+def test_a_picture_of_another_size_is_refused() -> None:
+    class_map, picture = road_and_picture(86)
+    with pytest.raises(MaskError, match="size"):
+        interactive_mask(class_map, Prompt((on_road(60, 60),)), None, picture[:100], 10)
+
+
 def keypoint(row: int, column: int, label: str | None = "Road", **more: Any) -> dict[str, Any]:
     click = at(row, column)
     return item("keypointlabels", {"x": click.x, "y": click.y, "width": 0.2}, label, **more)

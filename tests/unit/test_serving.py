@@ -11,9 +11,9 @@ import pytest
 
 from segloop.errors import RegistryError
 from segloop.registry import open_registry
-from segloop.serving import UNTRAINED, ServedModel, ServedModels
+from segloop.serving import UNTRAINED, Batcher, ServedModel, ServedModels
 from segloop.settings import Settings
-from tests.toys import ColourEngine, half_red_half_blue, toy_bundle, toy_loader, toy_model
+from tests.toys import ColourEngine, ToyImage, half_red_half_blue, toy_bundle, toy_loader, toy_model
 
 PROJECT = "1.1795382829"
 LABELS = {"Road": (), "Sky": ()}
@@ -32,7 +32,7 @@ def promote(registry, tmp_path, seed, project=PROJECT):
 
 
 def test_segment_gives_full_size_maps():
-    segmentation = toy_model().segment(half_red_half_blue(31, 47))
+    segmentation = toy_model().segment(ToyImage(half_red_half_blue(31, 47)))
     assert segmentation.class_map.shape == segmentation.confidence.shape == (31, 47)
     assert segmentation.class_map.dtype == np.uint8
     assert (segmentation.class_map[:12] == 1).all()
@@ -42,8 +42,8 @@ def test_segment_gives_full_size_maps():
 
 def test_channels_merge_what_stands_for_one_class():
     # channels: 0 background, 1 red, 2 blue; the class takes both, so it is everywhere
-    model = ServedModel("v", PROJECT, ("any",), 64, ColourEngine(2), channels=((0,), (1, 2)))
-    assert (model.segment(half_red_half_blue()).class_map == 1).all()
+    model = ServedModel("v", PROJECT, ("any",), 64, Batcher(ColourEngine(2)), channels=((0,), (1, 2)))
+    assert (model.segment(ToyImage(half_red_half_blue())).class_map == 1).all()
 
 
 def test_nothing_trained_nothing_served(registry, settings):

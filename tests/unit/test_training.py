@@ -106,7 +106,7 @@ def seen(tmp_path, items=examples, channels=3, input_size=64):
     manifest = write_snapshot(tmp_path / "snapshot", CLASSES, items() if callable(items) else items)
     cache = tmp_path / "cache"
     cache.mkdir()
-    return Examples(tmp_path / "snapshot", manifest.part("train"), input_size, cache, channels)
+    return Examples(tmp_path / "snapshot", manifest.part("train"), input_size, 0, cache, channels)
 
 
 def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rq.timeouts import JobTimeoutException
 
 from segloop.dataset import Manifest, ProjectSplits, load_manifest, snapshot
-from segloop.errors import LabelStudioError, SegloopError, TrainingError
+from segloop.errors import EngineError, LabelStudioError, SegloopError, TrainingError
 from segloop.policy import should_promote, should_rerun
 from segloop.settings import Settings
 from worker.jobs.workshop import Workshop, project_id_of, tell
@@ -34,6 +34,7 @@ HYPERPARAMETERS = (
     "output_stride",
     "device",
     "input_size",
+    "long_side",
     "train_epochs",
     "train_min_steps",
     "train_minutes",
@@ -41,6 +42,8 @@ HYPERPARAMETERS = (
     "train_lr",
     "train_seed",
 )
+
+WEIGHTS_FILE = "model.safetensors"
 
 #: How often a training that was killed from outside is started again within one job.
 MAX_LOST = 3
@@ -84,7 +87,7 @@ def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, fold
         id=job_id,
         folder=folder,
         snapshot=folder / "snapshot",
-        champion=shop.registry.bundle(project, parent) if parent is not None else None,
+        champion=shop.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
         hyperparameters={name: str(getattr(settings, name)) for name in HYPERPARAMETERS},
     )
     shop.jobs.report(job_id, {"phase": "training", "message": "Training."})
@@ -92,8 +95,10 @@ def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, fold
 
     shop.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
     outcome = _judge(shop, settings, project, folder, bundle, manifest)
+    shop.jobs.report(job_id, {"phase": "exporting", "message": "Preparing the version for serving."})
+    engines = _export(shop, settings, folder, bundle)
     shop.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
-    version, promoted = _promote(shop, settings, project, folder, bundle, manifest, outcome, parent)
+    version, promoted = _promote(shop, settings, project, folder, bundle, manifest, outcome, parent, engines)
     logger.info("project %s: job %s made %s: %s", project, job_id, version, outcome["decision"]["reason"])
     if promoted:
         try:
@@ -185,7 +190,7 @@ def _judge(
     metrics = outcome.get("metrics") or shop.evaluate(bundle, folder / "snapshot", classes, settings)
     champion_metrics, new_classes = None, frozenset[str]()
     if champion is not None:
-        theirs = shop.registry.bundle(project, champion.version)
+        theirs = shop.registry.bundle(project, champion.version, [WEIGHTS_FILE])
         champion_metrics = shop.evaluate(theirs, folder / "snapshot", classes, settings)
         new_classes = frozenset(classes) - frozenset(shop.registry.get(project, champion.version).classes)
     decision = should_promote(metrics, champion_metrics, new_classes=new_classes)
@@ -199,6 +204,29 @@ def _judge(
     return outcome
 
 
+def _export(shop: Workshop, settings: Settings, folder: Path, bundle: Path) -> dict[str, Any]:
+    """The bundle's models for other engines, added to it, and what version.json says of them.
+
+    Also for a candidate that loses: it can be promoted by hand. One that cannot be exported is served by torch's
+    weights as they are.
+    """
+    known: dict[str, Any] | None = _read_json(folder / "engines.json")
+    if known is not None:
+        return known
+    made = folder / "engines"
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        engines = shop.export(bundle, folder / "snapshot", made, settings)
+    except EngineError as error:
+        logger.error("run %s: no models for other engines: %s", folder.name, error)
+        engines = {"error": str(error)}
+    else:
+        for file in sorted(made.iterdir()):
+            file.replace(bundle / file.name)
+    _write_json(folder / "engines.json", engines)
+    return engines
+
+
 def _promote(
     shop: Workshop,
     settings: Settings,
@@ -208,10 +236,12 @@ def _promote(
     manifest: Manifest,
     outcome: dict[str, Any],
     parent: str | None,
+    engines: dict[str, Any],
 ) -> tuple[str, bool]:
     """Put the candidate into the registry, and make it the champion if the outcome says so."""
     judged = {name: outcome[name] for name in ("metrics", "champion_metrics", "decision")}
-    version = shop.registry.add(project, bundle, {**_read_json(bundle / "version.json"), "parent": parent, **judged})
+    info = {**_read_json(bundle / "version.json"), "parent": parent, **judged, "engines": engines}
+    version = shop.registry.add(project, bundle, info)
     _write_json(folder / "outcome.json", {**outcome, "version": version})
     while True:
         champion = shop.registry.champion(project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from segloop.errors import BadRequest, LabelStudioError, LabelStudioUnreachable
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.registry import Registry, open_registry
+from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
 from worker.queue import Jobs
 from worker.trainers.base import Trainer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[Path, Path, tuple[str, ...], Settings], dict[str, Any]]
+Export = Callable[[Path, Path, Path, Settings], dict[str, Any]]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
 
@@ -38,6 +41,7 @@ class Workshop:
     jobs: Jobs
     trainer: Trainer
     evaluate: Evaluate
+    export: Export
     load_model: LoadModel
     poll_s: float = 1.0
 
@@ -51,7 +55,9 @@ class Workshop:
         jobs = Jobs.open(settings, timeout_s=None)
         registry = open_registry(settings)
         try:
-            yield cls(settings, registry, label_studio, images, jobs, LocalTrainer(), _evaluate, _load_model)
+            yield cls(
+                settings, registry, label_studio, images, jobs, LocalTrainer(), _evaluate, export_models, _load_model
+            )
         finally:
             images.close()
             label_studio.close()
@@ -101,6 +107,21 @@ def _evaluate(bundle: Path, folder: Path, classes: tuple[str, ...], settings: Se
     from segloop.training import evaluate
 
     return evaluate(bundle, folder, classes, pick_device(settings))
+
+
+def export_models(bundle: Path, snapshot: Path, out: Path, settings: Settings) -> dict[str, Any]:
+    """Write a bundle's models for other engines into a folder, in a process of their own; what is to be said of them.
+
+    Raises:
+        EngineError: they cannot be made.
+    """
+    report = out / REPORT
+    run_export(["--bundle", str(bundle), "--snapshot", str(snapshot), "--out", str(out)], settings)
+    if not report.is_file():
+        return {}
+    engines: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
+    return engines
 
 
 def _load_model(registry: Registry, project: str, version: str, settings: Settings) -> ServedModel:

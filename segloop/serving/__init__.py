@@ -1,0 +1,22 @@
+"""What answers now: engines that run a network, the served model, and its replacement while requests run."""
+
+from segloop.serving.batching import Batcher
+from segloop.serving.cache import SegmentationCache
+from segloop.serving.engines import Engine
+from segloop.serving.model import Picture, Segmentation, ServedModel, load_served_model
+from segloop.serving.pretrained import PretrainedModels
+from segloop.serving.served import UNTRAINED, Loader, ServedModels
+
+__all__ = [
+    "UNTRAINED",
+    "Batcher",
+    "Engine",
+    "Loader",
+    "Picture",
+    "PretrainedModels",
+    "Segmentation",
+    "SegmentationCache",
+    "ServedModel",
+    "ServedModels",
+    "load_served_model",
+]

@@ -1,0 +1,65 @@
+"""The prediction cache: what a network said of an image, for the next click on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from segloop.errors import DeadlinePassed
+
+if TYPE_CHECKING:
+    from segloop.serving.model import Segmentation
+
+
+class SegmentationCache:
+    """Segmentations by image content, version and network size; least recently used go first, beyond `max_bytes`.
+
+    Whoever asks for what another thread is just computing waits for it instead of computing it too. Thread-safe.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._found: LRUCache[Hashable, Segmentation] = LRUCache(max_bytes, getsizeof=lambda found: found.nbytes)
+        self._computing: dict[Hashable, Future[Segmentation]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held now."""
+        return int(self._found.currsize)
+
+    def get(self, key: Hashable, compute: Callable[[], Segmentation], deadline: float | None = None) -> Segmentation:
+        """The segmentation of a key, computed unless it is there.
+
+        Raises:
+            DeadlinePassed: another thread computes it and did not end before `deadline`, of `time.monotonic`.
+        """
+        with self._lock:
+            found = self._found.get(key)
+            if found is not None:
+                return found
+            theirs = self._computing.get(key)
+            if theirs is None:
+                ours = self._computing[key] = Future()
+        if theirs is not None:
+            try:
+                return theirs.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except TimeoutError as error:
+                raise DeadlinePassed("another request's computation of this image did not end in time") from error
+        try:
+            found = compute()
+        except BaseException as error:
+            ours.set_exception(error)
+            raise
+        else:
+            ours.set_result(found)
+        finally:
+            with self._lock:
+                del self._computing[key]
+                if found is not None and found.nbytes <= self._found.maxsize:
+                    self._found[key] = found
+        return found

@@ -1,0 +1,154 @@
+"""The served model: one version with the engine that runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segloop.serving.batching import Batcher
+from segloop.serving.cache import SegmentationCache
+from segloop.serving.conversion import converted
+from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
+from segloop.transforms import class_map_of, confidence_grid, resize_confidence
+from segloop.windows import windowed_logits
+
+if TYPE_CHECKING:
+    from segloop.registry import Registry, VersionInfo
+    from segloop.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+
+
+class Picture(Protocol):
+    """An image of a task; `segloop.images.Image` is the real one."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def pixels(self) -> UInt8: ...
+    def reduced(self, long_side: int) -> UInt8: ...
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Of one image: the class map uint8 (H, W), 0 = background and i + 1 = class i; and the confidence in [0, 1],
+    the softmax of the winning class, on a coarser grid, float32 (h, w).
+
+    `cell_px` is the side, in pixels of the image, of what the network gives one set of logits for: it sees no finer.
+    """
+
+    class_map: UInt8
+    confidence_grid: Float32
+    cell_px: float
+
+    @property
+    def confidence(self) -> Float32:
+        """The confidence of each pixel, float32 (H, W)."""
+        return resize_confidence(self.confidence_grid, *self.class_map.shape)
+
+    @property
+    def score(self) -> float:
+        """Mean confidence of the image, in [0, 1]; NaN where the network's logits are not finite."""
+        return float(self.confidence_grid.mean(dtype=np.float64))
+
+    @property
+    def nbytes(self) -> int:
+        return self.class_map.nbytes + self.confidence_grid.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """One version, ready to answer.
+
+    `input_size` is the side of the network's window and `long_side` the longest side, both in pixels, at which it
+    sees an image; where that is more than `input_size`, it sees overlapping windows of it.
+    `channels` are the network's output channels of background and of each class, where they are not simply
+    0, 1, 2, ... (a pretrained network has other channels, and several may stand for one class).
+    """
+
+    version: str
+    project: str
+    classes: tuple[str, ...]
+    input_size: int
+    batcher: Batcher
+    long_side: int = 0
+    channels: tuple[tuple[int, ...], ...] | None = None
+    cache: SegmentationCache = field(default_factory=lambda: SegmentationCache(0))
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network."""
+        return self.batcher.engine
+
+    def segment(self, image: Picture, deadline: float | None = None) -> Segmentation:
+        """Segment an image at its full size, or find it in the cache.
+
+        Raises:
+            ImageError: the image cannot be decoded.
+            DeadlinePassed: `deadline`, of `time.monotonic`, came first.
+        """
+        key: Hashable = (image.sha256, self.project, self.version, self.classes, self.input_size, self.long_side)
+        return self.cache.get(key, lambda: self._segment(image, deadline), deadline)
+
+    def warm_up(self) -> None:
+        """Run once, so that the first request does not pay for lazy initialisation."""
+        self._logits(np.zeros((self.input_size * 3 // 4, self.input_size, 3), dtype=np.uint8), None)
+
+    def _segment(self, image: Picture, deadline: float | None) -> Segmentation:
+        logits = self._logits(image.reduced(max(self.input_size, self.long_side)), deadline)
+        size = (image.height, image.width)
+        cell_px = max(image.height / logits.shape[1], image.width / logits.shape[2])
+        return Segmentation(class_map_of(logits, *size), confidence_grid(logits, *size), cell_px)
+
+    def _logits(self, pixels: UInt8, deadline: float | None) -> Float32:
+        logits = windowed_logits(
+            lambda windows: self.batcher.logits(windows, deadline), pixels, self.input_size, self.long_side
+        )
+        if self.channels is None:
+            return logits
+        return np.stack([logits[list(group)].max(axis=0) for group in self.channels])
+
+
+def load_served_model(registry: Registry, project: str, version: str, settings: Settings) -> ServedModel:
+    """Load a version from the registry, with the engine that the settings and its figures decide on.
+
+    Raises:
+        VersionNotFound: the project has no such version.
+        RegistryError: the store is unreachable or the version's files are not what its manifest says.
+        SettingsError: a GPU is asked for and there is none.
+    """
+    info = registry.get(project, version)
+    name = pick_engine(settings, info.engines)
+    engine: Engine
+    if name == "torch":
+        from segloop.network import load_bundle
+
+        network, _ = load_bundle(registry.bundle(project, version, ["model.safetensors"]))
+        engine = TorchEngine(network, "cuda" if on_gpu(settings) else "cpu", settings.workers)
+    else:
+        engine = OpenVINOEngine(_exported(registry, info, name, settings), settings.workers)
+    logger.info("project %s: %s runs on %s", project, version, name)
+    return ServedModel(version, project, info.classes, info.input_size, Batcher(engine), info.long_side)
+
+
+def _exported(registry: Registry, info: VersionInfo, name: str, settings: Settings) -> Path:
+    """The version's own model for an engine; for a version that came without one, a model made here."""
+    files = [f"{name}.xml", f"{name}.bin"]
+    if info.files.keys() >= set(files):
+        return registry.bundle(info.project, info.version, files) / files[0]
+    bundle = registry.bundle(info.project, info.version, ["model.safetensors"])
+    logger.info("project %s: %s has no %s; making it", info.project, info.version, files[0])
+    return converted(info.files["model.safetensors"].sha256[:16], ["--bundle", str(bundle)], settings)
