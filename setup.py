@@ -38,6 +38,7 @@ INSTALL_REQUIRES = [
     "onnxruntime>=1.23",
     "onnxscript>=0.5",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "torch>=2.6",
     "torchvision>=0.21",
     "tqdm>=4.66",

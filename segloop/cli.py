@@ -127,13 +127,21 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
         ("decision", (info.decision or {}).get("reason", "none")),
         ("mIoU", _miou(info.metrics, settings)),
         ("pixel accuracy", _share(info.metrics.get("pixel_accuracy"))),
+        ("boundary F1", _share(info.metrics.get("boundary_f1"))),
+        ("calibration error", _share(info.metrics.get("calibration_error"))),
+        *(
+            (f"engine {name}", engine["reason"] if engine["serves"] else f"does not serve. {engine['reason']}")
+            for name, engine in info.engines.items()
+            if isinstance(engine, dict) and "reason" in engine
+        ),
     ):
         facts.add_row(name, escape(str(value)))
-    scores = Table("class", "IoU", "champion's IoU")
+    scores = Table("class", "IoU", "champion's IoU", "boundary F1")
     theirs = (info.champion_metrics or {}).get("iou") or {}
+    boundary = info.metrics.get("boundary_f1_by_class") or {}
     for name in info.classes:
         own = (info.metrics.get("iou") or {}).get(name)
-        scores.add_row(escape(name), _share(own), _share(theirs.get(name)))
+        scores.add_row(escape(name), _share(own), _share(theirs.get(name)), _share(boundary.get(name)))
     _console().print(facts, scores)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import tempfile
 import warnings
@@ -30,11 +31,12 @@ from segloop.metrics import ConfusionMatrix
 from segloop.network import SegmentationNetwork, load_bundle, pretrained_network
 from segloop.policy import may_serve
 from segloop.serving.conversion import NOTHING_TO_EXPORT, REPORT
-from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine
+from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, reason
 from segloop.settings import load_settings
 from segloop.training import read_example
 from segloop.transforms import STRIDE_PX, class_map_of, network_input, network_size
 from segloop.windows import windowed_logits
+from worker.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +214,7 @@ def to_openvino(onnx_file: Path, target: Path) -> None:
     try:
         openvino.save_model(openvino.Core().read_model(str(onnx_file)), str(target), compress_to_fp16=False)
     except RuntimeError as error:
-        raise EngineError(f"OpenVINO cannot read the network: {str(error).splitlines()[0]}") from error
+        raise EngineError(f"OpenVINO cannot read the network: {reason(error)}") from error
 
 
 def compare(engines: dict[str, Engine], info: dict[str, Any], snapshot: Path, manifest: Manifest) -> dict[str, Any]:
@@ -272,7 +274,10 @@ def main() -> int:
     source.add_argument("--pretrained", action="store_true", help="the network that the settings' weights give")
     parser.add_argument("--snapshot", type=Path, help="the snapshot folder it was trained on, for an int8 model")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--parent", type=int, help="process id of the caller: the export ends with it")
     given = parser.parse_args()
+    if given.parent is not None:
+        die_with_parent(signal.SIGKILL, given.parent)
     try:
         settings = load_settings()
         configure_logging(settings.log_level)

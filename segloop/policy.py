@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,13 +62,16 @@ def should_promote(
     champion: Mapping[str, Any] | None,
     *,
     tolerance: float = 0.0,
+    class_limit: float = 1.0,
     new_classes: Set[str] = frozenset(),
+    interval: Sequence[float] | None = None,
 ) -> Decision:
     """Whether a candidate replaces the champion, from their metrics on the same held-out tasks.
 
-    The candidate's mIoU must exceed the champion's by more than `tolerance`; one that knows classes which the champion
-    lacks (`new_classes`) may also tie, but never be worse. Without a champion the bar is what is served then: empty
-    predictions, mIoU 0. A null, NaN or infinite mIoU never promotes, and neither do metrics of different tasks.
+    The candidate's mIoU must exceed the champion's; one that knows classes which the champion lacks (`new_classes`) may
+    lose up to `tolerance` of it. No class may lose more than `class_limit` of its IoU. Without a champion the bar is
+    what is served then: empty predictions, mIoU 0. A null, NaN or infinite mIoU never promotes, and neither do metrics
+    of different tasks. `interval` (difference, low, high) of a bootstrap is told in the reason.
     """
     ours = _miou(candidate)
     if ours is None:
@@ -85,13 +88,27 @@ def should_promote(
         return Decision(False, f"The champion has no mIoU to compare the candidate's {ours:.4f} with.")
 
     gain = ours - theirs
-    compared = f"mIoU {ours:.4f} against the champion's {theirs:.4f} on {_tasks(candidate.get('tasks'))}"
-    if gain > tolerance:
+    sure = f", 95 % interval of the difference {interval[1]:+.4f} to {interval[2]:+.4f}" if interval else ""
+    compared = f"mIoU {ours:.4f} against the champion's {theirs:.4f} on {_tasks(candidate.get('tasks'))}{sure}"
+    lost = _lost_classes(candidate, champion, class_limit)
+    if lost:
+        return Decision(False, f"The candidate loses more than {class_limit:g} IoU of {', '.join(lost)}: {compared}.")
+    if gain > 0:
         return Decision(True, f"The candidate wins: {compared}.")
-    if gain >= 0 and new_classes:
-        return Decision(True, f"The candidate is no worse and adds {', '.join(sorted(new_classes))}: {compared}.")
-    margin = f" by more than {tolerance:g}" if tolerance else ""
-    return Decision(False, f"The candidate does not win{margin}: {compared}.")
+    if gain >= -tolerance and new_classes:
+        worse = "no worse" if gain >= 0 else f"within {tolerance:g}"
+        return Decision(True, f"The candidate is {worse} and adds {', '.join(sorted(new_classes))}: {compared}.")
+    return Decision(False, f"The candidate does not win: {compared}.")
+
+
+def _lost_classes(candidate: Mapping[str, Any], champion: Mapping[str, Any], limit: float) -> list[str]:
+    """The classes of which the candidate loses more IoU than `limit`, each with both."""
+    ours, theirs = candidate.get("iou") or {}, champion.get("iou") or {}
+    return [
+        f"{name} ({ours[name]:.3f} after {before:.3f})"
+        for name, before in theirs.items()
+        if before is not None and ours.get(name) is not None and before - ours[name] > limit
+    ]
 
 
 def may_serve(miou: float | None, torch_miou: float | None, agreement: float) -> Decision:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -69,11 +67,15 @@ def predict_tasks(
     def predict(task: Mapping[str, Any]) -> dict[str, Any]:
         return _predict_task(task, config, model, images, settings, deadline)
 
-    if len(tasks) == 1:
+    if len(tasks) == 1 and _fits(settings, deadline):
         return [_outcome(lambda: predict(tasks[0]), tasks[0], model)]
     pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
     try:
-        return [_outcome(answer, task, model) for task, answer in _ahead(pool, predict, tasks, deadline)]
+        answers = [pool.submit(predict, task) for task in tasks]
+        return [
+            _outcome(partial(_result, answer, deadline), task, model)
+            for task, answer in zip(tasks, answers, strict=True)
+        ]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -105,7 +107,7 @@ def predict_interactive(
         regions, score = interactive_regions(
             context,
             segmentation.class_map,
-            segmentation.confidence,
+            segmentation.confidence_grid,
             model.classes,
             config,
             tag.name,
@@ -118,22 +120,9 @@ def predict_interactive(
     return {**failed(), "model_version": model.version}
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    predict: Callable[[Mapping[str, Any]], dict[str, Any]],
-    tasks: Sequence[Mapping[str, Any]],
-    deadline: float | None,
-) -> Iterator[tuple[Mapping[str, Any], Callable[[], dict[str, Any]]]]:
-    """Each task with what waits for its prediction; a few tasks are under way at any time."""
-    under_way: deque[tuple[Mapping[str, Any], Future[dict[str, Any]]]] = deque()
-    waiting = iter(tasks)
-    while True:
-        for task in islice(waiting, TASKS_AT_ONCE - len(under_way)):
-            under_way.append((task, pool.submit(predict, task)))
-        if not under_way:
-            return
-        task, prediction = under_way.popleft()
-        yield task, partial(_result, prediction, deadline)
+def _fits(settings: Settings, deadline: float | None) -> bool:
+    """Whether an image that takes as long as it may leaves time before the deadline: then nobody need watch over it."""
+    return deadline is None or time.monotonic() + settings.image_timeout_s < deadline
 
 
 def _result(prediction: Future[dict[str, Any]], deadline: float | None) -> dict[str, Any]:
@@ -177,7 +166,7 @@ def _predict_task(
             per=settings.regions,
             min_area_px=settings.min_area_px,
             tolerance_px=settings.polygon_tolerance_px,
-            confidence=segmentation.confidence,
+            confidence=segmentation.confidence_grid,
         )
         result += _placed(regions, index)
         scores.append(_score(segmentation))

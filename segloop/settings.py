@@ -29,6 +29,8 @@ PROJECT_SETTINGS = (
     "min_area_px",
     "output_tag",
     "polygon_tolerance_px",
+    "promote_class_limit",
+    "promote_tolerance",
     "regions",
     "retrain_threshold",
     "train_epochs",
@@ -138,7 +140,8 @@ class Settings(BaseSettings):
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts (patterns such as *.example.org, commas between) that images may come from besides Label Studio. "
-        "Empty: any host with a public address. A private or loopback address must be listed.",
+        "Empty: any host with a public address. A private or loopback address must be listed: a name stands for any address "
+        "that it has, a pattern only for public ones; 10.0.0.5 or 10.0.0.0/8 list addresses.",
     )
     image_folder: Path | None = Field(
         None,
@@ -212,6 +215,15 @@ class Settings(BaseSettings):
     )
     min_val_tasks: int = Field(
         10, ge=1, description="Below this many held-out tasks a version's metrics carry a warning."
+    )
+    promote_tolerance: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="How much mIoU a candidate with new labels may lose and still be promoted. Without new labels it must win.",
+    )
+    promote_class_limit: float = Field(
+        0.15, ge=0, le=1, description="A candidate that loses more IoU than this of any class is not promoted."
     )
     train_epochs: int = Field(
         20,

@@ -71,7 +71,9 @@ def _starts(length: int, side: int) -> list[int]:
     """Where windows begin along an axis, in pixels: evenly spread, on the grid of the network's stride."""
     if length <= side:
         return [0]
-    count = 1 + int(np.ceil((length - side) / (side * (1 - _OVERLAP))))
+    # on the grid too: rounded afterwards, a step of less than a side could become a whole one, and the overlap none
+    step = max(1, int(side * (1 - _OVERLAP) / STRIDE_PX)) * STRIDE_PX
+    count = 1 + int(np.ceil((length - side) / step))
     return [round(place / STRIDE_PX) * STRIDE_PX for place in np.linspace(0, length - side, count)]
 
 

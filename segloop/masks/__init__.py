@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from segloop.masks.bitmask import decode_bitmask, encode_bitmask, resize_nearest
-from segloop.masks.pieces import components, label_pieces, remove_specks
+from segloop.masks.pieces import class_pixels, components, label_pieces, remove_specks
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
 from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle
 from segloop.masks.shapes import ellipse_mask, polygon_mask, rectangle_mask
 
 __all__ = [
+    "class_pixels",
     "components",
     "decode_bitmask",
     "decode_rle",

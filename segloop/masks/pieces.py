@@ -25,6 +25,15 @@ def components(mask: NDArray[np.bool_], min_area_px: int = 0) -> list[NDArray[np
     return [labels == number for number in order if stats[number, 4] >= min_area_px]
 
 
+def class_pixels(class_map: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels of a class map uint8 (H, W) have each value: int64 (256,)."""
+    import cv2
+
+    # np.bincount would widen every pixel to eight bytes first
+    counts = cv2.calcHist([np.ascontiguousarray(class_map)], [0], None, [256], [0, 256])
+    return counts.ravel().astype(np.int64)
+
+
 def remove_specks(class_map: NDArray[np.uint8], min_area_px: int) -> NDArray[np.uint8]:
     """The class map without the connected pieces of a class smaller than `min_area_px` pixels: they become 0.
 
@@ -33,7 +42,7 @@ def remove_specks(class_map: NDArray[np.uint8], min_area_px: int) -> NDArray[np.
     if min_area_px <= 1:
         return class_map
     cleaned = class_map.copy()
-    for value in np.flatnonzero(np.bincount(class_map.ravel(), minlength=256)):
+    for value in np.flatnonzero(class_pixels(class_map)):
         if value in (0, 255):
             continue
         _, labels, stats = label_pieces(class_map == value)

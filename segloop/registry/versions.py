@@ -31,7 +31,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """A version's version.json. `long_side` and `engines`, which came later, may be missing there."""
+    """A version's version.json. What has a default here came later, and may be missing there."""
 
     format: Literal[1]
     version: str
@@ -49,6 +49,7 @@ class VersionInfo:
     recipe: dict[str, Any]
     files: dict[str, FileInfo]
     long_side: int = 0
+    temperature: float = 1.0
     engines: dict[str, Any] = field(default_factory=dict)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.label_config import Control, LabelConfig, Preference
-from segloop.masks import encode_bitmask, encode_class_rle, label_pieces, mask_polygons, remove_specks
+from segloop.masks import class_pixels, encode_bitmask, encode_class_rle, label_pieces, mask_polygons, remove_specks
+from segloop.results.scores import mean_by_value
 
 Per = Literal["class", "component"]
 
@@ -31,12 +32,12 @@ def class_map_regions(
 
     `class_map` is uint8 (H, W): i + 1 for `classes[i]`, 0 and 255 for nothing. Classes that no output tag of the
     image has are left out; so are pieces smaller than `min_area_px` pixels. Brush and bitmask regions cover a
-    class or one connected piece (`per`), polygons always one piece. With `confidence`, (H, W) in [0, 1], each
-    item has a `score`: the mean confidence of the pixels it stands for.
+    class or one connected piece (`per`), polygons always one piece. With `confidence` in [0, 1], of the map's size or
+    coarser, each item has a `score`: the mean confidence of the pixels it stands for (see `mean_by_value`).
     """
     cleaned = remove_specks(class_map, min_area_px)
     outputs = config.outputs(image, preference)
-    present = np.bincount(cleaned.ravel(), minlength=256) > 0
+    present = class_pixels(cleaned) > 0
     items: list[dict[str, Any]] = []
     whole: list[tuple[int, str, Control]] = []
     for value, name in enumerate(classes, start=1):
@@ -70,7 +71,7 @@ def mask_regions(
     if control.tag != "PolygonLabels":
         return _area_items(pieces, [(number, label, control) for number in range(1, count + 1)], image, confidence)
     height, width = mask.shape
-    scores = _mean_by_value(pieces, count + 1, confidence)
+    scores = mean_by_value(pieces, count + 1, confidence)
     to_percent = np.array([100 / width, 100 / height])
     items = []
     for number in range(1, count + 1):
@@ -92,7 +93,7 @@ def _area_items(
     """Brush and bitmask items for some values of an integer map (H, W)."""
     if not wanted:
         return []
-    scores = _mean_by_value(values, max(value for value, _, _ in wanted) + 1, confidence)
+    scores = mean_by_value(values, max(value for value, _, _ in wanted) + 1, confidence)
     brushed = [value for value, _, control in wanted if control.tag == "BrushLabels"]
     codes = dict(zip(brushed, encode_class_rle(values, brushed), strict=True))
     return [
@@ -108,18 +109,6 @@ def _area_items(
         )
         for value, label, control in wanted
     ]
-
-
-def _mean_by_value(
-    values: NDArray[np.uint8] | NDArray[np.int32], count: int, confidence: NDArray[np.float32] | None
-) -> list[float | None]:
-    """Mean confidence of the pixels of each value below `count`; None where there is none to tell."""
-    if confidence is None:
-        return [None] * count
-    pixels = np.bincount(values.ravel(), minlength=count)
-    sums = np.bincount(values.ravel(), weights=confidence.ravel(), minlength=count)
-    means = np.divide(sums, pixels, out=np.full(sums.size, np.nan), where=pixels > 0)
-    return [min(max(float(mean), 0.0), 1.0) if np.isfinite(mean) else None for mean in means]
 
 
 def _item(

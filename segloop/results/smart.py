@@ -14,6 +14,7 @@ from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig, Preference
 from segloop.masks import label_pieces, rectangle_mask, refine_boundary
 from segloop.results.regions import mask_regions
+from segloop.results.scores import mean_by_value
 
 #: Percentages beyond this are refused: such a place is on no image.
 _FARTHEST_PERCENT = 1e6
@@ -165,7 +166,7 @@ def interactive_regions(
     label = next((name for name in (asked.label, found) if name in outputs), None)
     if label is None or value == 0:
         return [], None
-    score = None if confidence is None else min(max(float(confidence[mask].mean(dtype=np.float64)), 0.0), 1.0)
+    _, score = mean_by_value(mask.view(np.uint8), 2, confidence)
     return mask_regions(mask, label, outputs[label], image, "class", tolerance_px, confidence), score
 
 

@@ -38,25 +38,34 @@ class SegmentationCache:
         Raises:
             DeadlinePassed: another thread computes it and did not end before `deadline`, of `time.monotonic`.
         """
-        with self._lock:
-            found = self._found.get(key)
-            if found is not None:
-                return found
-            theirs = self._computing.get(key)
-            if theirs is None:
-                ours = self._computing[key] = Future()
-        if theirs is not None:
+        while True:
+            with self._lock:
+                found = self._found.get(key)
+                if found is not None:
+                    return found
+                theirs = self._computing.get(key)
+                if theirs is None:
+                    ours = self._computing[key] = Future()
+                    break
             try:
                 return theirs.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except TimeoutError as error:
                 raise DeadlinePassed("another request's computation of this image did not end in time") from error
+            except DeadlinePassed:
+                continue  # its own deadline, which may be earlier than ours
         try:
-            found = compute()
+            found = self._compute(key, compute)
         except BaseException as error:
             ours.set_exception(error)
             raise
-        else:
-            ours.set_result(found)
+        ours.set_result(found)
+        return found
+
+    def _compute(self, key: Hashable, compute: Callable[[], Segmentation]) -> Segmentation:
+        """Compute and keep. Whoever asks from then on finds the result or, after a failure, computes it anew."""
+        found = None
+        try:
+            found = compute()
         finally:
             with self._lock:
                 del self._computing[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,18 +40,22 @@ def converted(name: str, source: Sequence[str], settings: Settings) -> Path:
         EngineError: the export failed.
     """
     folder = settings.data_dir.absolute() / "cache" / "engines"
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock", timeout=_TIMEOUT_S):
             if not (target / EXACT_MODEL).is_file():
                 with tempfile.TemporaryDirectory(dir=folder, prefix=".") as draft:
                     made = Path(draft) / "made"
                     if not run_export([*source, "--out", str(made)], settings):
                         return target / EXACT_MODEL
+                    if not (made / EXACT_MODEL).is_file():
+                        raise EngineError(f"the export wrote no model of {name}")
                     made.rename(target)
     except Timeout as error:
         raise EngineError(f"another process takes longer than {_TIMEOUT_S:.0f} s to export {name}") from error
+    except OSError as error:
+        raise EngineError(f"the folder {folder} cannot be used: {error}") from error
     return target / EXACT_MODEL
 
 
@@ -62,7 +67,17 @@ def run_export(arguments: Sequence[str], settings: Settings) -> bool:
     """
     try:
         done = subprocess.run(
-            ["nice", "-n", str(NICENESS), sys.executable, "-m", "segloop.export", *arguments],
+            [
+                "nice",
+                "-n",
+                str(NICENESS),
+                sys.executable,
+                "-m",
+                "segloop.export",
+                *arguments,
+                "--parent",
+                str(os.getpid()),
+            ],
             env=environment(settings),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -87,7 +87,7 @@ class OpenVINOEngine:
         try:
             self._network = openvino.Core().compile_model(str(model), "CPU", options)
         except RuntimeError as error:
-            raise RegistryError(f"{model} is no OpenVINO model: {str(error).splitlines()[0]}") from error
+            raise RegistryError(f"{model} is no OpenVINO model: {reason(error)}") from error
         self._request = self._network.create_infer_request()
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,9 +101,12 @@ def pick_engine(settings: Settings, exported: Mapping[str, Any]) -> EngineName:
     """The engine for a version, whose version.json has `exported` under "engines".
 
     On a GPU torch; on a CPU the int8 model where it passed its gate, else the exact one. An int8 model that did not
-    pass never serves.
+    pass never serves; a version that could not be exported is run by torch.
     """
     if settings.engine == "torch" or (settings.engine == "auto" and on_gpu(settings)):
+        return "torch"
+    if error := exported.get("error"):
+        logger.warning("torch serves: the version could not be exported: %s", error)
         return "torch"
     int8 = exported.get("openvino-int8") or {}
     if settings.engine != "openvino" and int8.get("serves"):
@@ -126,6 +129,11 @@ def on_gpu(settings: Settings) -> bool:
     from segloop.network import pick_device
 
     return pick_device(settings).type == "cuda"
+
+
+def reason(error: RuntimeError) -> str:
+    """What OpenVINO says is wrong: the last line of its message; those before it are places in its source."""
+    return str(error).strip().rpartition("\n")[2]
 
 
 def _threads(processes: int) -> int:

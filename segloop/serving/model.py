@@ -15,7 +15,7 @@ from segloop.serving.batching import Batcher
 from segloop.serving.cache import SegmentationCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
-from segloop.transforms import class_map_of, confidence_grid, resize_confidence
+from segloop.transforms import class_map_of, confidence_grid
 from segloop.windows import windowed_logits
 
 if TYPE_CHECKING:
@@ -55,11 +55,6 @@ class Segmentation:
     cell_px: float
 
     @property
-    def confidence(self) -> Float32:
-        """The confidence of each pixel, float32 (H, W)."""
-        return resize_confidence(self.confidence_grid, *self.class_map.shape)
-
-    @property
     def score(self) -> float:
         """Mean confidence of the image, in [0, 1]; NaN where the network's logits are not finite."""
         return float(self.confidence_grid.mean(dtype=np.float64))
@@ -74,7 +69,8 @@ class ServedModel:
     """One version, ready to answer.
 
     `input_size` is the side of the network's window and `long_side` the longest side, both in pixels, at which it
-    sees an image; where that is more than `input_size`, it sees overlapping windows of it.
+    sees an image; where that is more than `input_size`, it sees overlapping windows of it. `temperature` is what its
+    logits are divided by, so that its confidence is as its accuracy.
     `channels` are the network's output channels of background and of each class, where they are not simply
     0, 1, 2, ... (a pretrained network has other channels, and several may stand for one class).
     """
@@ -85,6 +81,7 @@ class ServedModel:
     input_size: int
     batcher: Batcher
     long_side: int = 0
+    temperature: float = 1.0
     channels: tuple[tuple[int, ...], ...] | None = None
     cache: SegmentationCache = field(default_factory=lambda: SegmentationCache(0))
 
@@ -100,7 +97,8 @@ class ServedModel:
             ImageError: the image cannot be decoded.
             DeadlinePassed: `deadline`, of `time.monotonic`, came first.
         """
-        key: Hashable = (image.sha256, self.project, self.version, self.classes, self.input_size, self.long_side)
+        network = (self.project, self.version, self.classes, self.channels, self.input_size, self.long_side)
+        key: Hashable = (image.sha256, *network)
         return self.cache.get(key, lambda: self._segment(image, deadline), deadline)
 
     def warm_up(self) -> None:
@@ -111,7 +109,7 @@ class ServedModel:
         logits = self._logits(image.reduced(max(self.input_size, self.long_side)), deadline)
         size = (image.height, image.width)
         cell_px = max(image.height / logits.shape[1], image.width / logits.shape[2])
-        return Segmentation(class_map_of(logits, *size), confidence_grid(logits, *size), cell_px)
+        return Segmentation(class_map_of(logits, *size), confidence_grid(logits, *size, self.temperature), cell_px)
 
     def _logits(self, pixels: UInt8, deadline: float | None) -> Float32:
         logits = windowed_logits(
@@ -141,7 +139,9 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     else:
         engine = OpenVINOEngine(_exported(registry, info, name, settings), settings.workers)
     logger.info("project %s: %s runs on %s", project, version, name)
-    return ServedModel(version, project, info.classes, info.input_size, Batcher(engine), info.long_side)
+    return ServedModel(
+        version, project, info.classes, info.input_size, Batcher(engine), info.long_side, info.temperature
+    )
 
 
 def _exported(registry: Registry, info: VersionInfo, name: str, settings: Settings) -> Path:

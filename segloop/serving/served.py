@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from segloop.errors import SegloopError
+from segloop.errors import EngineError, SegloopError
 from segloop.serving.cache import SegmentationCache
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
@@ -46,7 +46,8 @@ class ServedModels:
         self._pretrained = PretrainedModels(settings, self._cache)
         self._models: OrderedDict[str, ServedModel] = OrderedDict()
         self._champions: dict[str, tuple[float, str | None]] = {}
-        self._failed: dict[tuple[str, str], float] = {}
+        # when a version could not be loaded and, if that was for want of an export, why
+        self._failed: dict[tuple[str, str], tuple[float, str]] = {}
         self._state = threading.Lock()
         self._loading = threading.Lock()
         self._stop = threading.Event()
@@ -68,6 +69,7 @@ class ServedModels:
 
         Raises:
             RegistryError: the champion cannot be loaded.
+            EngineError: no model of it could be made, now or a moment ago.
         """
         with self._state:
             loaded = self._models.get(project)
@@ -80,7 +82,13 @@ class ServedModels:
         with self._loading:
             with self._state:
                 loaded = self._models.get(project)
-            return loaded or self._replace(project, champion)
+            if loaded is not None:
+                return loaded
+            _, no_export = self._failed.get((project, champion), (0.0, ""))
+            if no_export and self._failed_lately(project, champion):
+                # it takes long and would end the same: requests must not queue up for it
+                raise EngineError(no_export)
+            return self._replace(project, champion)
 
     def refresh(self) -> None:
         """Follow the champion pointers of the loaded projects, once. Never raises: what cannot be loaded is
@@ -97,6 +105,8 @@ class ServedModels:
                 logger.info("project %s: now serving %s instead of %s", project, champion, version)
             except SegloopError as error:
                 logger.error("project %s: still serving %s: %s", project, version, error)
+            except Exception:
+                logger.exception("project %s: still serving %s", project, version)
 
     def preload(self) -> None:
         """Load the champions of the projects in the registry, as many as are kept."""
@@ -111,6 +121,8 @@ class ServedModels:
                     self.current(project, {})
             except SegloopError as error:
                 logger.error("project %s: %s", project, error)
+            except Exception:
+                logger.exception("project %s: its champion cannot be loaded", project)
 
     def start(self) -> None:
         """Watch the champion pointers in a thread, until `stop`."""
@@ -136,8 +148,8 @@ class ServedModels:
             model = self._load(self._registry, project, version, self._settings)
             model = replace(model, cache=self._cache)
             model.warm_up()
-        except Exception:
-            self._failed[project, version] = time.monotonic()
+        except Exception as error:
+            self._failed[project, version] = (time.monotonic(), str(error) if isinstance(error, EngineError) else "")
             raise
         with self._state:
             self._models[project] = model
@@ -147,7 +159,8 @@ class ServedModels:
         return model
 
     def _failed_lately(self, project: str, version: str) -> bool:
-        return time.monotonic() - self._failed.get((project, version), -RETRY_S) < RETRY_S
+        failed_at, _ = self._failed.get((project, version), (-RETRY_S, ""))
+        return time.monotonic() - failed_at < RETRY_S
 
     def _champion(self, project: str, *, fresh: bool = False) -> str | None:
         """The champion's version, at most one poll old; while the store is away, the last one known."""

@@ -3,92 +3,183 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from segloop.dataset import load_manifest
-from segloop.metrics import ConfusionMatrix
+from segloop.metrics import BoundaryScore, CalibrationError, ConfusionMatrix, fit_temperature, paired_bootstrap
 from segloop.network import SegmentationNetwork, load_bundle
 from segloop.training.examples import read_example
-from segloop.transforms import Float32, UInt8, class_map_of
+from segloop.transforms import IGNORED, Float32, UInt8, class_map_of, confidence_grid, resize_confidence
 from segloop.windows import windowed_logits
 
 Progress = Callable[[dict[str, Any]], None]
 
+#: Places in each image at which logits are kept to fit the temperature.
+_PLACES = 1000
 
-def predict(
-    network: SegmentationNetwork, image: UInt8, input_size: int, device: torch.device, long_side: int = 0
-) -> UInt8:
-    """The class map uint8 (H, W) that a network in evaluation mode gives for an RGB image uint8 (H, W, 3)."""
 
-    def forward(windows: Sequence[Float32]) -> Float32:
-        batch = torch.from_numpy(np.stack(windows)).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            logits: Float32 = network(batch).float().cpu().numpy()
-        return logits
+@dataclass(frozen=True)
+class Network:
+    """A network in evaluation mode on a device, and what is needed to use it as it would be served."""
 
-    return class_map_of(windowed_logits(forward, image, input_size, long_side), *image.shape[:2])
+    module: SegmentationNetwork
+    classes: tuple[str, ...]
+    input_size: int
+    device: torch.device
+    long_side: int = 0
+    temperature: float = 1.0
+
+    @classmethod
+    def load(cls, bundle: Path, device: torch.device) -> Network:
+        """The network of a bundle.
+
+        Raises:
+            RegistryError: the bundle cannot be loaded.
+        """
+        module, info = load_bundle(bundle)
+        module = module.to(device).to(memory_format=torch.channels_last)
+        return cls(
+            module,
+            tuple(info["classes"]),
+            info["input_size"],
+            device,
+            info.get("long_side", 0),
+            info.get("temperature", 1.0),
+        )
+
+    def logits(self, image: UInt8) -> Float32:
+        """Logits float32 (C, h, w) of an RGB image uint8 (H, W, 3)."""
+
+        def forward(windows: Sequence[Float32]) -> Float32:
+            batch = torch.from_numpy(np.stack(windows)).to(self.device, memory_format=torch.channels_last)
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                logits: Float32 = self.module(batch).float().cpu().numpy()
+            return logits
+
+        return windowed_logits(forward, image, self.input_size, self.long_side)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics on held-out tasks.
+
+    Attributes:
+        summary: those of `ConfusionMatrix.summary`, the boundary F1 (its mean, and by class) and the expected
+            calibration error; ready for JSON.
+        counts: a confusion matrix for each image, int64 (N, C, C), in the order of the manifest.
+        temperature: what makes the network's confidence most like its accuracy.
+    """
+
+    summary: dict[str, Any]
+    counts: NDArray[np.int64]
+    temperature: float
 
 
 def evaluate(
-    bundle: Path | None,
-    snapshot: Path,
-    classes: Sequence[str],
-    device: torch.device,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Metrics (`ConfusionMatrix.summary`) of a bundle on the held-out tasks of a snapshot, at the images' full size.
+    network: Network | None, snapshot: Path, classes: Sequence[str], progress: Progress | None = None
+) -> Evaluation:
+    """Metrics of a network on the held-out tasks of a snapshot, at the images' full size; None: of empty predictions.
 
-    The bundle's classes are taken by name; those that are not among `classes` count as background. Without a
-    bundle they are the metrics of empty predictions.
+    The network's classes are taken by name; those that are not among `classes` count as background.
 
     Raises:
-        RegistryError: the bundle cannot be loaded.
         TrainingError: the snapshot cannot be read, or its masks are not of `classes`.
     """
-    if bundle is None:
-        return evaluate_network(None, 0, classes, snapshot, classes, device, progress=progress)
-    network, info = load_bundle(bundle)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    return evaluate_network(
-        network,
-        info["input_size"],
-        info["classes"],
-        snapshot,
-        classes,
-        device,
-        long_side=info.get("long_side", 0),
-        progress=progress,
-    )
-
-
-def evaluate_network(
-    network: SegmentationNetwork | None,
-    input_size: int,
-    network_classes: Sequence[str],
-    snapshot: Path,
-    classes: Sequence[str],
-    device: torch.device,
-    *,
-    long_side: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """As `evaluate`, for a network in evaluation mode on `device`; None for empty predictions."""
     manifest = load_manifest(snapshot)
     value = {name: index for index, name in enumerate(classes, start=1)}
-    lookup = np.array([0, *(value.get(name, 0) for name in network_classes)], dtype=np.uint8)
-    matrix = ConfusionMatrix(classes)
+    lookup = np.array([0, *(value.get(name, 0) for name in (network.classes if network else ()))], dtype=np.uint8)
+    boundary, calibration, places = BoundaryScore(classes), CalibrationError(), _Places(lookup)
+    matrices = []
     items = manifest.part("val")
     for step, item in enumerate(items, start=1):
         image, truth = read_example(snapshot, item)
+        height, width = truth.shape
         if network is None:
             found = np.zeros_like(truth)
         else:
-            found = lookup[predict(network, image, input_size, device, long_side)]
+            logits = network.logits(image)
+            found = lookup[class_map_of(logits, height, width)]
+            grid = confidence_grid(logits, height, width, network.temperature)
+            calibration.update(truth, found, resize_confidence(grid, height, width))
+            places.add(logits, truth)
+        matrix = ConfusionMatrix(classes)
         matrix.update(truth, found)
+        matrices.append(matrix)
+        boundary.update(truth, found)
         if progress is not None:
             progress({"phase": "evaluating", "step": step, "steps": len(items)})
-    return matrix.summary(manifest.tasks("val"))
+    total = ConfusionMatrix(classes)
+    for matrix in matrices:
+        total.merge(matrix)
+    by_class = boundary.summary()
+    known = [score for score in by_class.values() if score is not None]
+    summary = {
+        **total.summary(manifest.tasks("val")),
+        "boundary_f1": sum(known) / len(known) if known else None,
+        "boundary_f1_by_class": by_class,
+        "calibration_error": calibration.summary(),
+    }
+    counts = np.array([matrix.counts for matrix in matrices], np.int64).reshape(-1, *total.counts.shape)
+    return Evaluation(summary, counts, places.temperature())
+
+
+def compare(
+    candidate: Path,
+    champion: Path | None,
+    snapshot: Path,
+    classes: Sequence[str],
+    device: torch.device,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Candidate and champion (bundles) on the same held-out tasks: `metrics`, `champion_metrics` (None without one) and
+    `interval`, the difference of their mIoU with the ends of its paired bootstrap interval (None where there is none).
+
+    Raises:
+        RegistryError: a bundle cannot be loaded.
+        TrainingError: as `evaluate`.
+    """
+    ours = evaluate(Network.load(candidate, device), snapshot, classes, progress)
+    if champion is None:
+        return {"metrics": ours.summary, "champion_metrics": None, "interval": None}
+    theirs = evaluate(Network.load(champion, device), snapshot, classes, progress)
+    interval = paired_bootstrap(ours.counts, theirs.counts)
+    return {
+        "metrics": ours.summary,
+        "champion_metrics": theirs.summary,
+        "interval": None if interval is None else [interval.difference, interval.low, interval.high],
+    }
+
+
+class _Places:
+    """Logits and truth at some pixels of each image, evenly spread, for the temperature."""
+
+    def __init__(self, lookup: UInt8) -> None:
+        # channel of each class of the truth; a class that the network does not know can't be in its favour
+        self._channel = np.full(256, IGNORED, np.uint8)
+        for channel, value in reversed(list(enumerate(lookup))):
+            self._channel[value] = channel
+        self._logits: list[Float32] = []
+        self._truth: list[UInt8] = []
+
+    def add(self, logits: Float32, truth: UInt8) -> None:
+        """Keep some places of one image."""
+        shrink = np.sqrt(min(1.0, _PLACES / truth.size))
+        rows, columns = (max(1, int(side * shrink)) for side in truth.shape)
+        small = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_LINEAR) for plane in logits])
+        there = self._channel[cv2.resize(truth, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)].ravel()
+        counted = there != IGNORED
+        self._logits.append(small.reshape(len(small), -1).T[counted])
+        self._truth.append(there[counted])
+
+    def temperature(self) -> float:
+        """The temperature that fits them."""
+        if not self._truth:
+            return 1.0
+        return fit_temperature(np.concatenate(self._logits), np.concatenate(self._truth))

@@ -39,7 +39,7 @@ from segloop.network import (
 )
 from segloop.settings import Settings
 from segloop.training.container import Container
-from segloop.training.evaluation import evaluate_network
+from segloop.training.evaluation import Evaluation, Network, evaluate
 from segloop.training.examples import Examples, Views, steps_per_pass
 from segloop.training.run import Run, restore, save_checkpoint
 from segloop.transforms import IGNORED
@@ -149,17 +149,10 @@ def train(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         batches = iter(loader(Views(examples, settings.train_seed), settings.train_batch_size, run, device))
         plain = Views(examples, settings.train_seed, augmented=False)
 
-        def metrics() -> dict[str, Any]:
+        def evaluation() -> Evaluation:
             estimate_statistics(network, plain, settings.train_batch_size, device)
-            return evaluate_network(
-                network,
-                settings.input_size,
-                manifest.classes,
-                container.snapshot,
-                manifest.classes,
-                device,
-                long_side=settings.long_side,
-            )
+            served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
+            return evaluate(served, container.snapshot, manifest.classes)
 
         with tqdm(total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2) as bar:
 
@@ -175,12 +168,12 @@ def train(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
                 evaluations = int(run.done * EVALUATIONS)
                 train_one_epoch(run, islice(batches, per_epoch - run.step % per_epoch), report)
                 if evaluations < int(run.done * EVALUATIONS) < EVALUATIONS:
-                    run.miou = metrics()["miou"]
+                    run.miou = evaluation().summary["miou"]
                 if run.clock.elapsed_s - run.saved_s >= CHECKPOINT_S and run.done < 1:
                     save_checkpoint(run, container.checkpoint)
         container.report(phase="evaluating", message="Measuring the new version on the held-out tasks.")
-        final = metrics()
-    log.info("project %s: mIoU %s after %d steps", manifest.project, final["miou"], run.step)
+        final = evaluation()
+    log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
     info = describe(settings, manifest, stride, final, run)
     save_bundle(container.model, network, info)
     return info
@@ -245,7 +238,7 @@ def report_step(container: Container, run: Run, epochs: int, loss: float) -> Non
     )
 
 
-def describe(settings: Settings, manifest: Manifest, stride: int, metrics: dict[str, Any], run: Run) -> dict[str, Any]:
+def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluation, run: Run) -> dict[str, Any]:
     """The version.json of a trained bundle, as far as training knows it."""
     return {
         "format": 1,
@@ -259,7 +252,8 @@ def describe(settings: Settings, manifest: Manifest, stride: int, metrics: dict[
         "classes": list(manifest.classes),
         "parent": None,
         "snapshot": manifest.hash,
-        "metrics": metrics,
+        "temperature": final.temperature,
+        "metrics": final.summary,
         "champion_metrics": None,
         "decision": None,
         "recipe": {

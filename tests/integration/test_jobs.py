@@ -154,17 +154,24 @@ class FakeTrainer:
 
 
 def scores(*values: float) -> Callable[..., dict[str, Any]]:
-    """An evaluation that knows the versions by the order in which it first meets them."""
+    """A comparison that knows the versions by the order in which it first meets them."""
     known: dict[str, float] = {}
     left = list(values)
 
-    def evaluate(bundle: Path, snapshot: Path, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+    def evaluate(bundle: Path) -> dict[str, Any]:
         weights = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
         if weights not in known:
             known[weights] = left.pop(0)
         return {"miou": known[weights], "pixel_accuracy": 0.5, "iou": {}, "tasks": 2, "pixels": 192}
 
-    return evaluate
+    def compare(candidate: Path, champion: Path | None, *_: Any) -> dict[str, Any]:
+        return {
+            "metrics": evaluate(candidate),
+            "champion_metrics": None if champion is None else evaluate(champion),
+            "interval": None,
+        }
+
+    return compare
 
 
 @pytest.fixture
@@ -296,7 +303,7 @@ class Fuse:
             label_studio=self.wrap(shop.label_studio, ("set_title", "labelled_tasks")),
             jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
             trainer=self.wrap(shop.trainer, ("submit", "collect")),
-            evaluate=self.wrap(StepsOf(shop), ("evaluate",)).evaluate,
+            compare=self.wrap(StepsOf(shop), ("compare",)).compare,
             export=self.wrap(StepsOf(shop), ("export",)).export,
         )
 
@@ -305,8 +312,8 @@ class Fuse:
 class StepsOf:
     shop: Workshop
 
-    def evaluate(self, *args: Any) -> dict[str, Any]:
-        return self.shop.evaluate(*args)
+    def compare(self, *args: Any) -> dict[str, Any]:
+        return self.shop.compare(*args)
 
     def export(self, *args: Any) -> dict[str, Any]:
         return self.shop.export(*args)
@@ -326,7 +333,7 @@ def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs,
             registry=registry,
             label_studio=label_studio,  # type: ignore[arg-type]
             trainer=FakeTrainer(),
-            evaluate=scores(0.5, 0.6),
+            compare=scores(0.5, 0.6),
         )
         first = retrain(world)["version"]
         jobs.connection.delete(jobs.queue(PRELABEL_QUEUE).key)
@@ -359,14 +366,14 @@ def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs,
 
 def test_changes_during_a_run_bring_one_more(shop: Workshop) -> None:
     job_id = begin(shop.jobs)
-    honest = shop.evaluate
+    honest = shop.compare
 
     def busy(*args: Any) -> dict[str, Any]:
         shop.jobs.record_changes(PROJECT, [7])
         shop.jobs.enqueue_retrain(PROJECT, "pressed again")
         return honest(*args)
 
-    run_retrain(replace(shop, evaluate=busy), PROJECT, job_id)
+    run_retrain(replace(shop, compare=busy), PROJECT, job_id)
     assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
     assert shop.jobs.changed(PROJECT) == 1
 
@@ -376,13 +383,14 @@ def test_a_rollback_during_the_comparison_is_compared_with(shop: Workshop) -> No
     honest = scores(0.55, 0.6, 0.5)
     seen: list[Path] = []
 
-    def evaluate(bundle: Path, *args: Any) -> dict[str, Any]:
+    def compare(bundle: Path, *args: Any) -> dict[str, Any]:
         seen.append(bundle)
-        if len(seen) == 2:
+        compared = honest(bundle, *args)
+        if len(seen) == 1:
             shop.registry.rollback(PROJECT, "somebody")
-        return honest(bundle, *args)
+        return compared
 
-    result = run_retrain(replace(shop, evaluate=evaluate), PROJECT, begin(shop.jobs))
+    result = run_retrain(replace(shop, compare=compare), PROJECT, begin(shop.jobs))
     # 0.55 loses against the second's 0.6, but wins against the first's 0.5, which is served by then.
     assert result["promoted"]
     champion = shop.registry.champion(PROJECT)
@@ -440,7 +448,7 @@ def test_a_time_out_is_final(shop: Workshop) -> None:
         raise JobTimeoutException("too long")
 
     with pytest.raises(TrainingError, match="job_timeout_s=86400"):
-        run_retrain(replace(shop, evaluate=endless), PROJECT, begin(shop.jobs))
+        run_retrain(replace(shop, compare=endless), PROJECT, begin(shop.jobs))
     assert shop.jobs.live_retrain(PROJECT) is None
 
 
@@ -457,13 +465,13 @@ def test_an_outage_leaves_the_job_live_and_its_changes_taken(shop: Workshop) -> 
 
 def test_a_title_that_cannot_be_set_does_not_undo_a_promotion(shop: Workshop) -> None:
     job_id = begin(shop.jobs)
-    honest = shop.evaluate
+    honest = shop.compare
 
     def then_away(*args: Any) -> dict[str, Any]:
         shop.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
         return honest(*args)
 
-    assert run_retrain(replace(shop, evaluate=then_away), PROJECT, job_id)["promoted"]
+    assert run_retrain(replace(shop, compare=then_away), PROJECT, job_id)["promoted"]
     assert shop.label_studio.title == "old"  # type: ignore[attr-defined]
     shop.label_studio.error = None  # type: ignore[attr-defined]
     [[project, version]] = queued(shop.jobs, PRELABEL_QUEUE)
@@ -590,13 +598,15 @@ def test_results_can_be_stored(shop: Workshop) -> None:
 @pytest.mark.slow
 def test_a_real_training(shop: Workshop, settings: Settings) -> None:
     """The training's own process, its bundle, its evaluation and its export fit into the retrain."""
-    from worker.jobs.workshop import _evaluate, export_models
+    from worker.jobs.workshop import compare_bundles, export_models
     from worker.trainers.local import LocalTrainer
 
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
     )
-    real = replace(shop, settings=small, trainer=LocalTrainer(), evaluate=_evaluate, export=export_models, poll_s=0.1)
+    real = replace(
+        shop, settings=small, trainer=LocalTrainer(), compare=compare_bundles, export=export_models, poll_s=0.1
+    )
     result = run_retrain(real, PROJECT, begin(real.jobs))
     assert result["metrics"]["tasks"] == 2
     info = real.registry.get(PROJECT, result["version"])

@@ -24,6 +24,7 @@ def bundles(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     """A network that finds nothing but Road, and one that finds nothing but Sky: an answer shows which one gave it."""
     import torch
 
+    from segloop.export import export
     from segloop.network import build_network, save_bundle
 
     made = {}
@@ -36,6 +37,7 @@ def bundles(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
         folder = tmp_path_factory.mktemp(label)
         info = toy_info(("Road", "Sky"))
         save_bundle(folder, network, info)
+        export(folder, None, folder)
         made[label] = (folder, info)
     return made
 

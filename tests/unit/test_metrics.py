@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segloop import metrics
 from segloop.errors import MaskError
-from segloop.metrics import ConfusionMatrix
+from segloop.metrics import ConfusionMatrix, confusion
 
 TRUTH = np.array([[0, 1, 1, 2], [0, 1, 255, 2]], np.uint8)
 PREDICTION = np.array([[0, 1, 2, 2], [1, 1, 1, 0]], np.uint8)
@@ -87,7 +86,7 @@ def test_254_classes_fit() -> None:
 def test_large_maps_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, pieces = ConfusionMatrix(["Sky", "Road"]), ConfusionMatrix(["Sky", "Road"])
     whole.update(TRUTH, PREDICTION)
-    monkeypatch.setattr(metrics, "_CHUNK_PIXELS", 3)
+    monkeypatch.setattr(confusion, "_CHUNK_PIXELS", 3)
     pieces.update(TRUTH, PREDICTION)
     assert (whole.counts == pieces.counts).all()
 

@@ -25,6 +25,7 @@ from segloop.results import (
     interactive_regions,
     prompt,
 )
+from segloop.results.scores import mean_by_value
 
 LABELS = '<Label value="Road"/><Label value="Straße am See" alias="See"/><Label value="Tree"/>'
 CLASSES = ("Road", "See", "Tree")
@@ -124,6 +125,18 @@ def test_scores_are_mean_confidences() -> None:
     assert sorted(one["score"] for one in by_piece) == [0.25, 0.75, 1.0]
     polygons = class_map_regions(class_map, CLASSES, ALL, "image", confidence=confidence, preference="polygon")
     assert sorted(one["score"] for one in polygons) == [0.25, 0.75, 1.0]
+
+
+def test_scores_of_a_coarser_confidence() -> None:
+    class_map = np.zeros((8, 12), np.uint8)
+    class_map[:, :4] = 1
+    class_map[7, 11] = 2  # between the middles of the cells
+    class_map[0, 8] = 255
+    confidence = np.array([[0.5, 0.1, 0.2], [1.0, 0.3, 0.75]], np.float32)
+    first, second = class_map_regions(class_map, CLASSES, BRUSH, "image", confidence=confidence)
+    assert first["score"] == pytest.approx(0.75)
+    assert second["score"] == pytest.approx(0.75)
+    assert mean_by_value(class_map, 4, confidence)[3] is None
 
 
 def test_a_score_that_is_no_number_is_left_out() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from segloop.errors import RegistryError
+from segloop.errors import DeadlinePassed, EngineError, RegistryError
 from segloop.registry import open_registry
-from segloop.serving import UNTRAINED, Batcher, ServedModel, ServedModels
+from segloop.serving import UNTRAINED, Batcher, SegmentationCache, ServedModel, ServedModels
 from segloop.settings import Settings
 from tests.toys import ColourEngine, ToyImage, half_red_half_blue, toy_bundle, toy_loader, toy_model
 
@@ -31,13 +34,20 @@ def promote(registry, tmp_path, seed, project=PROJECT):
     return version
 
 
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_segment_gives_full_size_maps():
     segmentation = toy_model().segment(ToyImage(half_red_half_blue(31, 47)))
-    assert segmentation.class_map.shape == segmentation.confidence.shape == (31, 47)
+    assert segmentation.class_map.shape == (31, 47)
     assert segmentation.class_map.dtype == np.uint8
     assert (segmentation.class_map[:12] == 1).all()
     assert (segmentation.class_map[19:] == 2).all()
-    assert 0 <= segmentation.confidence.min() <= segmentation.confidence.max() <= 1
+    assert 0 <= segmentation.confidence_grid.min() <= segmentation.confidence_grid.max() <= 1
 
 
 def test_channels_merge_what_stands_for_one_class():
@@ -152,3 +162,154 @@ def test_while_the_store_is_away_the_last_champion_answers(registry, settings, t
     (settings.data_dir / "store" / PROJECT / "champion.json").write_text("{")
     assert models.version(PROJECT, LABELS) == version
     assert models.current(PROJECT, LABELS).version == version
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("disk full"), EngineError("no export")])
+def test_a_project_that_fails_in_an_unforeseen_way_keeps_its_model_and_costs_the_others_nothing(
+    registry, settings, tmp_path, caplog, error
+):
+    projects = ("1.1", "2.1", "3.1")
+    first = {project: promote(registry, tmp_path, 1, project) for project in projects}
+    broken = []
+
+    def load(registry, project, version, settings):
+        if version in broken and project == "2.1":
+            raise error
+        return toy_model(version, project)
+
+    models = ServedModels(registry, settings, load)
+    for project in projects:
+        models.current(project, LABELS)
+    second = {project: promote(registry, tmp_path, 2, project) for project in projects}
+    broken += second.values()
+    models.refresh()
+    served = {project: models.current(project, LABELS).version for project in projects}
+    assert served == {**second, "2.1": first["2.1"]}
+    assert f"project 2.1: still serving {first['2.1']}" in caplog.text
+
+
+def test_a_champion_that_fails_at_the_start_neither_stops_the_watcher_nor_the_others(
+    registry, settings, tmp_path, caplog
+):
+    settings = Settings.model_validate(settings.model_dump() | {"swap_poll_s": 0.05})
+    for project in ("1.1", "2.1"):
+        promote(registry, tmp_path, 1, project)
+
+    def load(registry, project, version, settings):
+        if project == "1.1":
+            raise RuntimeError("out of memory")
+        return toy_model(version, project)
+
+    models = ServedModels(registry, settings, load)
+    models.start()
+    wait_until(lambda: "2.1" in models._models)
+    second = promote(registry, tmp_path, 2, "2.1")
+    wait_until(lambda: models.version("2.1", LABELS) == second)
+    models.stop()
+    assert "project 1.1: " in caplog.text
+
+
+def test_a_model_that_loads_but_does_not_run_is_never_served(registry, settings, tmp_path):
+    class Broken(ColourEngine):
+        def logits(self, batch):
+            raise RuntimeError("unsupported layer")
+
+    first = promote(registry, tmp_path, 1)
+
+    def load(registry, project, version, settings):
+        model = toy_model(version, project)
+        return model if version == first else replace(model, batcher=Batcher(Broken()))
+
+    models = ServedModels(registry, settings, load)
+    models.current(PROJECT, LABELS)
+    promote(registry, tmp_path, 2)
+    models.refresh()
+    assert models.current(PROJECT, LABELS).version == first
+    assert models.current(PROJECT, LABELS).segment(ToyImage(half_red_half_blue())).class_map.any()
+
+
+def test_requests_do_not_queue_up_for_a_conversion_that_just_failed(registry, settings, tmp_path):
+    promote(registry, tmp_path, 1)
+    tries = []
+
+    def load(registry, project, version, settings):
+        tries.append(version)
+        raise EngineError("the export failed with status 1")
+
+    models = ServedModels(registry, settings, load)
+    with ThreadPoolExecutor(8) as pool:
+        for answer in [pool.submit(models.current, PROJECT, LABELS) for _ in range(8)]:
+            with pytest.raises(EngineError, match=r"^the export failed with status 1$"):
+                answer.result(20)
+    assert len(tries) == 1
+
+
+def test_a_store_that_was_away_is_asked_again_at_once(registry, settings, tmp_path):
+    promote(registry, tmp_path, 1)
+    failures = [RegistryError("the store is away")]
+
+    def load(registry, project, version, settings):
+        if failures:
+            raise failures.pop()
+        return toy_model(version, project)
+
+    models = ServedModels(registry, settings, load)
+    with pytest.raises(RegistryError, match="away"):
+        models.current(PROJECT, LABELS)
+    assert models.current(PROJECT, LABELS) is not None
+
+
+# -- the prediction cache
+
+
+def test_one_answer_is_kept_for_all_that_it_depends_on_and_nothing_else():
+    engine = ColourEngine(2)
+    model = replace(toy_model(), batcher=Batcher(engine), cache=SegmentationCache(10**6))
+    image = ToyImage(half_red_half_blue())
+    others = [
+        replace(model, version="v2-toy"),
+        replace(model, project="2"),
+        replace(model, classes=("Sky", "Road")),
+        replace(model, input_size=96),
+        replace(model, long_side=128),
+        replace(model, channels=((0,), (2,), (1,))),
+    ]
+    for passes, each in enumerate([model, *others], start=1):
+        for _ in range(2):
+            each.segment(ToyImage(image.pixels.copy()))
+            assert len(engine.batches) == passes
+    model.segment(ToyImage(half_red_half_blue(30, 41)))
+    assert len(engine.batches) == 1 + len(others) + 1
+
+
+def test_labels_that_come_to_mean_other_channels_are_not_answered_from_the_cache():
+    """Two label configs may name a class alike and mean different classes of a pretrained network by it."""
+    cache = SegmentationCache(10**6)
+    model = ServedModel("v", PROJECT, ("it",), 64, Batcher(ColourEngine(2)), channels=((0, 2), (1,)), cache=cache)
+    other = replace(model, channels=((0, 1), (2,)))
+    image = ToyImage(half_red_half_blue())
+    assert model.segment(image).class_map[:12].all()
+    assert not other.segment(image).class_map[:12].any()
+
+
+def test_who_waits_for_another_requests_computation_does_not_inherit_its_deadline():
+    cache = SegmentationCache(10**6)
+    kept = toy_model().segment(ToyImage(half_red_half_blue()))
+    gate, began = threading.Event(), threading.Event()
+
+    def out_of_time():
+        began.set()
+        assert gate.wait(20)
+        raise DeadlinePassed("mine has passed")
+
+    with ThreadPoolExecutor(3) as pool:
+        hasty = pool.submit(cache.get, "image", out_of_time, time.monotonic() - 1)
+        assert began.wait(20)
+        patient = [
+            pool.submit(cache.get, "image", lambda: kept, deadline) for deadline in (None, time.monotonic() + 60)
+        ]
+        gate.set()
+        with pytest.raises(DeadlinePassed, match="mine has passed"):
+            hasty.result(20)
+        for answer in patient:
+            assert answer.result(20) is kept

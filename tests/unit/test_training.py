@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torch import nn
 from segloop.dataset import load_manifest
 from segloop.errors import SettingsError, TrainingError
 from segloop.network import load_bundle, save_bundle
-from segloop.training import Container, evaluate, main, train
+from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.examples import Examples, Views, steps_per_pass
 from segloop.training.recipe import TERMINATED, TerminatedError, criterion, estimate_statistics, learning_rate
 from segloop.transforms import IGNORED
@@ -190,23 +191,47 @@ def test_progress_tells_of_every_step(learned):
 
 def test_evaluate_gives_the_metrics_of_the_run(learned):
     told = []
-    metrics = evaluate(learned / "model", learned / "input/data/snapshot", CLASSES, CPU, told.append)
-    assert metrics == json.loads((learned / "model/version.json").read_text())["metrics"]
+    info = json.loads((learned / "model/version.json").read_text())
+    network = replace(Network.load(learned / "model", CPU), temperature=1.0)
+    found = evaluate(network, learned / "input/data/snapshot", CLASSES, told.append)
+    assert found.summary == info["metrics"]
+    assert found.temperature == info["temperature"] > 0
+    assert found.counts.shape == (2, 3, 3)
     assert [progress["step"] for progress in told] == [1, 2]
+
+
+def test_confidence_is_at_the_temperature(learned):
+    network = Network.load(learned / "model", CPU)
+    cold, hot = (
+        evaluate(replace(network, temperature=temperature), learned / "input/data/snapshot", CLASSES).summary
+        for temperature in (0.1, 10.0)
+    )
+    assert cold["miou"] == hot["miou"]
+    assert cold["calibration_error"] != hot["calibration_error"]
+
+
+def test_candidate_and_champion_are_compared_on_the_same_tasks(learned):
+    snapshot = learned / "input/data/snapshot"
+    first = compare(learned / "model", None, snapshot, CLASSES, CPU)
+    assert (first["champion_metrics"], first["interval"]) == (None, None)
+    twin = compare(learned / "model", learned / "model", snapshot, CLASSES, CPU)
+    assert twin["metrics"] == twin["champion_metrics"] == first["metrics"]
+    assert twin["interval"] == [0, 0, 0]
+    assert json.dumps(twin, allow_nan=False)
 
 
 def test_evaluate_takes_classes_by_name(learned, tmp_path):
     network, info = load_bundle(learned / "model")
     save_bundle(tmp_path / "renamed", network, {**info, "classes": ["Red", "Green"]})
-    iou = evaluate(tmp_path / "renamed", learned / "input/data/snapshot", CLASSES, CPU)["iou"]
-    assert iou["Red"] == pytest.approx(
-        evaluate(learned / "model", learned / "input/data/snapshot", CLASSES, CPU)["iou"]["Red"]
-    )
+    snapshot = learned / "input/data/snapshot"
+    iou = evaluate(Network.load(tmp_path / "renamed", CPU), snapshot, CLASSES).summary["iou"]
+    own = evaluate(Network.load(learned / "model", CPU), snapshot, CLASSES).summary["iou"]
+    assert iou["Red"] == pytest.approx(own["Red"])
     assert iou["Blue"] == 0  # what the bundle calls Green is none of ours: background
 
 
 def test_empty_predictions_are_worth_nothing(learned):
-    metrics = evaluate(None, learned / "input/data/snapshot", CLASSES, CPU)
+    metrics = evaluate(None, learned / "input/data/snapshot", CLASSES).summary
     assert metrics["miou"] == 0
     assert metrics["iou"] == {"Red": 0, "Blue": 0}
     assert 0 < metrics["pixel_accuracy"] < 1

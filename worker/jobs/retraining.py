@@ -187,18 +187,24 @@ def _judge(
     ):
         return outcome
     classes = tuple(manifest.classes)
-    metrics = outcome.get("metrics") or shop.evaluate(bundle, folder / "snapshot", classes, settings)
-    champion_metrics, new_classes = None, frozenset[str]()
+    theirs, new_classes = None, frozenset[str]()
     if champion is not None:
         theirs = shop.registry.bundle(project, champion.version, [WEIGHTS_FILE])
-        champion_metrics = shop.evaluate(theirs, folder / "snapshot", classes, settings)
         new_classes = frozenset(classes) - frozenset(shop.registry.get(project, champion.version).classes)
-    decision = should_promote(metrics, champion_metrics, new_classes=new_classes)
+    compared = shop.compare(bundle, theirs, folder / "snapshot", classes, settings)
+    decision = should_promote(
+        compared["metrics"],
+        compared["champion_metrics"],
+        tolerance=settings.promote_tolerance,
+        class_limit=settings.promote_class_limit,
+        new_classes=new_classes,
+        interval=compared["interval"],
+    )
     outcome = {
         "generation": _generation(champion),
-        "metrics": metrics,
-        "champion_metrics": champion_metrics,
-        "decision": {"act": decision.act, "reason": decision.reason},
+        "metrics": compared["metrics"],
+        "champion_metrics": compared["champion_metrics"],
+        "decision": {"act": decision.act, "reason": decision.reason, "interval": compared["interval"]},
     }
     _write_json(folder / "outcome.json", outcome)
     return outcome

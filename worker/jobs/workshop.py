@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Evaluate = Callable[[Path, Path, tuple[str, ...], Settings], dict[str, Any]]
+Compare = Callable[[Path, Path | None, Path, tuple[str, ...], Settings], dict[str, Any]]
 Export = Callable[[Path, Path, Path, Settings], dict[str, Any]]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
@@ -40,7 +40,7 @@ class Workshop:
     images: ImageSource
     jobs: Jobs
     trainer: Trainer
-    evaluate: Evaluate
+    compare: Compare
     export: Export
     load_model: LoadModel
     poll_s: float = 1.0
@@ -56,7 +56,15 @@ class Workshop:
         registry = open_registry(settings)
         try:
             yield cls(
-                settings, registry, label_studio, images, jobs, LocalTrainer(), _evaluate, export_models, _load_model
+                settings,
+                registry,
+                label_studio,
+                images,
+                jobs,
+                LocalTrainer(),
+                compare_bundles,
+                export_models,
+                _load_model,
             )
         finally:
             images.close()
@@ -102,11 +110,14 @@ def project_id_of(project: str) -> int:
     return int(project.partition(".")[0])
 
 
-def _evaluate(bundle: Path, folder: Path, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+def compare_bundles(
+    candidate: Path, champion: Path | None, snapshot: Path, classes: tuple[str, ...], settings: Settings
+) -> dict[str, Any]:
+    """Candidate and champion on a snapshot's held-out tasks; see `segloop.training.compare`."""
     from segloop.network import pick_device
-    from segloop.training import evaluate
+    from segloop.training import compare
 
-    return evaluate(bundle, folder, classes, pick_device(settings))
+    return compare(candidate, champion, snapshot, classes, pick_device(settings))
 
 
 def export_models(bundle: Path, snapshot: Path, out: Path, settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Metrics: a streaming confusion matrix over class maps, and the numbers a version is judged by."""
+"""A streaming confusion matrix over class maps."""
 
 from __future__ import annotations
 

@@ -1,0 +1,17 @@
+"""Metrics: streaming counts over class maps, and the numbers a version is judged by."""
+
+from segloop.metrics.bootstrap import Interval, miou_of, paired_bootstrap
+from segloop.metrics.boundary import BoundaryScore
+from segloop.metrics.calibration import CalibrationError, fit_temperature
+from segloop.metrics.confusion import IGNORED, ConfusionMatrix
+
+__all__ = [
+    "IGNORED",
+    "BoundaryScore",
+    "CalibrationError",
+    "ConfusionMatrix",
+    "Interval",
+    "fit_temperature",
+    "miou_of",
+    "paired_bootstrap",
+]
