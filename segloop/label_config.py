@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
@@ -126,6 +126,10 @@ class LabelConfig:
         return tuple(control for control in self.controls if control.tag != "KeyPointLabels")
 
 
+#: Every request carries its project's label config: those of this length and below are read once, the latest few of them.
+_REMEMBERED_CHARACTERS = 1 << 16
+
+
 def parse_label_config(xml: str) -> LabelConfig:
     """Read a label config. Tags and attributes are told without regard to case, as the editor does; tags that
     have nothing to do with segmentation (choices, text areas, per-region or not, styles, ...) are passed over.
@@ -138,6 +142,10 @@ def parse_label_config(xml: str) -> LabelConfig:
     """
     if not isinstance(xml, str) or not xml.strip():
         raise LabelConfigError("The label config is empty; save a labeling interface in the project's settings.")
+    return _remembered(xml) if len(xml) <= _REMEMBERED_CHARACTERS else _parse(xml)
+
+
+def _parse(xml: str) -> LabelConfig:
     try:
         root = fromstring(xml.lstrip("\ufeff").strip(), forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
@@ -164,6 +172,9 @@ def parse_label_config(xml: str) -> LabelConfig:
     config = LabelConfig(images, used)
     _check(config)
     return config
+
+
+_remembered = lru_cache(maxsize=64)(_parse)
 
 
 def _field(data: Mapping[str, object], key: str) -> object:

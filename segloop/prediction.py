@@ -113,7 +113,7 @@ def predict_interactive(
             tag.name,
             preference=settings.output_tag,
             tolerance_px=settings.polygon_tolerance_px,
-            image_pixels=image.pixels,
+            image_pixels=model.pixels(image, deadline),
             band_px=segmentation.cell_px / 2,
         )
         return {"result": _placed(regions, index), "score": score, "model_version": model.version}

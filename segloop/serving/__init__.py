@@ -1,7 +1,7 @@
 """What answers now: engines that run a network, the served model, and its replacement while requests run."""
 
 from segloop.serving.batching import Batcher
-from segloop.serving.cache import SegmentationCache
+from segloop.serving.cache import PredictionCache
 from segloop.serving.engines import Engine
 from segloop.serving.model import Picture, Segmentation, ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
@@ -13,9 +13,9 @@ __all__ = [
     "Engine",
     "Loader",
     "Picture",
+    "PredictionCache",
     "PretrainedModels",
     "Segmentation",
-    "SegmentationCache",
     "ServedModel",
     "ServedModels",
     "load_served_model",

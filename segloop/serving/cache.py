@@ -1,4 +1,4 @@
-"""The prediction cache: what a network said of an image, for the next click on it."""
+"""The prediction cache: what a network said of an image, and its pixels, for the next click on it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
 from cachetools import LRUCache
 
 from segloop.errors import DeadlinePassed
 
-if TYPE_CHECKING:
-    from segloop.serving.model import Segmentation
+
+class Sized(Protocol):
+    """What knows how many bytes it holds: segmentations, arrays."""
+
+    @property
+    def nbytes(self) -> int: ...
 
 
-class SegmentationCache:
-    """Segmentations by image content, version and network size; least recently used go first, beyond `max_bytes`.
+Value = TypeVar("Value", bound=Sized)
+
+
+class PredictionCache:
+    """Segmentations by image content, version and network size, and pixels by image content; least recently used go
+    first, beyond `max_bytes`.
 
     Whoever asks for what another thread is just computing waits for it instead of computing it too. Thread-safe.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._found: LRUCache[Hashable, Segmentation] = LRUCache(max_bytes, getsizeof=lambda found: found.nbytes)
-        self._computing: dict[Hashable, Future[Segmentation]] = {}
+        self._found: LRUCache[Hashable, Any] = LRUCache(max_bytes, getsizeof=lambda found: found.nbytes)
+        self._computing: dict[Hashable, Future[Any]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -32,27 +40,28 @@ class SegmentationCache:
         """Bytes that are held now."""
         return int(self._found.currsize)
 
-    def get(self, key: Hashable, compute: Callable[[], Segmentation], deadline: float | None = None) -> Segmentation:
-        """The segmentation of a key, computed unless it is there.
+    def get(self, key: Hashable, compute: Callable[[], Value], deadline: float | None = None) -> Value:
+        """The value of a key, computed unless it is there.
 
         Raises:
             DeadlinePassed: another thread computes it and did not end before `deadline`, of `time.monotonic`.
         """
         while True:
             with self._lock:
-                found = self._found.get(key)
-                if found is not None:
-                    return found
+                kept: Value | None = self._found.get(key)
+                if kept is not None:
+                    return kept
                 theirs = self._computing.get(key)
                 if theirs is None:
                     ours = self._computing[key] = Future()
                     break
             try:
-                return theirs.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                result: Value = theirs.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except TimeoutError as error:
                 raise DeadlinePassed("another request's computation of this image did not end in time") from error
             except DeadlinePassed:
                 continue  # its own deadline, which may be earlier than ours
+            return result
         try:
             found = self._compute(key, compute)
         except BaseException as error:
@@ -61,7 +70,7 @@ class SegmentationCache:
         ours.set_result(found)
         return found
 
-    def _compute(self, key: Hashable, compute: Callable[[], Segmentation]) -> Segmentation:
+    def _compute(self, key: Hashable, compute: Callable[[], Value]) -> Value:
         """Compute and keep. Whoever asks from then on finds the result or, after a failure, computes it anew."""
         found = None
         try:

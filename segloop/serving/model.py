@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.serving.batching import Batcher
-from segloop.serving.cache import SegmentationCache
+from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.transforms import class_map_of, confidence_grid
@@ -83,7 +83,7 @@ class ServedModel:
     long_side: int = 0
     temperature: float = 1.0
     channels: tuple[tuple[int, ...], ...] | None = None
-    cache: SegmentationCache = field(default_factory=lambda: SegmentationCache(0))
+    cache: PredictionCache = field(default_factory=lambda: PredictionCache(0))
 
     @property
     def engine(self) -> Engine:
@@ -100,6 +100,10 @@ class ServedModel:
         network = (self.project, self.version, self.classes, self.channels, self.input_size, self.long_side)
         key: Hashable = (image.sha256, *network)
         return self.cache.get(key, lambda: self._segment(image, deadline), deadline)
+
+    def pixels(self, image: Picture, deadline: float | None = None) -> UInt8:
+        """The pixels of an image, uint8 (H, W, 3), decoded or from the cache; errors as in `segment`."""
+        return self.cache.get(("pixels", image.sha256), lambda: image.pixels, deadline)
 
     def warm_up(self) -> None:
         """Run once, so that the first request does not pay for lazy initialisation."""

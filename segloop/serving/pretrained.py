@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from segloop.errors import SegloopError
 from segloop.serving.batching import Batcher
-from segloop.serving.cache import SegmentationCache
+from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.serving.model import ServedModel
@@ -30,7 +30,7 @@ class PretrainedModels:
     names a class the network knows.
     """
 
-    def __init__(self, settings: Settings, cache: SegmentationCache) -> None:
+    def __init__(self, settings: Settings, cache: PredictionCache) -> None:
         self._settings = settings
         self._cache = cache
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class PretrainedModels:
 
 def _name(settings: Settings) -> str:
     """What tells the pretrained network from others: everything that its export depends on."""
-    facts = [settings.arch, settings.weights, settings.output_stride]
+    facts = [settings.arch, settings.weights, settings.output_stride, str(on_gpu(settings))]
     file = Path(settings.weights)
     if file.is_file():
         facts += [str(file.absolute()), str(file.stat().st_mtime_ns), str(file.stat().st_size)]

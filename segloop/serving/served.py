@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segloop.errors import EngineError, SegloopError
-from segloop.serving.cache import SegmentationCache
+from segloop.serving.cache import PredictionCache
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
 
@@ -42,7 +42,7 @@ class ServedModels:
         self._registry = registry
         self._settings = settings
         self._load = load
-        self._cache = SegmentationCache(settings.prediction_cache_bytes)
+        self._cache = PredictionCache(settings.prediction_cache_bytes)
         self._pretrained = PretrainedModels(settings, self._cache)
         self._models: OrderedDict[str, ServedModel] = OrderedDict()
         self._champions: dict[str, tuple[float, str | None]] = {}

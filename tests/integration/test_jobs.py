@@ -239,7 +239,7 @@ def test_the_first_retrain(shop: Workshop) -> None:
     assert result["tasks"] == 10
     info = shop.registry.get(PROJECT, champion.version)
     assert (info.metrics["miou"], info.champion_metrics, info.parent) == (0.5, None, None)
-    assert info.decision == {"act": True, "reason": result["reason"]}
+    assert info.decision == {"act": True, "reason": result["reason"], "interval": None}
     assert shop.label_studio.title == champion.version  # type: ignore[attr-defined]
     assert queued(shop.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
     assert shop.jobs.changed(PROJECT) == 0

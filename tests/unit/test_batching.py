@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segloop.errors import DeadlinePassed
-from segloop.serving import Batcher, Segmentation, SegmentationCache
+from segloop.serving import Batcher, PredictionCache, Segmentation
 
 
 class GatedEngine:
@@ -140,7 +140,7 @@ def segmentation(pixels: int) -> Segmentation:
 
 
 def test_the_cache_holds_at_most_its_bytes_and_drops_the_least_recently_used():
-    cache = SegmentationCache(250)
+    cache = PredictionCache(250)
     made = []
 
     def make(key):
@@ -157,13 +157,13 @@ def test_the_cache_holds_at_most_its_bytes_and_drops_the_least_recently_used():
 
 
 def test_what_is_larger_than_the_cache_is_given_but_not_kept():
-    cache = SegmentationCache(50)
+    cache = PredictionCache(50)
     assert cache.get("a", lambda: segmentation(96)).class_map.size == 96
     assert cache.nbytes == 0
 
 
 def test_what_is_being_computed_is_waited_for():
-    cache = SegmentationCache(1000)
+    cache = PredictionCache(1000)
     gate, started, calls = threading.Event(), threading.Event(), []
 
     def compute():
@@ -185,7 +185,7 @@ def test_what_is_being_computed_is_waited_for():
 
 
 def test_a_failed_computation_is_tried_again():
-    cache = SegmentationCache(1000)
+    cache = PredictionCache(1000)
 
     def fail():
         raise ValueError("broken")

@@ -14,7 +14,7 @@ import pytest
 
 from segloop.errors import DeadlinePassed, EngineError, RegistryError
 from segloop.registry import open_registry
-from segloop.serving import UNTRAINED, Batcher, SegmentationCache, ServedModel, ServedModels
+from segloop.serving import UNTRAINED, Batcher, PredictionCache, ServedModel, ServedModels
 from segloop.settings import Settings
 from tests.toys import ColourEngine, ToyImage, half_red_half_blue, toy_bundle, toy_loader, toy_model
 
@@ -264,7 +264,7 @@ def test_a_store_that_was_away_is_asked_again_at_once(registry, settings, tmp_pa
 
 def test_one_answer_is_kept_for_all_that_it_depends_on_and_nothing_else():
     engine = ColourEngine(2)
-    model = replace(toy_model(), batcher=Batcher(engine), cache=SegmentationCache(10**6))
+    model = replace(toy_model(), batcher=Batcher(engine), cache=PredictionCache(10**6))
     image = ToyImage(half_red_half_blue())
     others = [
         replace(model, version="v2-toy"),
@@ -284,7 +284,7 @@ def test_one_answer_is_kept_for_all_that_it_depends_on_and_nothing_else():
 
 def test_labels_that_come_to_mean_other_channels_are_not_answered_from_the_cache():
     """Two label configs may name a class alike and mean different classes of a pretrained network by it."""
-    cache = SegmentationCache(10**6)
+    cache = PredictionCache(10**6)
     model = ServedModel("v", PROJECT, ("it",), 64, Batcher(ColourEngine(2)), channels=((0, 2), (1,)), cache=cache)
     other = replace(model, channels=((0, 1), (2,)))
     image = ToyImage(half_red_half_blue())
@@ -293,7 +293,7 @@ def test_labels_that_come_to_mean_other_channels_are_not_answered_from_the_cache
 
 
 def test_who_waits_for_another_requests_computation_does_not_inherit_its_deadline():
-    cache = SegmentationCache(10**6)
+    cache = PredictionCache(10**6)
     kept = toy_model().segment(ToyImage(half_red_half_blue()))
     gate, began = threading.Event(), threading.Event()
 
