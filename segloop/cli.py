@@ -6,19 +6,21 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from segloop import __version__
 from segloop.errors import SegloopError, UnknownProject
-from segloop.registry import Champion, Registry, VersionInfo, open_registry
 from segloop.settings import PROJECT_SETTINGS, Settings, load_settings
+
+# What only some commands need is imported by them: `segloop serve` has to answer soon.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segloop.registry import Champion, Registry, VersionInfo
 
 
 class _Group(click.Group):
@@ -84,6 +86,9 @@ def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
 @_shared_options
 def list_versions(project: str | None, as_json: bool) -> None:
     """List the versions of a project, oldest first."""
+    from rich.markup import escape
+    from rich.table import Table
+
     settings = load_settings()
     registry, key = _open(settings, project)
     champion = registry.champion(key)
@@ -106,6 +111,9 @@ def list_versions(project: str | None, as_json: bool) -> None:
 @_shared_options
 def show_version(version: str | None, project: str | None, as_json: bool) -> None:
     """Show a version, or without one the version that is served."""
+    from rich.markup import escape
+    from rich.table import Table
+
     settings = load_settings()
     registry, key = _open(settings, project)
     champion = registry.champion(key)
@@ -165,6 +173,8 @@ def rollback(reason: str, project: str | None, as_json: bool) -> None:
 
 
 def _open(settings: Settings, project: str | None) -> tuple[Registry, str]:
+    from segloop.registry import open_registry
+
     registry = open_registry(settings)
     if project is not None:
         return registry, registry.resolve(project)
@@ -211,6 +221,8 @@ def _print_json(value: Any) -> None:
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     return Console(highlight=False)
 
 

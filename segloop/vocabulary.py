@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 #: Channels 1 to 20 of the published COCO_WITH_VOC_LABELS weights; channel 0 is background.
 VOC_CLASSES = (
@@ -25,6 +26,7 @@ _SYNONYMS = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def voc_class(name: str) -> str | None:
     """The VOC class that a label's name means (case, spaces and plural aside; COCO's names too), or None."""
     folded = re.sub(r"[\s_-]+", "", name.casefold())

@@ -51,9 +51,9 @@ class PretrainedModels:
 
     def model(self, project: str, labels: Mapping[str, Sequence[str]]) -> ServedModel | None:
         """The pretrained network for a project's labels, or None where it knows none of them or cannot be had."""
-        known = zero_shot_channels(labels)
-        if not known or not self.answers(labels):
+        if not self.answers(labels):
             return None
+        known = zero_shot_channels(labels)
         with self._lock:
             if not self._loaded:
                 self._load()
