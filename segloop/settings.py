@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         24,
         ge=1,
         le=256,
-        description="Threads of one server process; keep it above predict_requests, so that /setup and /webhook never wait.",
+        description="Threads of one server process; four of them are kept free of predict requests, so that /setup and /webhook never wait.",
     )
     public_url: str = Field(
         "",
