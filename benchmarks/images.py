@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from benchmarks.harness import compare, report
 from segloop.images import decode
-from segloop.transforms import Float32, UInt8, resize_image, upsample
+from segloop.transforms import Float32, UInt8, class_map_of, resize_image
 
 WIDTH, HEIGHT = 4000, 3000
 INPUT_WIDTH, INPUT_HEIGHT = 512, 384
@@ -58,7 +58,7 @@ def upsampling(logits: Float32) -> tuple[bool, bool]:
     tensor = torch.from_numpy(logits)[None]
 
     def ours() -> UInt8:
-        return upsample(logits, HEIGHT, WIDTH)[0]
+        return class_map_of(logits, HEIGHT, WIDTH)
 
     def theirs() -> UInt8:
         with torch.inference_mode():

@@ -62,15 +62,6 @@ def network_input(image: UInt8, input_size: int) -> Float32:
     return normalise(resize_image(image, *network_size(height, width, input_size)))
 
 
-def upsample(logits: Float32, height: int, width: int, temperature: float = 1.0) -> tuple[UInt8, Float32]:
-    """Class map uint8 (height, width) and confidence float32 (height, width) of logits float32 (C, h, w).
-
-    See `class_map_of` and `confidence_grid`, which it is made of.
-    """
-    class_map = class_map_of(logits, height, width)
-    return class_map, resize_confidence(confidence_grid(logits, height, width, temperature), height, width)
-
-
 def class_map_of(logits: Float32, height: int, width: int) -> UInt8:
     """The class map uint8 (height, width) of logits float32 (C, h, w).
 

@@ -21,6 +21,9 @@ from segloop.images.hosts import HostPolicy
 
 MAX_REDIRECTS = 4
 
+#: A kept connection may turn out to be closed, and a server may drop one request in its restart.
+_ATTEMPTS = 3
+
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NOT_MODIFIED = 304
 
@@ -138,11 +141,14 @@ class Fetcher:
             headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in fields.items()],
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), remaining_s)},
         )
-        try:
-            response = self._pool.handle_request(request)
-        except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
-            # The server may have closed an idle connection just as it was taken up again.
-            response = self._pool.handle_request(request)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                response = self._pool.handle_request(request)
+                break
+            except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
+                # The server may have closed an idle connection just as it was taken up again.
+                if attempt == _ATTEMPTS:
+                    raise
         try:
             yield response
         finally:

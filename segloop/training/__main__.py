@@ -1,7 +1,7 @@
-"""Runs a training: see `segloop.training.recipe.main`."""
+"""Runs a training: see `segloop.training.command.main`."""
 
 import sys
 
-from segloop.training.recipe import main
+from segloop.training.command import main
 
 sys.exit(main())

@@ -1,20 +1,15 @@
-"""The training recipe, top to bottom: criterion, learning rate, train_one_epoch, train, main."""
+"""The training recipe, top to bottom: criterion, learning rate, train_one_epoch, train."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
-import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from segloop.dataset import Manifest, load_manifest
-from segloop.errors import NothingToTrain, SegloopError, TrainingError
+from segloop.errors import NothingToTrain, TrainingError
 from segloop.network import (
     INFO_FILE,
     SegmentationNetwork,
@@ -58,8 +53,6 @@ EVALUATIONS = 4
 STATISTICS_BATCHES = 32
 #: Least time between two checkpoints, in seconds: one holds hundreds of megabytes.
 CHECKPOINT_S = 60.0
-#: Exit status after SIGTERM, as shells give it.
-TERMINATED = 128 + signal.SIGTERM
 
 
 class TerminatedError(Exception):
@@ -266,41 +259,3 @@ def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluat
             "torch": torch.__version__,
         },
     }
-
-
-@contextmanager
-def terminable() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM only sets the flag that the function given tells."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-
-    previous = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m segloop.training --base DIR`: 0 with a bundle in DIR/model; 1 with the reason in DIR/output/failure;
-    143 after SIGTERM, with a checkpoint that the next start goes on from."""
-    parser = argparse.ArgumentParser(prog="python -m segloop.training", description=train.__doc__)
-    parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
-    container = Container(parser.parse_args(arguments).base)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    with terminable() as stop_asked:
-        try:
-            train(container, stop_asked)
-        except TerminatedError:
-            return TERMINATED
-        except SegloopError as error:
-            log.error("%s", error)
-            container.fail(str(error))
-            return 1
-        except Exception as error:
-            log.exception("the training failed")
-            container.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
-            return 1
-    return 0

@@ -21,8 +21,9 @@ from segloop.dataset import load_manifest
 from segloop.errors import SettingsError, TrainingError
 from segloop.network import load_bundle, save_bundle
 from segloop.training import Container, Network, compare, evaluate, main, train
+from segloop.training.command import TERMINATED
 from segloop.training.examples import Examples, Views, steps_per_pass
-from segloop.training.recipe import TERMINATED, TerminatedError, criterion, estimate_statistics, learning_rate
+from segloop.training.recipe import TerminatedError, criterion, estimate_statistics, learning_rate
 from segloop.transforms import IGNORED
 from tests.snapshots import write_base, write_snapshot
 

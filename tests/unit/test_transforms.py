@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from segloop.transforms import (
     IGNORED,
     augment,
+    class_map_of,
+    confidence_grid,
     jitter_colours,
     network_input,
     network_size,
     normalise,
+    resize_confidence,
     resize_image,
     resize_mask,
-    upsample,
 )
 
 
@@ -82,14 +84,19 @@ def test_network_input():
     assert (inputs.shape, inputs.dtype, inputs.flags.c_contiguous) == ((3, 96, 128), np.float32, True)
 
 
-# -- upsample
+# -- logits at the image's size
+
+
+def at_size(logits, height, width, temperature=1.0):
+    grid = confidence_grid(logits, height, width, temperature)
+    return class_map_of(logits, height, width), resize_confidence(grid, height, width)
 
 
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
-def test_upsample_gives_the_labels_of_torch(classes, height, width, seed):
+def test_a_class_map_gives_the_labels_of_torch(classes, height, width, seed):
     logits = rng(seed).normal(0, 3, (classes, 4, 5)).astype(np.float32)
     resized = F.interpolate(torch.from_numpy(logits)[None], (height, width), mode="bilinear", align_corners=False)[0]
-    class_map, confidence = upsample(logits, height, width)
+    class_map, confidence = at_size(logits, height, width)
     assert class_map.shape == confidence.shape == (height, width)
     assert (class_map.dtype, confidence.dtype) == (np.uint8, np.float32)
     # where they differ, it is by a tie to within float32
@@ -99,9 +106,9 @@ def test_upsample_gives_the_labels_of_torch(classes, height, width, seed):
     assert confidence.max() <= 1
 
 
-def test_upsample_at_the_logits_own_size_is_argmax_and_softmax():
+def test_at_the_logits_own_size_is_argmax_and_softmax():
     logits = rng().normal(0, 2, (5, 6, 7)).astype(np.float32)
-    class_map, confidence = upsample(logits, 6, 7)
+    class_map, confidence = at_size(logits, 6, 7)
     assert (class_map == logits.argmax(axis=0)).all()
     softmax = torch.from_numpy(logits).softmax(dim=0).max(dim=0).values.numpy()
     np.testing.assert_allclose(confidence, softmax, rtol=1e-5)
@@ -111,7 +118,7 @@ def test_confidence_by_hand():
     logits = np.zeros((2, 1, 1), np.float32)
     logits[1] = np.log(9)
     for temperature, expected in ((1.0, 0.9), (2.0, 0.75)):  # 9 / 10, and sqrt(9) / (sqrt(9) + 1)
-        class_map, confidence = upsample(logits, 3, 2, temperature)
+        class_map, confidence = at_size(logits, 3, 2, temperature)
         assert (class_map == 1).all()
         np.testing.assert_allclose(confidence, expected, rtol=1e-6)
 
@@ -119,20 +126,20 @@ def test_confidence_by_hand():
 def test_confidence_is_low_where_two_classes_meet():
     logits = np.zeros((2, 1, 2), np.float32)
     logits[0, 0, 0] = logits[1, 0, 1] = 4
-    class_map, confidence = upsample(logits, 1, 64)
+    class_map, confidence = at_size(logits, 1, 64)
     assert class_map[0].tolist() == [0] * 32 + [1] * 32
     assert confidence[0, [0, -1]].min() > 0.98
     assert confidence[0, 31:33].max() < 0.8
 
 
 def test_a_tie_goes_to_the_lower_class():
-    assert (upsample(np.ones((4, 2, 2), np.float32), 8, 8)[0] == 0).all()
+    assert (class_map_of(np.ones((4, 2, 2), np.float32), 8, 8) == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (0, 2, 2), (256, 2, 2), (1, 2, 2, 2)])
-def test_upsample_refuses_what_is_not_logits(shape):
+def test_a_class_map_refuses_what_is_not_logits(shape):
     with pytest.raises(ValueError, match="expected"):
-        upsample(np.zeros(shape, np.float32), 4, 4)
+        class_map_of(np.zeros(shape, np.float32), 4, 4)
 
 
 # -- augmentation

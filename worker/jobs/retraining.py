@@ -7,18 +7,18 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rq.timeouts import JobTimeoutException
 
-from segloop.dataset import Manifest, ProjectSplits, load_manifest, snapshot
+from segloop.dataset import Manifest
 from segloop.errors import EngineError, LabelStudioError, SegloopError, TrainingError
 from segloop.policy import should_promote, should_rerun
 from segloop.settings import Settings
-from worker.jobs.workshop import Workshop, project_id_of, tell
+from worker.jobs.snapshotting import take_snapshot
+from worker.jobs.workshop import Workshop, tell
 from worker.queue import OUTAGES
 from worker.trainers.base import Run
 
@@ -79,7 +79,7 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
 
 def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path) -> dict[str, Any]:
     shop.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
-    manifest = _snapshot(shop, settings, project, job_id, folder)
+    manifest = take_snapshot(shop, settings, project, job_id, folder)
     _prune(folder)
 
     parent = _parent(shop, project, folder)
@@ -115,40 +115,6 @@ def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, fold
         "tasks": len(manifest.items),
         "skipped": len(manifest.skipped),
     }
-
-
-def _snapshot(shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path) -> Manifest:
-    """The run's snapshot: the one that is there, or a new one."""
-    dest = folder / "snapshot"
-    if dest.is_dir():
-        return load_manifest(dest)
-    partial = folder / "snapshot.partial"
-    shop.jobs.take_changes(project)
-    project_id = project_id_of(project)
-    started = datetime.now(UTC)
-    newest = [datetime.fromtimestamp(0, UTC)]
-
-    def tasks() -> Iterator[dict[str, Any]]:
-        for task in shop.label_studio.labelled_tasks(project_id):
-            newest.extend(_moments(task))
-            newest[:] = [max(newest)]
-            yield task
-
-    manifest = snapshot(
-        project,
-        tasks(),
-        shop.label_studio.project(project_id)["label_config"],
-        images=shop.images,
-        splits=ProjectSplits(shop.registry, project),
-        dest=partial,
-        settings=settings,
-        progress=lambda progress: shop.jobs.report(job_id, progress),
-    )
-    # Label Studio's clock decides what is newer than the snapshot; ours only, where a page was read before a change.
-    since = min(newest[0], started)
-    shop.registry.write_json(project, "snapshot.json", {"since": since.isoformat(), "job": job_id})
-    partial.replace(dest)
-    return manifest
 
 
 def _train(shop: Workshop, run: Run) -> Path:
@@ -298,11 +264,6 @@ def _prune(folder: Path) -> None:
 
 def _generation(champion: Champion | None) -> int:
     return champion.generation if champion is not None else 0
-
-
-def _moments(task: Mapping[str, Any]) -> Iterable[datetime]:
-    for annotation in task.get("annotations") or ():
-        yield datetime.fromisoformat(annotation["updated_at"]).astimezone(UTC)
 
 
 def _read_json(path: Path) -> Any:

@@ -1,0 +1,59 @@
+"""The command `python -m segloop.training`: what a run is told, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from segloop.errors import SegloopError
+from segloop.training.container import Container
+from segloop.training.recipe import TerminatedError, train
+
+log = logging.getLogger(__name__)
+
+#: Exit status after SIGTERM, as shells give it.
+TERMINATED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def terminable() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM only sets the flag that the function given tells."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+
+    previous = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m segloop.training --base DIR`: 0 with a bundle in DIR/model; 1 with the reason in DIR/output/failure;
+    143 after SIGTERM, with a checkpoint that the next start goes on from."""
+    parser = argparse.ArgumentParser(prog="python -m segloop.training", description=train.__doc__)
+    parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
+    container = Container(parser.parse_args(arguments).base)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    with terminable() as stop_asked:
+        try:
+            train(container, stop_asked)
+        except TerminatedError:
+            return TERMINATED
+        except SegloopError as error:
+            log.error("%s", error)
+            container.fail(str(error))
+            return 1
+        except Exception as error:
+            log.exception("the training failed")
+            container.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
+            return 1
+    return 0
