@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segloop.masks.bitmask import decode_bitmask, encode_bitmask, resize_nearest
-from segloop.masks.pieces import class_pixels, components, label_pieces, remove_specks
+from segloop.masks.pieces import class_pixels, components, label_pieces, piece_at, remove_specks
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
 from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle
@@ -20,6 +20,7 @@ __all__ = [
     "encode_rle",
     "label_pieces",
     "mask_polygons",
+    "piece_at",
     "polygon_mask",
     "rectangle_mask",
     "refine_boundary",

@@ -18,6 +18,19 @@ def label_pieces(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32], NDArr
     return count - 1, labels.astype(np.int32, copy=False), stats.astype(np.int32, copy=False)
 
 
+def piece_at(class_map: NDArray[np.uint8], row: int, column: int) -> NDArray[np.bool_]:
+    """The connected piece of a class map uint8 (H, W) that a pixel lies on, all of the pixel's value: bool (H, W)."""
+    import cv2
+
+    height, width = class_map.shape
+    piece = np.zeros((height + 2, width + 2), np.uint8)  # the frame is floodFill's own
+    flags = 8 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | 1 << 8
+    # a bounded fill of the mask alone; still it asks for an image that it may write to
+    image = np.require(class_map, requirements=["C", "W"])
+    cv2.floodFill(image, piece, (column, row), 0, 0, 0, flags)
+    return piece[1:-1, 1:-1].astype(np.bool_)
+
+
 def components(mask: NDArray[np.bool_], min_area_px: int = 0) -> list[NDArray[np.bool_]]:
     """The connected pieces of a mask of at least `min_area_px` pixels, each a bool (H, W), the largest first."""
     count, labels, stats = label_pieces(mask)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig, Preference
-from segloop.masks import label_pieces, rectangle_mask, refine_boundary
+from segloop.masks import piece_at, rectangle_mask, refine_boundary
 from segloop.results.regions import mask_regions
 from segloop.results.scores import mean_by_value
 
@@ -105,33 +105,24 @@ def interactive_mask(
         MaskError: the image has another size than the class map, or the band is negative or not a number.
     """
     height, width = class_map.shape
-    allowed = np.full(class_map.shape, not asked.boxes)
-    for box in asked.boxes:
-        x, w, y, h = box.x * width / 100, box.width * width / 100, box.y * height / 100, box.height * height / 100
-        allowed |= rectangle_mask(x, y, w, h, box.rotation_deg, height, width)
+    allowed = _allowed(asked.boxes, height, width)
     positive, negative = _pixels(asked, True, height, width), _pixels(asked, False, height, width)
-    value = _asked_class(
-        class_map, allowed, positive, bool(asked.boxes and not any(c.positive for c in asked.clicks)), label_value
-    )
+    if asked.boxes and not any(click.positive for click in asked.clicks):
+        value = _main_class(class_map, allowed, label_value)
+    else:
+        value = next((int(class_map[point]) for point in positive if class_map[point] not in (0, 255)), 0)
     if value == 0:
         return np.zeros(class_map.shape, np.bool_), 0
-    count, pieces, _ = label_pieces(class_map == value)
-    clicked = {int(pieces[point]) for point in positive} - {0}
-    chosen = np.full(count + 1, not clicked)
-    chosen[list(clicked)] = True
-    chosen[[int(pieces[point]) for point in negative if pieces[point] not in clicked]] = False
-    chosen[0] = False
-    mask = chosen[pieces]
-    if image_pixels is not None:
-        mask = _refined(mask, allowed, positive + negative, image_pixels, band_px)
-    for click in negative:
-        piece = int(pieces[click])
-        if piece in clicked:
-            rivals = [point for point in positive if pieces[point] == piece]
-            chosen[piece] = False
-            mask &= chosen[pieces] | _nearer(rivals, click, height, width)
-            chosen[piece] = True
-    mask &= allowed
+    inside, outside = ([point for point in points if class_map[point] == value] for points in (positive, negative))
+    pieces = _pieces(class_map, value, inside, outside)
+    mask = pieces if image_pixels is None else _refined(pieces, allowed, positive + negative, image_pixels, band_px)
+    for click in outside:
+        if pieces[click]:
+            piece = piece_at(class_map, *click)
+            rivals = [point for point in inside if piece[point]]
+            mask = mask & ((pieces & ~piece) | _nearer(rivals, click, height, width))
+    if allowed is not None:
+        mask = mask & allowed
     return mask, value if mask.any() else 0
 
 
@@ -170,38 +161,60 @@ def interactive_regions(
     return mask_regions(mask, label, outputs[label], image, "class", tolerance_px, confidence), score
 
 
-def _asked_class(
-    class_map: NDArray[np.uint8],
-    allowed: NDArray[np.bool_],
-    positive: list[tuple[int, int]],
-    boxes_alone: bool,
-    label_value: int | None,
-) -> int:
-    if not boxes_alone:
-        return next((int(class_map[point]) for point in positive if class_map[point] not in (0, 255)), 0)
-    pixels = np.bincount(class_map[allowed], minlength=256)
+def _allowed(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_] | None:
+    """Where the rectangles are; None if there are none, for then any place is."""
+    allowed = None
+    for box in boxes:
+        x, w, y, h = box.x * width / 100, box.width * width / 100, box.y * height / 100, box.height * height / 100
+        inside = rectangle_mask(x, y, w, h, box.rotation_deg, height, width)
+        allowed = inside if allowed is None else allowed | inside
+    return allowed
+
+
+def _main_class(class_map: NDArray[np.uint8], allowed: NDArray[np.bool_] | None, label_value: int | None) -> int:
+    """`label_value` if it is among some pixels, else the class of most of them; 0 if there is none."""
+    pixels = np.bincount(class_map[allowed].ravel(), minlength=256)
     pixels[[0, 255]] = 0
     if label_value is not None and pixels[label_value]:
         return label_value
     return int(pixels.argmax())
 
 
+def _pieces(
+    class_map: NDArray[np.uint8], value: int, positive: list[tuple[int, int]], negative: list[tuple[int, int]]
+) -> NDArray[np.bool_]:
+    """The pieces of a class under positive clicks; without such, all of them but those under negative ones."""
+    if not positive:
+        pieces = np.equal(class_map, value)
+        for click in negative:
+            if pieces[click]:
+                pieces &= ~piece_at(class_map, *click)
+        return pieces
+    pieces = piece_at(class_map, *positive[0])
+    for click in positive[1:]:
+        if not pieces[click]:
+            pieces |= piece_at(class_map, *click)
+    return pieces
+
+
 def _refined(
     mask: NDArray[np.bool_],
-    allowed: NDArray[np.bool_],
+    allowed: NDArray[np.bool_] | None,
     clicks: list[tuple[int, int]],
     image_pixels: NDArray[np.uint8],
     band_px: float,
 ) -> NDArray[np.bool_]:
     """A mask refined where the rectangles reach; close to clicks as it was."""
-    rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
-    if not rows.size:
-        return mask
-    margin = math.ceil(2 * band_px)
-    part = np.s_[
-        max(int(rows[0]) - margin, 0) : int(rows[-1]) + margin + 1,
-        max(int(columns[0]) - margin, 0) : int(columns[-1]) + margin + 1,
-    ]
+    part = np.s_[0 : mask.shape[0], 0 : mask.shape[1]]
+    if allowed is not None:
+        rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
+        if not rows.size:
+            return mask
+        margin = math.ceil(2 * band_px)
+        part = np.s_[
+            max(int(rows[0]) - margin, 0) : int(rows[-1]) + margin + 1,
+            max(int(columns[0]) - margin, 0) : int(columns[-1]) + margin + 1,
+        ]
     refined = mask.copy()
     refined[part] = refine_boundary(mask[part], image_pixels[part], band_px)
     reach = math.ceil(band_px / 4)
