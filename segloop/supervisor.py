@@ -15,8 +15,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import httpx
-
 from segloop.errors import SegloopError, SettingsError
 from segloop.settings import Settings, environment
 from worker.parent import die_with_parent, try_lock_file
@@ -25,7 +23,11 @@ from worker.parent import die_with_parent, try_lock_file
 _LEFTOVERS_S = 30.0
 _HEALTH_TIMEOUT_S = 2.0
 
-_SERVER = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
+_GUNICORN = ("-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
+_SERVER = ("-m", "gunicorn", *_GUNICORN)
+
+#: Where `_wsgi` and `worker` are.
+_ROOT = Path(__file__).resolve().parent.parent
 
 # supervisord's own lines that say nothing a user wants to read at every start and stop
 _CHATTER = re.compile(r"^\S+ \S+ (INFO (?!exited|gave up|reaped)|CRIT Supervisor is running as root|CRIT Set uid)")
@@ -56,13 +58,20 @@ def up(settings: Settings) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Become the server alone.
+    """Be the server alone, until SIGINT or SIGTERM.
 
     Raises:
         SettingsError: the port is taken.
     """
     settings = settings.model_copy(update={"port": _free_port(settings)})
-    os.execve(sys.executable, [sys.executable, *_SERVER], _environment(settings))  # noqa: S606 - our own command
+    # In this process: another interpreter would import the settings once more, half a second of the start.
+    import gunicorn
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    os.environ.update(_environment(settings))
+    sys.path.insert(0, str(_ROOT))
+    sys.argv = [str(Path(gunicorn.__file__).with_name("__main__.py")), *_GUNICORN]
+    WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn").run()
 
 
 def work(settings: Settings) -> None:
@@ -161,6 +170,8 @@ def _on_signals(handler: object) -> Iterator[None]:
 
 def _announce(settings: Settings, process: subprocess.Popen[str], stopping: threading.Event) -> None:
     """Print the address once the server answers there."""
+    import httpx
+
     host = settings.bind_host
     here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with, not bound to
     address = f"http://{f'[{here}]' if ':' in here else here}:{settings.port}"
@@ -237,8 +248,7 @@ def _plain(text: str) -> str:
 def _environment(settings: Settings) -> dict[str, str]:
     """The children's environment: the settings, and this very segloop on their path."""
     variables = environment(settings)
-    root = str(Path(__file__).resolve().parent.parent)
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (root, variables.get("PYTHONPATH"))))
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), variables.get("PYTHONPATH"))))
     return variables
 
 

@@ -10,4 +10,4 @@ from flask import Response
 
 def reply(body: Any, status: int = 200) -> Response:
     """A JSON response."""
-    return Response(orjson.dumps(body), status=status, mimetype="application/json")
+    return Response(orjson.dumps(body), status=status, content_type="application/json")

@@ -70,9 +70,18 @@ def protocol(backend: Backend) -> Blueprint:
 
 def _body() -> Any:
     try:
-        return orjson.loads(request.get_data(cache=False))
+        return orjson.loads(_data())
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from error
+
+
+def _data() -> bytes:
+    length, limit = request.content_length, request.max_content_length
+    if length is None or (limit is not None and length > limit):
+        return request.get_data(cache=False)  # chunked, or refused as too large
+    # get_data reads a piece at a time, as if the length were unknown: a tenth of a small request's time
+    data: bytes = request.environ["wsgi.input"].read(length)
+    return data
 
 
 def _fields() -> dict[str, Any]:
