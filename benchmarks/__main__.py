@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import table
 
-BENCHMARKS = ("codec", "polygons", "images", "latency")
+BENCHMARKS = ("codec", "polygons", "images", "latency", "training")
 #: Those that measure a version with its engines; all the same one.
 OF_A_VERSION = ("engines", "serving", "interactive", "memory", "scaling")
 

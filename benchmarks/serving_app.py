@@ -43,4 +43,4 @@ images = ImageSource(
     settings, Credentials(settings.label_studio_url, settings.label_studio_api_key), settings.data_dir / "cache"
 )
 models = ServedModels(registry, settings, load=load_known)
-app = create_app(Backend(settings, registry, models, images, Jobs.open(settings)), settings)
+app = create_app(Backend(settings, registry, models, images, lambda: Jobs.open(settings)), settings)

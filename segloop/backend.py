@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,13 @@ from segloop.errors import (
     DeadlinePassed,
     ImageError,
     QueueUnavailable,
+    RegistryError,
     SegloopError,
     UnknownProject,
 )
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup, project_key
-from segloop.policy import should_retrain
+from segloop.policy import Thresholds, due_recipe, should_retrain
 from segloop.prediction import Images, failed, label_names, predict_interactive, predict_tasks
 from segloop.serving import ServedModel, ServedModels
 from segloop.settings import Settings
@@ -34,19 +35,28 @@ logger = logging.getLogger(__name__)
 
 #: Threads of a server process that no predict request takes.
 SPARE_THREADS = 4
+#: How long after a server process began its queue is opened, if nothing asked for it before, in seconds.
+_QUEUE_AFTER_S = 1.0
 
 
 class Backend:
     """What every surface calls. Thread-safe; one per process."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, models: ServedModels, images: Images, jobs: Jobs
+        self,
+        settings: Settings,
+        registry: Registry,
+        models: ServedModels,
+        images: Images,
+        open_jobs: Callable[[], Jobs],
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._models = models
         self._images = images
-        self._jobs = jobs
+        self._open_jobs = open_jobs
+        self._jobs: Jobs | None = None
+        self._opening = threading.Lock()
         self._projects: dict[str, dict[str, Any]] = {}
         # Some threads stay free for /setup and /webhook, for which Label Studio waits 3 s and 1 s.
         self._predict_requests = min(settings.predict_requests, max(1, settings.threads - SPARE_THREADS))
@@ -61,14 +71,23 @@ class Backend:
         from segloop.images import ImageSource
         from segloop.labelstudio import Credentials
         from segloop.registry import open_registry
-        from worker.queue import Jobs
 
         registry = open_registry(settings)
         credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
         images = ImageSource(settings, credentials, settings.data_dir / "cache" / "images")
         models = ServedModels(registry, settings)
-        backend = cls(settings, registry, models, images, Jobs.open(settings))
+
+        def open_jobs() -> Jobs:
+            from worker.queue import Jobs
+
+            return Jobs.open(settings)
+
+        backend = cls(settings, registry, models, images, open_jobs)
         models.start()
+        # rq takes most of a second to import: /health answers before that, and no event has to wait for it
+        later = threading.Timer(_QUEUE_AFTER_S, backend._queue)
+        later.daemon = True
+        later.start()
         return backend
 
     # -- what Label Studio asks
@@ -104,7 +123,7 @@ class Backend:
 
         Raises:
             BadRequest: the label config or the smart tool's context cannot be used.
-            Busy: as many requests as can be answered in time are under way.
+            Busy: as many requests as can be answered in time are under way, or the network is not ready in time.
         """
         if not self._predicting.acquire(blocking=False):
             raise Busy(
@@ -125,7 +144,9 @@ class Backend:
         project = self._key(request.project)
         settings = self.settings_of(project)
         try:
-            model = self._models.current(project, label_names(config))
+            model = self._models.current(project, label_names(config), deadline)
+        except Busy:
+            raise
         except SegloopError as error:
             logger.error("project %s: nothing to predict with: %s", project, error)
             model = None
@@ -175,12 +196,12 @@ class Backend:
         Raises:
             JobNotFound: the queue does not know the job.
         """
-        return self._jobs.job_status(job_id)
+        return self._queue().job_status(job_id)
 
     def is_training(self, project: object) -> dict[str, Any]:
         """Whether a retrain of the project is queued or runs, and how far it is."""
         key = self._known(project)
-        live = self._jobs.live_retrain(key)
+        live = self._queue().live_retrain(key)
         state = {"is_training": live is not None, "backend": "redis", "model_version": self._models.version(key, {})}
         return state if live is None else {**state, "job_id": live["job"], **live}
 
@@ -198,6 +219,12 @@ class Backend:
             for image in config.images
         }
         return {"status": "ok", "classes": list(config.classes), "outputs": outputs}
+
+    def _queue(self) -> Jobs:
+        with self._opening:
+            if self._jobs is None:
+                self._jobs = self._open_jobs()
+            return self._jobs
 
     # -- projects
 
@@ -266,22 +293,44 @@ class Backend:
     # -- events
 
     def _start_training(self, project: str) -> dict[str, Any]:
-        queued = self._jobs.enqueue_retrain(project, "someone pressed Start Training")
+        queued = self._queue().enqueue_retrain(project, "someone pressed Start Training")
         if not queued.joined:
             return {"status": "queued", "job": queued.job_id, "message": "The training is queued."}
         message = "A training of this project is under way; this joins it, and what changed since it began follows in another."
         return {"status": "joined", "job": queued.job_id, "message": message}
 
     def _annotations_changed(self, project: str, event: Event) -> dict[str, Any]:
-        changed = self._jobs.record_changes(project, event.changed)
-        threshold = self.settings_of(project).retrain_threshold
-        running = changed >= threshold and self._jobs.live_retrain(project) is not None
-        decision = should_retrain(event="annotations", changed_tasks=changed, threshold=threshold, running=running)
-        state = {"changed_tasks": changed, "threshold": threshold, "message": decision.reason}
+        changes = self._queue().record_changes(project, event.changed)
+        settings = self.settings_of(project)
+        thresholds = Thresholds(settings.retrain_threshold, settings.adapt_threshold)
+        due = due_recipe(changes, thresholds)
+        decision = should_retrain(
+            event="annotations",
+            changes=changes,
+            thresholds=thresholds,
+            live=None if due is None else self._queue().live(project),
+            has_backbone=due == "quick" and self._has_backbone(project, settings),
+        )
+        state = {"changed_tasks": changes.full, "threshold": thresholds.full, "message": decision.reason}
         if not decision.act:
             return {"status": "counted", **state}
-        queued = self._jobs.enqueue_retrain(project, decision.reason)
-        return {"status": "joined" if queued.joined else "queued", "job": queued.job_id, **state}
+        queued = self._queue().enqueue_retrain(project, decision.reason, decision.recipe)
+        return {
+            "status": "joined" if queued.joined else "queued",
+            "job": queued.job_id,
+            "recipe": decision.recipe,
+            **state,
+        }
+
+    def _has_backbone(self, project: str, settings: Settings) -> bool:
+        """Whether there may be a backbone for a quick adaptation; the worker finds out if weights cannot be had."""
+        if settings.weights != "none":
+            return True
+        try:
+            return self._registry.champion(project) is not None
+        except RegistryError as error:
+            logger.warning("project %s: its served version cannot be asked for: %s", project, error)
+            return False
 
     def _interactive(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -170,6 +171,51 @@ def rollback(reason: str, project: str | None, as_json: bool) -> None:
     """Serve the version again that was served before; once more goes one further back."""
     registry, key = _open(load_settings(), project)
     _report(registry.rollback(key, reason), key, as_json)
+
+
+@main.command()
+@click.argument("version")
+@click.option(
+    "--tolerance",
+    default=0.02,
+    show_default=True,
+    help="Largest difference of mIoU. Without a wall-clock budget, the same machine gives the very same metrics.",
+)
+@_shared_options
+def reproduce(version: str, tolerance: float, project: str | None, as_json: bool) -> None:
+    """Train a version again from the same snapshot, and compare its metrics; exit status 1 if they differ."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from worker.jobs import Workshop
+    from worker.jobs.reproduction import run_reproduce
+
+    settings = load_settings()
+    _, key = _open(settings, project)
+    with Workshop.open(settings) as shop:
+        result = run_reproduce(shop, key, version, _tell)
+    difference = result["difference"]
+    same = difference is not None and abs(difference) <= tolerance
+    if as_json:
+        _print_json({**result, "tolerance": tolerance, "same": same})
+    else:
+        table = Table("", version, "again", title=f"{result['tasks']} tasks, snapshot {result['snapshot'][:12]}")
+        then, now = result["metrics"], result["reproduced"]
+        for label, name in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("boundary F1", "boundary_f1")):
+            table.add_row(label, _share(then.get(name)), _share(now.get(name)))
+        for name, iou in (now.get("iou") or {}).items():
+            table.add_row(escape(f"IoU {name}"), _share((then.get("iou") or {}).get(name)), _share(iou))
+        _console().print(table)
+        click.echo(f"The same within {tolerance:g} mIoU." if same else f"Not the same within {tolerance:g} mIoU.")
+    if not same:
+        raise SystemExit(1)
+
+
+def _tell(progress: dict[str, Any]) -> None:
+    """A line of progress on stderr, rewritten in place on a terminal."""
+    step = f" {progress['step']} of {progress['steps']}" if "step" in progress and "steps" in progress else ""
+    text = progress.get("message") or f"{progress.get('phase', '')}{step}"
+    click.echo(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, err=True, nl=not sys.stderr.isatty())
 
 
 def _open(settings: Settings, project: str | None) -> tuple[Registry, str]:

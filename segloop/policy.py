@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 Event = Literal["start", "annotations", "reconcile"]
 
+#: How a version is trained: the head alone, on features computed once, within a minute; or everything.
+Recipe = Literal["quick", "full"]
+
 #: What an engine may lose of torch's mIoU (half a point), and the least share of pixels that it must class alike.
 LARGEST_LOSS = 0.005
 LEAST_AGREEMENT = 0.98
@@ -22,39 +25,136 @@ class Decision:
     reason: str
 
 
-def should_retrain(*, event: Event, changed_tasks: int, threshold: int, running: bool) -> Decision:
-    """Whether an event queues a retrain.
+@dataclass(frozen=True)
+class RetrainDecision(Decision):
+    """Whether to retrain, and by which recipe."""
 
-    `start` is the Start Training button; `annotations` a webhook; `reconcile` the periodic question to Label Studio.
-    `changed_tasks` counts distinct tasks whose annotations changed since the last snapshot; `running` says
-    that a retrain of the project is queued or under way.
+    recipe: Recipe = "full"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Distinct tasks whose annotations changed: since the last full retrain's snapshot, and since the last of any."""
+
+    full: int
+    recent: int
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Changed tasks that queue a retrain: `full` of `Changes.full`, `quick` of `Changes.recent` (0: never)."""
+
+    full: int
+    quick: int = 0
+
+
+@dataclass(frozen=True)
+class Live:
+    """A project's queued or running retrain; `waits` until it begins."""
+
+    recipe: Recipe
+    waits: bool
+
+
+def due_recipe(changes: Changes, thresholds: Thresholds) -> Recipe | None:
+    """The recipe whose threshold is met; the full one where both are."""
+    if changes.full >= thresholds.full:
+        return "full"
+    return "quick" if 0 < thresholds.quick <= changes.recent else None
+
+
+def should_retrain(
+    *, event: Event, changes: Changes, thresholds: Thresholds, live: Live | None, has_backbone: bool
+) -> RetrainDecision:
+    """Whether an event queues a retrain, and by which recipe.
+
+    `start` is the Start Training button, which always means a full one; `annotations` a webhook; `reconcile` the
+    periodic question to Label Studio. A quick adaptation trains a head alone, so that it needs a backbone that knows
+    images (`has_backbone`): a served version's, or that of weights. To decide on a full one while a quick one waits
+    makes that one full.
     """
     if event == "start":
-        if running:
-            return Decision(False, "Start Training was pressed; a retrain is already under way and the press joins it.")
-        return Decision(True, "Start Training was pressed.")
-    changed = f"{_tasks(changed_tasks)} changed since the last snapshot"
-    if changed_tasks < threshold:
-        return Decision(False, f"{changed}; a retrain begins at {threshold}.")
-    if running:
-        return Decision(False, f"{changed}, and a retrain is already under way; another follows it.")
-    return Decision(True, f"{changed}, and a retrain begins at {threshold}.")
+        return _pressed(live)
+    told = _told(changes)
+    due = due_recipe(changes, thresholds)
+    if due is None:
+        return RetrainDecision(False, f"{told.any}; {_begins(thresholds)}.")
+    if due == "quick":
+        if not has_backbone:
+            return RetrainDecision(
+                False,
+                f"{told.recent}; without weights and without a served version only a full retrain makes sense, "
+                f"and one begins at {thresholds.full}.",
+            )
+        if live is not None:
+            return RetrainDecision(False, f"{told.recent}, and a retrain is already under way; what is due follows it.")
+        return RetrainDecision(True, f"{told.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
+    begins = f"{told.full}, and a retrain begins at {thresholds.full}"
+    if live is None:
+        return RetrainDecision(True, f"{begins}.")
+    if live.recipe == "quick" and live.waits:
+        return RetrainDecision(True, f"{begins}: the quick adaptation that waits becomes a full retrain.")
+    return RetrainDecision(False, f"{told.full}, and a retrain is already under way; another follows it.")
 
 
-def should_rerun(*, changed_tasks: int, threshold: int, requested: bool) -> Decision:
-    """Whether a retrain that just ended is followed by one more.
+def should_rerun(
+    *, changes: Changes, thresholds: Thresholds, requested: bool, ended: Recipe, has_backbone: bool
+) -> RetrainDecision:
+    """Whether a retrain that just ended is followed by one more, and by which recipe.
 
-    `changed_tasks` counts the tasks that changed since the ended run's snapshot; `requested` says that
-    Start Training was pressed during the run.
+    `changes` are those since the snapshots, the ended run's included; `requested` says that a full retrain was asked
+    for (by Start Training) during the run. A quick adaptation is no answer to that.
     """
-    changed = f"{_tasks(changed_tasks)} changed since the run's snapshot"
-    if changed_tasks >= threshold:
-        return Decision(True, f"{changed}, and a retrain begins at {threshold}.")
-    if not requested:
-        return Decision(False, f"{changed}; a retrain begins at {threshold}.")
-    if changed_tasks > 0:
-        return Decision(True, f"Start Training was pressed during the run, and {changed}.")
-    return Decision(False, "Start Training was pressed during the run, but nothing changed since its snapshot.")
+    told = _told(changes)
+    due = due_recipe(changes, thresholds)
+    if due == "full":
+        return RetrainDecision(True, f"{told.full}, and a retrain begins at {thresholds.full}.")
+    if requested and ended == "quick":
+        return RetrainDecision(True, "Start Training was pressed during a quick adaptation.")
+    if requested and changes.full > 0:
+        return RetrainDecision(True, f"Start Training was pressed during the run, and {told.full}.")
+    if due == "quick" and has_backbone:
+        return RetrainDecision(True, f"{told.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
+    if requested:
+        return RetrainDecision(
+            False, "Start Training was pressed during the run, but nothing changed since its snapshot."
+        )
+    return RetrainDecision(False, f"{told.any}; {_begins(thresholds)}.")
+
+
+def _pressed(live: Live | None) -> RetrainDecision:
+    if live is None:
+        return RetrainDecision(True, "Start Training was pressed.")
+    if live.recipe == "full":
+        return RetrainDecision(
+            False, "Start Training was pressed; a retrain is already under way and the press joins it."
+        )
+    if live.waits:
+        return RetrainDecision(True, "Start Training was pressed: the quick adaptation that waits becomes a full one.")
+    return RetrainDecision(True, "Start Training was pressed: a full retrain follows the quick adaptation.")
+
+
+@dataclass(frozen=True)
+class _Told:
+    """How many tasks changed, in words."""
+
+    full: str
+    recent: str
+    any: str
+
+
+def _told(changes: Changes) -> _Told:
+    full, recent = _tasks(changes.full), _tasks(changes.recent)
+    if changes.full == changes.recent:
+        return _Told(*[f"{full} changed since the last snapshot"] * 3)
+    since_full = f"{full} changed since the last full retrain's snapshot"
+    since_any = f"{recent} changed since the last snapshot"
+    return _Told(since_full, since_any, f"{since_full}, {changes.recent} of them since the last one")
+
+
+def _begins(thresholds: Thresholds) -> str:
+    quick = f"a quick adaptation begins at {thresholds.quick}, " if thresholds.quick else ""
+    return f"{quick}a retrain begins at {thresholds.full}"
 
 
 def should_promote(

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from segloop.acquisition import Acquisition
 from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.results import class_map_regions, interactive_regions
@@ -35,6 +37,9 @@ class Images(Protocol):
 #: Where an image of a task belongs: its tag, and its index in a list of images.
 Place = tuple[ImageTag, int | None]
 
+#: Is told of each task that was predicted, and of its image of the lowest score; from several threads.
+Watch = Callable[[Mapping[str, Any], "Segmentation"], None]
+
 
 def label_names(config: LabelConfig) -> dict[str, tuple[str, ...]]:
     """Each class with its predicted values: what a pretrained network's classes are compared with."""
@@ -54,18 +59,19 @@ def predict_tasks(
     settings: Settings,
     *,
     deadline: float | None = None,
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """Predict a batch: always one prediction per task, in order.
 
-    A prediction is `{"result", "score", "model_version"}`; its score is the mean confidence of its pixels,
-    in [0, 1]. A task that fails, or that the deadline (of `time.monotonic`) leaves no time for, has its
+    A prediction is `{"result", "score", "model_version"}`; its score, in [0, 1], is what the setting `acquisition`
+    says, and the lowest of its images'. A task that fails, or that the deadline (of `time.monotonic`) leaves no time for, has its
     reason logged and gets `{"result": [], "score": null}`; so does each task while there is no model.
     """
     if model is None:
         return [failed() for _ in tasks]
 
     def predict(task: Mapping[str, Any]) -> dict[str, Any]:
-        return _predict_task(task, config, model, images, settings, deadline)
+        return _predict_task(task, config, model, images, settings, deadline, watch)
 
     if len(tasks) == 1 and _fits(settings, deadline):
         return [_outcome(lambda: predict(tasks[0]), tasks[0], model)]
@@ -99,6 +105,28 @@ def predict_interactive(
     """
     if model is None:
         return failed()
+
+    def answer() -> dict[str, Any]:
+        return _answer_interactive(task, context, config, model, images, settings, deadline)
+
+    if _fits(settings, deadline):
+        return answer()
+    aside = ThreadPoolExecutor(1, thread_name_prefix="smart-tool")
+    try:
+        return _result(aside.submit(answer), deadline)
+    finally:
+        aside.shutdown(wait=False, cancel_futures=True)
+
+
+def _answer_interactive(
+    task: Mapping[str, Any],
+    context: Mapping[str, Any],
+    config: LabelConfig,
+    model: ServedModel,
+    images: Images,
+    settings: Settings,
+    deadline: float | None,
+) -> dict[str, Any]:
     for tag, index, uri in config.addresses(_data(task)):
         if not any(_is_on(item, (tag, index)) for item in context.get("result") or ()):
             continue
@@ -150,9 +178,10 @@ def _predict_task(
     images: Images,
     settings: Settings,
     deadline: float | None,
+    watch: Watch | None,
 ) -> dict[str, Any]:
     result: list[dict[str, Any]] = []
-    scores = []
+    scored: list[tuple[float, Segmentation]] = []
     for tag, index, uri in config.addresses(_data(task)):
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlinePassed("the request's deadline had passed")
@@ -169,15 +198,18 @@ def _predict_task(
             confidence=segmentation.confidence_grid,
         )
         result += _placed(regions, index)
-        scores.append(_score(segmentation))
-    if not scores:
+        scored.append((_score(segmentation, settings.acquisition), segmentation))
+    if not scored:
         names = ", ".join(f"data.{image.key}" for image in config.images)
         raise ImageError(f"the task has no image under {names}.")
-    return {"result": result, "score": min(scores), "model_version": model.version}
+    score, segmentation = min(scored, key=itemgetter(0))
+    if watch is not None:
+        watch(task, segmentation)
+    return {"result": result, "score": score, "model_version": model.version}
 
 
-def _score(segmentation: Segmentation) -> float:
-    score = segmentation.score
+def _score(segmentation: Segmentation, acquisition: Acquisition) -> float:
+    score = segmentation.certainty.score(acquisition)
     if not np.isfinite(score):
         raise SegloopError("the network's confidence is not a finite number")
     return min(max(score, 0.0), 1.0)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from platformdirs import user_data_path
@@ -21,12 +21,20 @@ _MIB = 2**20
 _MEGAPIXEL = 10**6
 # sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
 _SOCKET_PATH_BYTES = 103
+# what torchrun sets, and what stands for a process alone
+_TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 
 #: Settings that a project may override through the *extra params* of its ML backend in Label Studio.
 PROJECT_SETTINGS = (
+    "acquisition",
+    "acquisition_batch",
+    "adapt_minutes",
+    "adapt_threshold",
+    "annotators",
     "arch",
     "input_size",
     "min_area_px",
+    "ordered_view",
     "output_tag",
     "polygon_tolerance_px",
     "promote_class_limit",
@@ -35,6 +43,7 @@ PROJECT_SETTINGS = (
     "retrain_threshold",
     "train_epochs",
     "train_minutes",
+    "train_patience",
     "unlabelled",
 )
 
@@ -66,6 +75,13 @@ class Settings(BaseSettings):
         SecretStr(""),
         validation_alias=AliasChoices("SEGLOOP_LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY"),
         description="A personal access token or a legacy token of Label Studio. Needed for uploaded images and for training.",
+    )
+
+    annotations_from: str = Field(
+        "api",
+        description="Where annotations are read: api, or the bucket and prefix of Label Studio's target storage, "
+        "s3://bucket/prefix ({project} in it stands for the project's id). Deletions are seen there only where the storage "
+        'has "can delete objects".',
     )
 
     # -- Access
@@ -107,7 +123,7 @@ class Settings(BaseSettings):
 
     # -- Where things are kept
     data_dir: Path = Field(
-        user_data_path("segloop"), description="Folder for everything segloop keeps: store, cache, queue, runs."
+        user_data_path("segloop"), description="Folder for everything segloop keeps: store, cache, mirror, queue, runs."
     )
     store: str = Field(
         "", description="Where versions live: a folder or s3://bucket/prefix. Empty: the folder store in data_dir."
@@ -125,6 +141,11 @@ class Settings(BaseSettings):
     )
     unlabelled: Literal["background", "ignore"] = Field(
         "background", description="What a pixel without a label means in training: background, or nothing (ignored)."
+    )
+    annotators: Literal["ground-truth", "latest", "majority"] = Field(
+        "ground-truth",
+        description="Which annotations of a task count, of those not skipped: the ground truth, else the newest; the latest; "
+        "or, for each pixel, what the majority of them says (ties go to the newest).",
     )
     regions: Literal["class", "component"] = Field(
         "class", description="One brush or bitmask region per class, or per connected component."
@@ -205,7 +226,16 @@ class Settings(BaseSettings):
 
     # -- Retraining
     retrain_threshold: int = Field(
-        100, ge=1, description="Tasks whose annotations changed since the last snapshot that queue a retrain."
+        100, ge=1, description="Tasks whose annotations changed since the last full retrain's snapshot that queue one."
+    )
+    adapt_threshold: int = Field(
+        10,
+        ge=0,
+        description="Tasks whose annotations changed since the last snapshot that queue a quick adaptation: the head alone is "
+        "trained, from weights or from the served version. 0: never.",
+    )
+    adapt_minutes: float = Field(
+        1.0, gt=0, description="Wall-clock budget of a quick adaptation, in minutes, without its evaluation."
     )
     reconcile_s: float = Field(
         300.0, gt=0, description="How often Label Studio is asked for changes that no webhook told of, in seconds."
@@ -239,8 +269,35 @@ class Settings(BaseSettings):
         description="Highest learning rate of a training run (AdamW); the backbone of published weights has a tenth.",
     )
     train_seed: int = Field(0, ge=0, description="Seed of the training run.")
+    train_patience: int = Field(
+        0,
+        ge=0,
+        description="A training run goes over to its end (a falling learning rate) once the held-out mIoU has not risen for "
+        "so many of its evaluations, which are then 20; 0: it goes its whole length.",
+    )
+    train_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="What training steps compute in; auto: bfloat16 where the GPU or CPU multiplies in it, else float32.",
+    )
+    train_compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether training uses torch.compile; auto: on a GPU, in runs that are long enough to repay it.",
+    )
     job_timeout_s: int = Field(
         24 * 3600, ge=60, description="A retrain that takes longer than this is stopped, in seconds."
+    )
+    acquisition: Literal["confidence", "margin", "entropy", "entropy+diversity"] = Field(
+        "confidence",
+        description="Acquisition function: what a prediction's score is, and so which task uncertainty sampling serves first. "
+        "confidence of the winning class, margin to the second, or entropy; entropy+diversity puts the least sure tasks "
+        "in an order, after a promotion, in which each is unlike those before it.",
+    )
+    acquisition_batch: int = Field(
+        100, ge=1, le=900, description="Tasks that entropy+diversity puts in order after a promotion."
+    )
+    ordered_view: bool = Field(
+        False,
+        description='Keep a tab "Most uncertain first" of the tasks to label in the project\'s Data Manager.',
     )
     prelabel_batch: int = Field(
         8, ge=1, description="Tasks predicted and posted at a time when a promotion refreshes predictions."
@@ -252,6 +309,15 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(host.strip() for host in value.split(",") if host.strip())
         return value
+
+    @field_validator("annotations_from")
+    @classmethod
+    def _api_or_bucket(cls, value: str) -> str:
+        if value != "api" and not value.removeprefix("s3://").strip("/"):
+            raise ValueError("must be api or s3://bucket/prefix")
+        if value != "api" and not value.startswith("s3://"):
+            raise ValueError("must be api or s3://bucket/prefix")
+        return value.rstrip("/")
 
     @field_validator("label_studio_url", "public_url")
     @classmethod
@@ -364,3 +430,21 @@ def environment(settings: Settings) -> dict[str, str]:
             ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
         )
     return variables
+
+
+def adopt(variables: Mapping[str, str]) -> None:
+    """Make these variables a part of this process's own environment."""
+    os.environ.update(variables)
+
+
+class Place(NamedTuple):
+    """A process's place among those that torchrun started: its number of all, its number on this machine, how many."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+
+def torchrun_place() -> Place:
+    """What torchrun told this process; (0, 0, 1) where it was started alone."""
+    return Place(*(int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items()))

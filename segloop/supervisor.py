@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segloop.errors import SegloopError, SettingsError
-from segloop.settings import Settings, environment
+from segloop.settings import Settings, adopt, environment
 from worker.parent import die_with_parent, try_lock_file
 
 #: How long what an earlier run left behind may take to end, in seconds.
@@ -68,7 +68,7 @@ def serve(settings: Settings) -> None:
     import gunicorn
     from gunicorn.app.wsgiapp import WSGIApplication
 
-    os.environ.update(_environment(settings))
+    adopt(_environment(settings))
     sys.path.insert(0, str(_ROOT))
     sys.argv = [str(Path(gunicorn.__file__).with_name("__main__.py")), *_GUNICORN]
     WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn").run()

@@ -109,17 +109,23 @@ def _tiles(cells: int, pixels: int) -> list[tuple[slice, slice, Float32]]:
     return tiles
 
 
-def confidence_grid(logits: Float32, height: int, width: int, temperature: float = 1.0) -> Float32:
-    """Confidence in (0, 1] of logits float32 (C, h, w): the winner's softmax probability at `temperature`, float32.
+def probability_grid(logits: Float32, height: int, width: int, temperature: float = 1.0) -> Float32:
+    """Class probabilities of logits float32 (C, h, w): their softmax at `temperature`, float32 (C, rows, columns).
 
-    It is of the bilinearly resized logits, on a grid a few times finer than theirs and no finer than (height, width);
-    `resize_confidence` gives that of each pixel.
+    It is of the bilinearly resized logits, on a grid a few times finer than theirs and no finer than (height, width).
     """
     rows = min(height, logits.shape[1] * _CONFIDENCE_GRID)
     columns = min(width, logits.shape[2] * _CONFIDENCE_GRID)
     grid = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_LINEAR) for plane in logits])
     grid -= grid.max(axis=0)
-    return np.asarray(1 / np.exp(grid / temperature).sum(axis=0), dtype=np.float32)
+    np.exp(np.divide(grid, temperature, out=grid), out=grid)
+    return np.asarray(np.divide(grid, grid.sum(axis=0), out=grid), dtype=np.float32)
+
+
+def confidence_grid(logits: Float32, height: int, width: int, temperature: float = 1.0) -> Float32:
+    """Confidence in (0, 1] of logits float32 (C, h, w): the winner's probability in `probability_grid`, float32 (rows,
+    columns); `resize_confidence` gives that of each pixel."""
+    return np.asarray(probability_grid(logits, height, width, temperature).max(axis=0), dtype=np.float32)
 
 
 def resize_confidence(grid: Float32, height: int, width: int) -> Float32:

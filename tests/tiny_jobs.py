@@ -34,6 +34,16 @@ def patient(path: str, seconds: float) -> None:
     note(path, "done")
 
 
+def tolerant(path: str, seconds: float) -> None:
+    """Goes on after whatever its task raises."""
+    note(path, f"start {os.getpid()}")
+    try:
+        time.sleep(seconds)
+    except Exception:  # noqa: BLE001
+        note(path, "a task failed")
+    note(path, "done")
+
+
 def useless(path: str) -> None:
     note(path, "start")
     raise TrainingError("It cannot work.")

@@ -26,12 +26,12 @@ from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from rq.timeouts import JobTimeoutException
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from segloop.errors import QueueUnavailable, SegloopError, VersionNotFound
 from segloop.settings import Settings
 from worker.parent import die_with_parent, try_lock_file
-from worker.queue import OUTAGES, Jobs
+from worker.queue import OUTAGES, Jobs, JobTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +112,18 @@ class SafeQueue(rq.Queue):
                 return first, job_id
 
 
+class DeathPenalty(UnixSignalDeathPenalty):
+    """As rq's; but the end of a job's time is no Exception."""
+
+    def __init__(self, timeout: int, exception: type[BaseException], **kwargs: Any) -> None:
+        super().__init__(timeout, JobTimeout if exception is JobTimeoutException else exception, **kwargs)  # type: ignore[no-untyped-call]
+
+
 class Worker(rq.Worker):
     """Runs jobs, one at a time, each in a process of its own that ends with this one."""
 
     queue_class = SafeQueue
+    death_penalty_class = DeathPenalty
 
     def __init__(self, settings: Settings, queues: Sequence[str], jobs: Jobs) -> None:
         self._settings = settings
@@ -207,7 +215,7 @@ class Worker(rq.Worker):
                 self._jobs.requeue(job.id, queue, delay_s=RETRY_LATER_S, execution=execution)
                 return
             self._jobs.restore_changes(str(job.meta.get("project")))
-        if isinstance(error, (SegloopError, JobTimeoutException)):
+        if isinstance(error, (SegloopError, JobTimeout)):
             job.retries_left = 0
         super()._finalize_failure(job, queue, execution, exc_info)
 

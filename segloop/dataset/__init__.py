@@ -1,8 +1,27 @@
-"""Snapshots: a project's annotations frozen as image and mask files, with a split that never moves a task."""
+"""Snapshots: a project's annotations frozen as image and mask files, with a split that never moves a task.
 
-from segloop.dataset.manifest import MANIFEST, AnnotationRef, Item, Manifest, Skipped, Split, load_manifest
-from segloop.dataset.snapshots import File, Images, SourceImage, current_annotation, snapshot
-from segloop.dataset.splits import JsonStore, ProjectSplits, SplitStore, assign_splits
+A mirror of the project's annotated tasks feeds them, so that only what changed is fetched, decoded and drawn.
+"""
+
+from segloop.dataset.drawing import counting_annotations, current_annotation, majority
+from segloop.dataset.manifest import (
+    MANIFEST,
+    AnnotationRef,
+    Item,
+    Manifest,
+    Skipped,
+    Split,
+    load_manifest,
+    read_manifest,
+)
+from segloop.dataset.mirror import Mirror
+from segloop.dataset.objects import Memory
+from segloop.dataset.rebuilding import rebuild
+from segloop.dataset.snapshots import snapshot
+from segloop.dataset.splits import JsonStore, ProjectSplits, SplitStore, assign_splits, find_twins
+from segloop.dataset.syncing import Synced, sync
+from segloop.dataset.taking import File, Images, SourceImage
+from segloop.dataset.targets import sync_target
 
 __all__ = [
     "MANIFEST",
@@ -12,13 +31,23 @@ __all__ = [
     "Item",
     "JsonStore",
     "Manifest",
+    "Memory",
+    "Mirror",
     "ProjectSplits",
     "Skipped",
     "SourceImage",
     "Split",
     "SplitStore",
+    "Synced",
     "assign_splits",
+    "counting_annotations",
     "current_annotation",
+    "find_twins",
     "load_manifest",
+    "majority",
+    "read_manifest",
+    "rebuild",
     "snapshot",
+    "sync",
+    "sync_target",
 ]

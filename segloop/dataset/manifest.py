@@ -15,7 +15,7 @@ Split = Literal["train", "val"]
 
 MANIFEST: Final = "manifest.json"
 # What the hash does not cover: all else defines the training set.
-_NOT_HASHED: Final = ("created_at", "skipped", "hash")
+_NOT_HASHED: Final = ("created_at", "skipped", "warnings", "hash")
 
 
 class _Frozen(BaseModel):
@@ -23,14 +23,18 @@ class _Frozen(BaseModel):
 
 
 class AnnotationRef(_Frozen):
-    """The annotation that a mask was drawn from."""
+    """An annotation that a mask was drawn from."""
 
     id: int
     updated_at: str
 
 
 class Item(_Frozen):
-    """One image with its mask, both by their path in the snapshot folder; sizes in upright pixels."""
+    """One image with its mask, both by their path in the snapshot folder; sizes in upright pixels.
+
+    The mask is what the annotations say together (see `majority`), the first one winning ties. `address` is where
+    the image came from; None for one that lay in the task itself, and for http with a query, which may be signed.
+    """
 
     task: int
     image_tag: str
@@ -42,10 +46,12 @@ class Item(_Frozen):
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     split: Split
+    # Not hashed: what a training set holds is the image's content, and whoever fetches it again checks that.
+    address: str | None = None
 
 
 class Skipped(_Frozen):
-    """A task that was left out, and why."""
+    """A task that was left out, or of which an annotation was, and why."""
 
     task: int
     reason: str
@@ -62,6 +68,7 @@ class Manifest(_Frozen):
     unlabelled: Literal["background", "ignore"]
     items: Annotated[tuple[Item, ...], Field(strict=False)]
     skipped: Annotated[tuple[Skipped, ...], Field(strict=False)] = ()
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
     hash: str = ""
 
     def part(self, split: Split) -> tuple[Item, ...]:
@@ -75,6 +82,8 @@ class Manifest(_Frozen):
     def digest(self) -> str:
         """sha256 in hex over the canonical JSON of everything that defines the training set."""
         defining = {name: value for name, value in self._plain().items() if name not in _NOT_HASHED}
+        for item in defining["items"]:
+            item.pop("address", None)
         text = json.dumps(defining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -93,6 +102,22 @@ def load_manifest(path: Path) -> Manifest:
         TrainingError: it is missing, malformed or altered, or a file that it names is missing or outside the folder.
     """
     file = path / MANIFEST if path.is_dir() else path
+    manifest = read_manifest(file)
+    folder = file.parent.resolve()
+    for item in manifest.items:
+        for name in (item.image, item.mask):
+            named = (folder / name).resolve()
+            if not named.is_relative_to(folder) or not named.is_file():
+                raise TrainingError(f"the snapshot {folder} has no file {name} of its own")
+    return manifest
+
+
+def read_manifest(file: Path) -> Manifest:
+    """A manifest alone, without the files that it names, once its hash has been checked.
+
+    Raises:
+        TrainingError: it is missing, malformed or altered.
+    """
     try:
         manifest = Manifest.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -103,10 +128,4 @@ def load_manifest(path: Path) -> Manifest:
         raise TrainingError(f"the manifest {file} is malformed at {where}: {problem['msg']}") from error
     if manifest.digest() != manifest.hash:
         raise TrainingError(f"the manifest {file} does not match its hash: it was altered, so take a new snapshot")
-    folder = file.parent.resolve()
-    for item in manifest.items:
-        for name in (item.image, item.mask):
-            named = (folder / name).resolve()
-            if not named.is_relative_to(folder) or not named.is_file():
-                raise TrainingError(f"the snapshot {folder} has no file {name} of its own")
     return manifest

@@ -50,17 +50,60 @@ class ProjectSplits:
 
 
 def assign_splits(
-    project: str, tasks: Iterable[int], known: Mapping[int, Split], val_fraction: float
+    project: str,
+    tasks: Iterable[int],
+    known: Mapping[int, Split],
+    val_fraction: float,
+    twins: Mapping[int, int] | None = None,
 ) -> dict[int, Split]:
     """Assign each of `tasks` to train or val; those in `known` never move.
 
     New tasks come in the order of sha256("project/task"), and go to val until it has `val_fraction` of `tasks`:
-    round(val_fraction * n), but at least one once there are two tasks, and never all.
+    round(val_fraction * n), but at least one once there are two tasks, and never all. Tasks with the same twin go
+    together, to where one of them is known to be (val, if they are known on both sides), else in the order of that twin.
+
+    Args:
+        twins: for tasks that share an image, the smallest id among them (see `find_twins`).
     """
+    twins = twins or {}
     present = set(tasks)
     splits: dict[int, Split] = {task: known[task] for task in present if task in known}
-    new = sorted(present - splits.keys(), key=lambda task: hashlib.sha256(f"{project}/{task}".encode()).digest())
+    sides: dict[int, Split] = {}
+    for task, split in splits.items():
+        twin = twins.get(task, task)
+        sides[twin] = "val" if split == "val" else sides.get(twin, split)
+    new: dict[int, list[int]] = {}
+    for task in sorted(present - splits.keys()):
+        new.setdefault(twins.get(task, task), []).append(task)
+    for twin in sides.keys() & new.keys():
+        splits.update(dict.fromkeys(new.pop(twin), sides[twin]))
     target = min(max(round(val_fraction * len(present)), 1), len(present) - 1)
-    missing = max(target - sum(split == "val" for split in splits.values()), 0)
-    splits.update({task: "val" if place < missing else "train" for place, task in enumerate(new)})
+    vals = sum(split == "val" for split in splits.values())
+    for twin in sorted(new, key=lambda twin: hashlib.sha256(f"{project}/{twin}".encode()).digest()):
+        together = new[twin]
+        side: Split = "val" if vals < target and vals + len(together) < len(present) else "train"
+        vals += len(together) if side == "val" else 0
+        splits.update(dict.fromkeys(together, side))
     return splits
+
+
+def find_twins(images: Iterable[tuple[int, str]]) -> dict[int, int]:
+    """For each task that shares an image with another, directly or through others, the smallest id of them all.
+
+    Args:
+        images: ids of tasks, each with the name of an image's content.
+    """
+    smallest: dict[int, int] = {}
+    first: dict[str, int] = {}
+
+    def root(task: int) -> int:
+        while smallest.get(task, task) != task:
+            task = smallest[task]
+        return task
+
+    for task, image in images:
+        one, other = sorted((root(task), root(first.setdefault(image, task))))
+        if one != other:
+            smallest[other] = one
+            smallest.setdefault(one, one)
+    return {task: root(task) for task in smallest}

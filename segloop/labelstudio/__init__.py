@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from segloop.labelstudio.annotated import Annotated, Totals
 from segloop.labelstudio.api import Credentials
 from segloop.labelstudio.backends import SECRET_HEADER, UNCERTAINTY_SAMPLING, Backends
+from segloop.labelstudio.target import TargetStorage
 from segloop.labelstudio.tasks import Tasks
+from segloop.labelstudio.views import Views
 from segloop.settings import Settings
 
-__all__ = ["SECRET_HEADER", "UNCERTAINTY_SAMPLING", "Credentials", "LabelStudio"]
+__all__ = ["SECRET_HEADER", "UNCERTAINTY_SAMPLING", "Credentials", "LabelStudio", "TargetStorage", "Totals"]
 
 
-class LabelStudio(Tasks, Backends):
+class LabelStudio(Annotated, Tasks, Views, Backends):
     """What segloop asks of Label Studio and tells it. Thread-safe; `close()` when done.
 
     Every method raises LabelStudioError where Label Studio refuses a request, and its subclass

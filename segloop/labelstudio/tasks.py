@@ -1,11 +1,10 @@
-"""A project's tasks as the SDK lists them, and the predictions that go back."""
+"""A project's unlabelled tasks as the SDK lists them, and the predictions that go back."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,24 +16,10 @@ from segloop.labelstudio.api import Api, refused, unreachable
 _log = logging.getLogger(__name__)
 
 _LIGHT_PAGE: Final = 200
-# Each task of a full page carries every annotation's run-length codes.
-_FULL_PAGE: Final = 20
 
 
 class Tasks(Api):
     """Reads the tasks of projects; stores predictions."""
-
-    def labelled_tasks(self, project_id: int, updated_since: datetime | None = None) -> Iterator[dict[str, Any]]:
-        """Tasks with at least one annotation that was not skipped, in the order of their ids.
-
-        Each is `{"id", "data", "annotations"}` with whole annotations as Label Studio serves them; addresses
-        in `data` are not resolved (an s3:// address stays one). With `updated_since`, only tasks that changed
-        in any way since then. Tasks added or labelled meanwhile never hide another one.
-        """
-        filters = [_filter("total_annotations", "greater", "Number", 0)]
-        if updated_since is not None:
-            filters.append(_updated_filter(updated_since))
-        return self._tasks(project_id, filters, annotations=True)
 
     def unlabelled_tasks(self, project_id: int, without_version: str) -> Iterator[dict[str, Any]]:
         """Tasks without an annotation and without a prediction of version `without_version`, in the order of their ids.
@@ -45,41 +30,18 @@ class Tasks(Api):
             _filter("total_annotations", "equal", "Number", 0),
             _filter("predictions_model_versions", "not_contains", "List", [without_version]),
         ]
-        return self._tasks(project_id, filters, annotations=False)
-
-    def changed_tasks(self, project_id: int, since: datetime) -> list[int]:
-        """Ids of the tasks with an annotation (a skip too) created or updated after `since`, ascending.
-
-        A deleted annotation leaves no trace to find here.
-        """
-        # A task changes with its predictions too, so the annotations decide; and tasks that have none are not read,
-        # because after a promotion those have all changed.
-        return sorted(
-            {
-                task["id"]
-                for count in ("total_annotations", "cancelled_annotations")
-                for task in self._tasks(
-                    project_id, [_filter(count, "greater", "Number", 0), _updated_filter(since)], annotations=True
-                )
-                if any(datetime.fromisoformat(annotation["updated_at"]) > since for annotation in task["annotations"])
-            }
-        )
-
-    def _tasks(self, project_id: int, filters: list[dict[str, Any]], *, annotations: bool) -> Iterator[dict[str, Any]]:
         # Pages by id, not by number: tasks that enter or leave the filter meanwhile would shift numbered pages.
         last_id = 0
         while True:
             items = [_filter("id", "greater", "Number", last_id), *filters]
-            page, total = self._sdk_page(project_id, items, annotations=annotations)
+            page, total = self._sdk_page(project_id, items)
             yield from page
             # An installation may have a smaller limit on pages than what was asked for.
             if not page or len(page) == total:
                 return
             last_id = page[-1]["id"]
 
-    def _sdk_page(
-        self, project_id: int, items: list[dict[str, Any]], *, annotations: bool
-    ) -> tuple[list[dict[str, Any]], int | None]:
+    def _sdk_page(self, project_id: int, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
         """A page of tasks, and how many tasks there are for the filters in all."""
         from label_studio_sdk.core.api_error import ApiError
 
@@ -90,17 +52,15 @@ class Tasks(Api):
                 project=project_id,
                 query=json.dumps(query),
                 page=1,
-                page_size=_FULL_PAGE if annotations else _LIGHT_PAGE,
-                fields="all" if annotations else "task_only",
+                page_size=_LIGHT_PAGE,
+                fields="task_only",
                 resolve_uri=False,
             )
         except ApiError as error:
             raise refused(self.url, action, error.status_code or 0, error.body) from error
         except httpx.HTTPError as error:
             raise unreachable(self.url, action, error) from error
-        # Not the model's dict(): it copies every mask twice.
-        names = ("id", "data", "annotations") if annotations else ("id", "data")
-        page = [{name: getattr(task, name) for name in names} for task in pager.items or ()]
+        page = [{"id": task.id, "data": task.data} for task in pager.items or ()]
         return page, pager.response.total
 
     @cached_property
@@ -143,8 +103,3 @@ class Tasks(Api):
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-def _updated_filter(since: datetime) -> dict[str, Any]:
-    stamp = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return _filter("updated_at", "greater_or_equal", "Datetime", stamp)

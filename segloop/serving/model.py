@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segloop.acquisition import Certainty, certainty, embedding
 from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
-from segloop.transforms import class_map_of, confidence_grid
+from segloop.transforms import class_map_of, probability_grid
 from segloop.windows import windowed_logits
 
 if TYPE_CHECKING:
@@ -48,20 +49,19 @@ class Segmentation:
     the softmax of the winning class, on a coarser grid, float32 (h, w).
 
     `cell_px` is the side, in pixels of the image, of what the network gives one set of logits for: it sees no finer.
+    `certainty` is how sure the network is of the image (NaN where its logits are not finite), and `embedding` a unit
+    vector float16 (D,) that is near that of images like it.
     """
 
     class_map: UInt8
     confidence_grid: Float32
     cell_px: float
-
-    @property
-    def score(self) -> float:
-        """Mean confidence of the image, in [0, 1]; NaN where the network's logits are not finite."""
-        return float(self.confidence_grid.mean(dtype=np.float64))
+    certainty: Certainty
+    embedding: NDArray[np.float16]
 
     @property
     def nbytes(self) -> int:
-        return self.class_map.nbytes + self.confidence_grid.nbytes
+        return self.class_map.nbytes + self.confidence_grid.nbytes + self.embedding.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,14 @@ class ServedModel:
         logits = self._logits(image.reduced(max(self.input_size, self.long_side)), deadline)
         size = (image.height, image.width)
         cell_px = max(image.height / logits.shape[1], image.width / logits.shape[2])
-        return Segmentation(class_map_of(logits, *size), confidence_grid(logits, *size, self.temperature), cell_px)
+        probabilities = probability_grid(logits, *size, self.temperature)
+        return Segmentation(
+            class_map_of(logits, *size),
+            probabilities.max(axis=0),
+            cell_px,
+            certainty(probabilities),
+            embedding(probabilities),
+        )
 
     def _logits(self, pixels: UInt8, deadline: float | None) -> Float32:
         logits = windowed_logits(

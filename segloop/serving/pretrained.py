@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
+from segloop.serving.loads import Loads
 from segloop.serving.model import ServedModel
 from segloop.vocabulary import VOC_CLASSES, zero_shot_channels
 
@@ -30,10 +30,10 @@ class PretrainedModels:
     names a class the network knows.
     """
 
-    def __init__(self, settings: Settings, cache: PredictionCache) -> None:
+    def __init__(self, settings: Settings, cache: PredictionCache, loads: Loads) -> None:
         self._settings = settings
         self._cache = cache
-        self._lock = threading.Lock()
+        self._loads = loads
         self._loaded = False
         self._batcher: Batcher | None = None
 
@@ -49,15 +49,19 @@ class PretrainedModels:
         might = self._batcher is not None if self._loaded else self._settings.weights not in ("none", "imagenet")
         return might and bool(zero_shot_channels(labels))
 
-    def model(self, project: str, labels: Mapping[str, Sequence[str]]) -> ServedModel | None:
-        """The pretrained network for a project's labels, or None where it knows none of them or cannot be had."""
+    def model(
+        self, project: str, labels: Mapping[str, Sequence[str]], deadline: float | None = None
+    ) -> ServedModel | None:
+        """The pretrained network for a project's labels, or None where it knows none of them or cannot be had.
+
+        Raises:
+            Busy: it was not loaded before `deadline`, of `time.monotonic`; the loading goes on.
+        """
         if not self.answers(labels):
             return None
         known = zero_shot_channels(labels)
-        with self._lock:
-            if not self._loaded:
-                self._load()
-                self._loaded = True
+        if not self._loaded:
+            self._loads.get("pretrained", self._load, f"the pretrained network {self.version}", deadline)
         if self._batcher is None:
             return None
         claimed = {channel for group in known.values() for channel in group}
@@ -73,13 +77,16 @@ class PretrainedModels:
         )
 
     def _load(self) -> None:
+        if self._loaded:
+            return
         try:
             engine = self._engine()
         except SegloopError as error:
             logger.error("no pretrained network: %s", error)
-            return
-        if engine is not None:
-            self._batcher = Batcher(engine)
+        else:
+            if engine is not None:
+                self._batcher = Batcher(engine)
+        self._loaded = True
 
     def _engine(self) -> Engine | None:
         settings = self._settings

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from segloop.errors import EngineError, SegloopError
 from segloop.serving.cache import PredictionCache
+from segloop.serving.loads import Loads
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
 
@@ -43,13 +44,13 @@ class ServedModels:
         self._settings = settings
         self._load = load
         self._cache = PredictionCache(settings.prediction_cache_bytes)
-        self._pretrained = PretrainedModels(settings, self._cache)
+        self._loads = Loads()
+        self._pretrained = PretrainedModels(settings, self._cache, self._loads)
         self._models: OrderedDict[str, ServedModel] = OrderedDict()
         self._champions: dict[str, tuple[float, str | None]] = {}
         # when a version could not be loaded and, if that was for want of an export, why
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
         self._state = threading.Lock()
-        self._loading = threading.Lock()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -64,12 +65,15 @@ class ServedModels:
             return champion
         return self._pretrained.version if self._pretrained.answers(labels) else UNTRAINED
 
-    def current(self, project: str, labels: Mapping[str, Sequence[str]]) -> ServedModel | None:
+    def current(
+        self, project: str, labels: Mapping[str, Sequence[str]], deadline: float | None = None
+    ) -> ServedModel | None:
         """The served model of a project, loaded if need be; None where there is nothing to predict with.
 
         Raises:
             RegistryError: the champion cannot be loaded.
             EngineError: no model of it could be made, now or a moment ago.
+            Busy: it was not loaded before `deadline`, of `time.monotonic`; the loading goes on.
         """
         with self._state:
             loaded = self._models.get(project)
@@ -78,17 +82,21 @@ class ServedModels:
                 return loaded
         champion = self._champion(project)
         if champion is None:
-            return self._pretrained.model(project, labels)
-        with self._loading:
-            with self._state:
-                loaded = self._models.get(project)
-            if loaded is not None:
-                return loaded
-            _, no_export = self._failed.get((project, champion), (0.0, ""))
-            if no_export and self._failed_lately(project, champion):
-                # it takes long and would end the same: requests must not queue up for it
-                raise EngineError(no_export)
-            return self._replace(project, champion)
+            return self._pretrained.model(project, labels, deadline)
+        what = f"project {project}: {champion}"
+        return self._loads.get((project, champion), lambda: self._first(project, champion), what, deadline)
+
+    def _first(self, project: str, version: str) -> ServedModel:
+        """The first served model of a project: this version, unless one was loaded meanwhile."""
+        with self._state:
+            loaded = self._models.get(project)
+        if loaded is not None:
+            return loaded
+        _, no_export = self._failed.get((project, version), (0.0, ""))
+        if no_export and self._failed_lately(project, version):
+            # it takes long and would end the same: requests must not queue up for it
+            raise EngineError(no_export)
+        return self._replace(project, version)
 
     def refresh(self) -> None:
         """Follow the champion pointers of the loaded projects, once. Never raises: what cannot be loaded is
@@ -100,13 +108,15 @@ class ServedModels:
                 champion = self._champion(project, fresh=True)
                 if champion is None or champion == version or self._failed_lately(project, champion):
                     continue
-                with self._loading:
-                    self._replace(project, champion)
+                self._swap(project, champion)
                 logger.info("project %s: now serving %s instead of %s", project, champion, version)
             except SegloopError as error:
                 logger.error("project %s: still serving %s: %s", project, version, error)
             except Exception:
                 logger.exception("project %s: still serving %s", project, version)
+
+    def _swap(self, project: str, version: str) -> None:
+        self._loads.get((project, version, "swap"), lambda: self._replace(project, version), version)
 
     def preload(self) -> None:
         """Load the champions of the projects in the registry, as many as are kept."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from segloop.errors import SegloopError
+from segloop.settings import torchrun_place
+from segloop.training.adaptation import adapt
 from segloop.training.container import Container
 from segloop.training.recipe import TerminatedError, train
 
@@ -37,15 +39,22 @@ def terminable() -> Iterator[Callable[[], bool]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m segloop.training --base DIR`: 0 with a bundle in DIR/model; 1 with the reason in DIR/output/failure;
-    143 after SIGTERM, with a checkpoint that the next start goes on from."""
+    """`python -m segloop.training --base DIR`, alone or by torchrun: 0 with a bundle in DIR/model; 1 with the reason
+    in DIR/output/failure; 143 after SIGTERM, with a checkpoint that the next start goes on from. The hyperparameter `recipe` is `full`, or
+    `quick` for a quick adaptation, which has no checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m segloop.training", description=train.__doc__)
     parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
     container = Container(parser.parse_args(arguments).base)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    leads = torchrun_place().rank == 0
+    if leads:
+        container.begin()
     with terminable() as stop_asked:
         try:
-            train(container, stop_asked)
+            if container.recipe() == "full":
+                train(container, stop_asked)
+            elif leads:  # a head is trained by one process
+                adapt(container, stop_asked)
         except TerminatedError:
             return TERMINATED
         except SegloopError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from segloop.errors import TrainingError
+from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
 
 # SageMaker shows the first 1024 characters of output/failure.
@@ -32,13 +34,20 @@ class Container:
             TrainingError: they are missing or not a JSON object.
             SettingsError: one has an unusable value.
         """
-        try:
-            given = json.loads(self._hyperparameters.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"the hyperparameters {self._hyperparameters} are missing or not JSON") from error
-        if not isinstance(given, dict):
-            raise TrainingError(f"the hyperparameters {self._hyperparameters} are not a JSON object")
+        given = self._given()
         return load_settings(None, **{name: value for name, value in given.items() if name in Settings.model_fields})
+
+    def recipe(self) -> Recipe:
+        """The recipe that the hyperparameters name, the full one if none.
+
+        Raises:
+            TrainingError: they are missing or not a JSON object, or the recipe is none.
+        """
+        recipe = self._given().get("recipe", "full")
+        if recipe not in get_args(Recipe):
+            raise TrainingError(f"the recipe {recipe!r}: use quick or full")
+        known: Recipe = recipe
+        return known
 
     def report(self, **progress: Any) -> None:
         """Add a line to progress.jsonl."""
@@ -46,7 +55,21 @@ class Container:
         with self._progress.open("a", encoding="utf-8") as file:
             file.write(json.dumps(progress) + "\n")
 
+    def _given(self) -> dict[str, Any]:
+        try:
+            given = json.loads(self._hyperparameters.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"the hyperparameters {self._hyperparameters} are missing or not JSON") from error
+        if not isinstance(given, dict):
+            raise TrainingError(f"the hyperparameters {self._hyperparameters} are not a JSON object")
+        return given
+
+    def begin(self) -> None:
+        """Forget why an earlier start failed."""
+        self._failure.unlink(missing_ok=True)
+
     def fail(self, reason: str) -> None:
-        """Write the reason that a run failed for."""
+        """Write the reason that a run failed for; the first one stays: where one process fails, others do for it."""
         self._failure.parent.mkdir(parents=True, exist_ok=True)
-        self._failure.write_text(reason[:_FAILURE_CHARACTERS], "utf-8")
+        with suppress(FileExistsError), self._failure.open("x", encoding="utf-8") as file:
+            file.write(reason[:_FAILURE_CHARACTERS])

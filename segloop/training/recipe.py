@@ -1,4 +1,4 @@
-"""The training recipe, top to bottom: criterion, learning rate, train_one_epoch, train."""
+"""The training recipe, top to bottom: learning rate, train_one_epoch, train. What was tried is in docs/adr/0006."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -28,45 +28,30 @@ from segloop.network import (
     initial_weights,
     load_bundle,
     load_matching,
-    pick_device,
     pick_output_stride,
     save_bundle,
 )
 from segloop.settings import Settings
 from segloop.training.container import Container
+from segloop.training.distributed import Team, form_team
 from segloop.training.evaluation import Evaluation, Network, evaluate
 from segloop.training.examples import Examples, Views, steps_per_pass
-from segloop.training.run import Run, restore, save_checkpoint
-from segloop.transforms import IGNORED
+from segloop.training.learner import Learner, computes_bfloat16, is_compiled, target_weight
+from segloop.training.run import Clock, Run, restore, save_checkpoint
 
 log = logging.getLogger(__name__)
 
-AUX_WEIGHT = 0.4
 WEIGHT_DECAY = 0.01
 #: Published weights know images already: the backbone that has them moves this much slower than the new head.
 PRETRAINED_BACKBONE_RATE = 0.1
 #: Share of the run in which the learning rate rises to its base.
 WARMUP = 0.05
-#: Evaluations within a run, evenly spread; the last one is its result.
-EVALUATIONS = 4
 #: Batches that BatchNorm's statistics are estimated from, at most.
 STATISTICS_BATCHES = 32
-#: Least time between two checkpoints, in seconds: one holds hundreds of megabytes.
-CHECKPOINT_S = 60.0
 
 
 class TerminatedError(Exception):
     """SIGTERM came, and the checkpoint is saved."""
-
-
-def criterion(logits: Tensor, target: Tensor, class_weights: Tensor) -> Tensor:
-    """Weighted cross-entropy of logits (B, C, h', w'), resized to the target's size, with int64 (B, h, w).
-
-    0 where every pixel is IGNORED (the usual mean would be 0 / 0).
-    """
-    logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(logits, target, class_weights, ignore_index=IGNORED, reduction="sum")
-    return total / class_weights[target[target != IGNORED]].sum().clamp(min=1)
 
 
 def learning_rate(base: float, done: float) -> float:
@@ -74,101 +59,134 @@ def learning_rate(base: float, done: float) -> float:
     return base * min((done + 1e-3) / WARMUP, 1.0) * math.pow(1 - done, 0.9)
 
 
-def train_one_epoch(run: Run, batches: Iterator[tuple[Tensor, Tensor]], report: Callable[[float], None]) -> None:
-    """Take the optimizer through `batches`: images float32 (B, 3, h, w), class maps int64 (B, h, w).
+def train_one_epoch(
+    run: Run, learner: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], team: Team, report: Callable[[float], None]
+) -> None:
+    """Take the optimizer through `batches`: this process's share of each, images float32 (b, 3, h, w) and class maps
+    int64 (b, h, w). `report` is told the loss of every whole batch.
 
     Raises:
         TrainingError: the loss is not finite.
     """
-    run.network.train()
+    learner.train()
     for images, target in batches:
         if run.done >= 1:
             return
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(group["base_lr"], run.done)
         torch.manual_seed(run.seed + run.step)  # dropout, the same after a resumption
-        images = images.to(run.device, memory_format=torch.channels_last)
-        target = target.to(run.device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
-            logits, auxiliary = run.network.with_auxiliary(images)
-        loss = criterion(logits, target, run.class_weights)
-        loss += AUX_WEIGHT * criterion(auxiliary, target, run.class_weights)
-        value = loss.item()
+        images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
+        target = target.to(run.device, non_blocking=True)
+        total = team.total(target_weight(target, run.class_weights)).clamp(min=1)
+        loss = learner(images, target, total)
+        run.optimizer.zero_grad()
+        (loss * team.size).backward()  # whose mean over the processes is the gradient of the losses' sum
+        run.optimizer.step()
+        value = team.total(loss.detach()).item()
         if not value < float("inf"):
             raise TrainingError(f"the loss is {value} after {run.step} steps: lower train_lr")
-        run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        run.optimizer.step()
         run.step += 1
         report(value)
 
 
-def train(container: Container, stop_asked: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Train on the container's snapshot and write the bundle; returns its version.json.
+def train(
+    container: Container, stop_asked: Callable[[], bool] = lambda: False, now: Callable[[], float] = time.monotonic
+) -> dict[str, Any]:
+    """Train on the container's snapshot and write the bundle; returns its version.json, or {} in a process of a team
+    that does not lead.
 
-    A checkpoint in the container is gone on from. `stop_asked` is looked at after each step.
+    A checkpoint in the container is gone on from. `stop_asked` is looked at after each step. `now` gives the seconds
+    that `train_minutes` is kept by: preparation, evaluations and checkpoints are within it.
 
     Raises:
         SegloopError: it cannot be done; the text is the reason.
         TerminatedError: `stop_asked` said so; the checkpoint is saved.
     """
+    clock = Clock(now)
     settings = container.settings()
     manifest = load_manifest(container.snapshot)
     items = manifest.part("train")
     if not items:
         raise NothingToTrain("the snapshot has no task to train on: label more")
-    device = pick_device(settings)
-    stride = pick_output_stride(settings, device)
-    torch.manual_seed(settings.train_seed)
-    network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
-    network = network.to(device).to(memory_format=torch.channels_last)
-
-    with tempfile.TemporaryDirectory(prefix="segloop-training-") as cache:
+    with form_team(settings) as team, tempfile.TemporaryDirectory(prefix="segloop-training-") as cache:
+        device = team.device
+        stride = pick_output_stride(settings, device)
+        torch.manual_seed(settings.train_seed)
+        network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
+        network = network.to(device).to(memory_format=torch.channels_last)
         channels = len(manifest.classes) + 1
         examples = Examples(container.snapshot, items, settings.input_size, settings.long_side, Path(cache), channels)
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
-        epochs = max(settings.train_epochs, -(-settings.train_min_steps // per_epoch))
         run = Run(
             network,
             make_optimizer(network, settings.train_lr, backbone_rate),
             device,
-            epochs * per_epoch,
+            max(settings.train_epochs, -(-settings.train_min_steps // per_epoch)) * per_epoch,
             per_epoch,
             settings.train_minutes * 60,
             settings.train_seed,
             examples.class_weights(channels).to(device),
+            clock=clock,
+            patience=settings.train_patience,
+            evaluation_steps=steps_of_evaluation(len(examples), len(manifest.part("val")), settings.train_batch_size),
         )
         restore(run, container.checkpoint)
-        batches = iter(loader(Views(examples, settings.train_seed), settings.train_batch_size, run, device))
+        bfloat16 = computes_bfloat16(settings, device)
+        learner = team.wrap(Learner(network, run.class_weights, bfloat16=bfloat16))
+        if is_compiled(settings, device, run.steps - run.step):
+            learner.compile()
+        batches = iter(loader(Views(examples, settings.train_seed), settings.train_batch_size, run, team))
         plain = Views(examples, settings.train_seed, augmented=False)
+        twin = build_network(settings.arch, channels, stride).to(device).to(memory_format=torch.channels_last)
 
         def evaluation() -> Evaluation:
-            estimate_statistics(network, plain, settings.train_batch_size, device)
-            served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
-            return evaluate(served, container.snapshot, manifest.classes)
+            container.report(phase="evaluating", message="Measuring the network on the held-out tasks.")
+            twin.load_state_dict(network.state_dict())
+            estimate_statistics(twin, plain, settings.train_batch_size, device)
+            served = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
+            return evaluate(served, container.snapshot, manifest.classes, lambda progress: container.report(**progress))
 
-        with tqdm(total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2) as bar:
+        def measure() -> None:
+            started_s = clock.elapsed_s
+            miou = evaluation().summary["miou"] if team.leads else None
+            run.note(*team.tell((miou, clock.elapsed_s - started_s)))
+
+        def agree() -> bool:
+            run.agreed_s, stop = team.agree(clock.elapsed_s, stop_asked())
+            return stop
+
+        agree()
+        run.begin()
+        with tqdm(
+            total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2, disable=not team.leads
+        ) as bar:
 
             def report(loss: float) -> None:
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", miou=run.miou)
-                report_step(container, run, epochs, loss)
-                if stop_asked():
-                    save_checkpoint(run, container.checkpoint)
+                stop = agree()
+                if team.leads:
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.3f}", miou=run.miou)
+                    report_step(container, run, loss)
+                if stop:
+                    if team.leads:
+                        save_checkpoint(run, container.checkpoint)
+                    team.tell(None)  # the first to exit ends the others
                     raise TerminatedError
 
             while run.done < 1:
-                evaluations = int(run.done * EVALUATIONS)
-                train_one_epoch(run, islice(batches, per_epoch - run.step % per_epoch), report)
-                if evaluations < int(run.done * EVALUATIONS) < EVALUATIONS:
-                    run.miou = evaluation().summary["miou"]
-                if run.clock.elapsed_s - run.saved_s >= CHECKPOINT_S and run.done < 1:
+                train_one_epoch(run, learner, islice(batches, per_epoch - run.step % per_epoch), team, report)
+                if run.is_evaluation_due():
+                    measure()
+                if team.leads and run.done < 1 and run.is_checkpoint_due:
                     save_checkpoint(run, container.checkpoint)
-        container.report(phase="evaluating", message="Measuring the new version on the held-out tasks.")
+                agree()
+        if not team.leads:
+            return {}
         final = evaluation()
+        info = describe(settings, manifest, stride, final, run)
+        info["recipe"] |= {"precision": "bfloat16" if bfloat16 else "float32", "processes": team.size}
+        save_bundle(container.model, twin, info)
     log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
-    info = describe(settings, manifest, stride, final, run)
-    save_bundle(container.model, network, info)
     return info
 
 
@@ -197,10 +215,23 @@ def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: 
     return torch.optim.AdamW(groups, base_lr, weight_decay=WEIGHT_DECAY, fused=True)
 
 
-def loader(views: Views, batch_size: int, run: Run, device: torch.device) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The batches that are left of a run. A CPU has no core to spare for loading beside training."""
-    positions = range(run.step * batch_size, run.steps * batch_size)
-    return DataLoader(views, batch_size, sampler=positions, num_workers=4 if device.type == "cuda" else 0)
+def loader(views: Views, batch_size: int, run: Run, team: Team) -> DataLoader[tuple[Tensor, Tensor]]:
+    """This process's shares of the batches that are left of a run. A CPU has no core to spare for loading.
+
+    Raises:
+        SettingsError: a batch can't be shared out evenly.
+    """
+    share = team.share(batch_size)
+    firsts = range(run.step * batch_size + team.rank * share, run.steps * batch_size, batch_size)
+    positions = [first + place for first in firsts for place in range(share)]
+    on_gpu = run.device.type == "cuda"
+    return DataLoader(views, share, sampler=positions, num_workers=4 if on_gpu else 0, pin_memory=on_gpu)
+
+
+def steps_of_evaluation(examples: int, held_out: int, batch_size: int) -> float:
+    """About how many training steps an evaluation takes as long as: a forward pass of the images that statistics are
+    estimated from, and one of each held-out image, its resizing to full size included."""
+    return min(STATISTICS_BATCHES, steps_per_pass(examples, batch_size)) / 2 + held_out / batch_size
 
 
 def estimate_statistics(network: SegmentationNetwork, views: Views, batch_size: int, device: torch.device) -> None:
@@ -216,18 +247,18 @@ def estimate_statistics(network: SegmentationNetwork, views: Views, batch_size: 
     network.eval()
 
 
-def report_step(container: Container, run: Run, epochs: int, loss: float) -> None:
+def report_step(container: Container, run: Run, loss: float) -> None:
     """Add a step to the progress."""
     done = run.done
     container.report(
         phase="training",
         epoch=run.step // run.steps_per_epoch,
-        epochs=epochs,
+        epochs=run.steps // run.steps_per_epoch,
         step=run.step,
-        steps=run.steps,
+        steps=run.last_step or run.steps,
         loss=round(loss, 4),
         miou=run.miou,
-        eta_s=round(run.clock.elapsed_s * (1 - done) / done, 1) if done else None,
+        eta_s=round(run.elapsed_s * (1 - done) / done, 1) if done else None,
     )
 
 
@@ -250,6 +281,7 @@ def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluat
         "champion_metrics": None,
         "decision": None,
         "recipe": {
+            "kind": "full",
             "weights": settings.weights,
             "steps": run.step,
             "batch_size": settings.train_batch_size,

@@ -64,13 +64,16 @@ class World:
         self.registry = open_registry(settings)
         self.images = Album()
         self.engines: dict[str, GatedEngine] = {}
+        self.loading = threading.Event()
+        self.loading.set()
         self.jobs = Jobs.open(settings)
         self.models = ServedModels(self.registry, settings, self._load)
-        self.backend = Backend(settings, self.registry, self.models, self.images, self.jobs)
+        self.backend = Backend(settings, self.registry, self.models, self.images, lambda: self.jobs)
         self.app = create_app(self.backend, settings)
         self.pool = ThreadPoolExecutor(16)
 
     def _load(self, registry, project, version, settings) -> ServedModel:
+        assert self.loading.wait(60)
         # every second version takes red for blue
         gain = 4.0 if len(self.engines) % 2 == 0 else -4.0
         engine = self.engines[version] = GatedEngine(gain)
@@ -95,6 +98,7 @@ class World:
 
     def close(self) -> None:
         self.images.gate.set()
+        self.loading.set()
         for engine in self.engines.values():
             engine.gate.set()
         self.pool.shutdown()
@@ -256,6 +260,31 @@ def test_one_slow_task_alone_gets_its_answer_by_the_deadline_too(make_world):
     response = world.ask("/data/slow/40x30.png").result(20)
     assert not world.images.gate.is_set()
     assert response.json["results"] == [EMPTY]
+
+
+def test_a_click_on_a_slow_image_gets_its_answer_by_the_deadline_too(make_world):
+    world = make_world(predict_deadline_s=0.5)
+    world.promote()
+    response = world.ask("/data/slow/40x30.png", context=click(50, 20)).result(20)
+    assert not world.images.gate.is_set()
+    assert response.json["results"] == [EMPTY]
+    world.images.gate.set()
+    assert labels_of(world.predict("/data/slow/40x30.png", context=click(50, 20))) == [["Road"]]
+
+
+def test_requests_while_a_network_is_made_ready_are_told_to_ask_again(make_world):
+    world = make_world(predict_deadline_s=0.5)
+    world.promote()
+    world.loading.clear()
+    for answer in [world.ask("/data/40x30.png") for _ in range(3)]:
+        refused = answer.result(20)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+        assert "is being made ready" in refused.json["error"]
+    assert not world.engines, "the network is still not there"
+    world.loading.set()
+    world.models.current(PROJECT, {})
+    assert labels_of(world.predict("/data/40x30.png")) == [["Road", "Sky"]]
+    assert len(world.engines) == 1
 
 
 def test_a_slow_network_keeps_the_deadline(make_world):

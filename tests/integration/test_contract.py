@@ -40,7 +40,7 @@ class World:
         self.images = ToyImages()
         self.jobs = Jobs.open(settings)
         self.models = ServedModels(self.registry, settings, toy_loader)
-        self.backend = Backend(settings, self.registry, self.models, self.images, self.jobs)
+        self.backend = Backend(settings, self.registry, self.models, self.images, lambda: self.jobs)
         self.client = create_app(self.backend, settings).test_client()
 
     def promote(self, project: str, seed: int = 0) -> str:
@@ -115,7 +115,7 @@ def test_setup_loads_no_model(world):
         raise AssertionError("loaded")
 
     models = ServedModels(world.registry, world.settings, load)
-    backend = Backend(world.settings, world.registry, models, world.images, world.jobs)
+    backend = Backend(world.settings, world.registry, models, world.images, lambda: world.jobs)
     client = create_app(backend, world.settings).test_client()
     assert client.post("/setup", json={"project": "1.1795382829", "schema": BRUSH}).status_code == 200
     backend.close()
@@ -280,6 +280,21 @@ def test_a_projects_own_threshold(world):
     )
     body = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1}, task={"id": 1})
     assert world.client.post("/webhook", json=body).json["status"] == "queued"
+
+
+def test_a_quick_adaptation_needs_a_backbone(world):
+    setup = {"project": "29.1795383040", "schema": BRUSH, "extra_params": {"adapt_threshold": 1}}
+    world.client.post("/setup", json=setup)
+    body = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1}, task={"id": 1})
+    answer = world.client.post("/webhook", json=body).json
+    assert answer["status"] == "counted"
+    assert "without weights and without a served version" in answer["message"]
+    world.promote("29.1795383040")
+    answer = world.client.post("/webhook", json=body).json
+    assert (answer["status"], answer["recipe"]) == ("queued", "quick")
+    # the button always means a full retrain
+    assert world.client.post("/webhook", json=event("START_TRAINING")).json["status"] == "joined"
+    assert world.client.get("/is_training?project=29").json["recipe"] == "full"
 
 
 def test_extra_params_that_cannot_be_used_are_named_and_left_out(world):

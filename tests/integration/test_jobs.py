@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from rq.serializers import JSONSerializer
-from rq.timeouts import JobTimeoutException
 
 from segloop.errors import (
     ImageError,
@@ -31,11 +30,13 @@ from segloop.errors import (
 )
 from segloop.images import Blob
 from segloop.images import Image as SourceImage
+from segloop.labelstudio import Totals
+from segloop.policy import Changes, Recipe
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from tests.toys import BRUSH, toy_model
 from worker.jobs import Workshop, run_prelabel, run_reconcile, run_retrain
-from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
+from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
 from worker.trainers.base import Run, RunStatus
 
 PROJECT = "29.1795383040"
@@ -83,9 +84,21 @@ class FakeLabelStudio:
         self._check()
         return {"id": project_id, "label_config": BRUSH}
 
-    def labelled_tasks(self, project_id: int) -> Iterator[dict[str, Any]]:
+    def _between(self, after: int, upto: int | None) -> list[dict[str, Any]]:
         self._check()
-        yield from self.labelled
+        return [one for one in self.labelled if after < one["id"] and (upto is None or one["id"] <= upto)]
+
+    def totals(self, project_id: int, after: int = 0, upto: int | None = None) -> Totals:
+        tasks = self._between(after, upto)
+        return Totals(len(tasks), sum(len(one["annotations"]) for one in tasks), datetime.now(UTC))
+
+    def labelled_ids(self, project_id: int, after: int = 0, upto: int | None = None) -> list[int]:
+        return [one["id"] for one in self._between(after, upto)]
+
+    def annotated_pages(
+        self, project_id: int, *, since: datetime | None = None, after: int = 0, upto: int | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        yield self._between(after, upto)
 
     def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
         known = {one["task"] for one in self.predictions if one["model_version"] == version}
@@ -93,11 +106,8 @@ class FakeLabelStudio:
             if number not in known:
                 yield {"id": number, "data": {"image": "bad" if number % 5 == 0 else f"/data/upload/{number}.png"}}
 
-    def changed_tasks(self, project_id: int, since: datetime) -> list[int]:
-        self._check()
-        return [
-            one["id"] for one in self.labelled if datetime.fromisoformat(one["annotations"][0]["updated_at"]) > since
-        ]
+    def least_sure_tasks(self, project_id: int, limit: int, **versions: str) -> list[dict[str, Any]]:
+        return []
 
     def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
         self.predictions += predictions
@@ -200,20 +210,21 @@ def shop(settings: Settings, jobs: Jobs) -> Workshop:
         scores(0.5, 0.6, 0.4, 0.7),
         fake_export,
         lambda registry, project, version, settings: toy_model(version, project),
+        lambda settings: settings.weights != "none",
         poll_s=0.0,
     )
 
 
-def fake_export(bundle: Path, snapshot: Path, out: Path, settings: Settings) -> dict[str, Any]:
+def fake_export(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> dict[str, Any]:
     out.mkdir()
     (out / "openvino.xml").write_text("<net/>")
     (out / "openvino.bin").write_bytes(bundle.name.encode())
-    return {"images": 1, "openvino": {"serves": True}}
+    return {} if snapshot is None else {"images": 1, "openvino": {"serves": True}}
 
 
-def begin(jobs: Jobs, project: str = PROJECT) -> str:
+def begin(jobs: Jobs, project: str = PROJECT, recipe: Recipe = "full") -> str:
     """Queue a retrain and take it off the queue, as a worker does."""
-    job_id = jobs.enqueue_retrain(project, "pressed").job_id
+    job_id = jobs.enqueue_retrain(project, "pressed", recipe).job_id
     jobs.connection.lrem(jobs.queue(RETRAIN_QUEUE).key, 0, job_id)
     jobs.connection.hset(f"rq:job:{job_id}", "status", "started")
     jobs.connection.zadd(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, {f"{job_id}:execution": 4e9})
@@ -242,7 +253,7 @@ def test_the_first_retrain(shop: Workshop) -> None:
     assert info.decision == {"act": True, "reason": result["reason"], "interval": None}
     assert shop.label_studio.title == champion.version  # type: ignore[attr-defined]
     assert queued(shop.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
-    assert shop.jobs.changed(PROJECT) == 0
+    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
     assert shop.jobs.live_retrain(PROJECT) is None
 
 
@@ -300,7 +311,7 @@ class Fuse:
         return replace(
             shop,
             registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
-            label_studio=self.wrap(shop.label_studio, ("set_title", "labelled_tasks")),
+            label_studio=self.wrap(shop.label_studio, ("set_title", "totals", "annotated_pages")),
             jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
             trainer=self.wrap(shop.trainer, ("submit", "collect")),
             compare=self.wrap(StepsOf(shop), ("compare",)).compare,
@@ -357,11 +368,34 @@ def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs,
         assert (info.metrics["miou"], info.champion_metrics["miou"], info.parent) == (0.6, 0.5, first)
         assert label_studio.title == champion.version
         assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
-        assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (0, None), burns_at
+        assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
         assert queued(jobs, RETRAIN_QUEUE) == []
         if not killed:
             break
     assert burns_at > 20, "the fuse should have burned in many places"
+
+
+def test_second_snapshot_loads_no_image_and_says_what_it_does(shop: Workshop) -> None:
+    shown: list[str] = []
+    honest = shop.jobs.report
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return self.report if name == "report" else getattr(shop.jobs, name)
+
+        def report(self, job_id: str, progress: dict[str, Any]) -> None:
+            shown.append(progress["message"])
+            honest(job_id, progress)
+
+    class NoImages:
+        def load(self, uri: str, task_id: int | None) -> SourceImage:
+            raise AssertionError(uri)
+
+    run_retrain(replace(shop, jobs=Watched()), PROJECT, begin(shop.jobs))  # type: ignore[arg-type]
+    assert "Syncing: 10 of 10 tasks" in shown
+    assert shown.index("Syncing: 10 of 10 tasks") < shown.index("Drawing: 10 of 10 tasks")
+    assert any("fewer than min_val_tasks=10" in message for message in shown)
+    assert run_retrain(replace(shop, images=NoImages()), PROJECT, begin(shop.jobs))["tasks"] == 10  # type: ignore[arg-type]
 
 
 def test_changes_during_a_run_bring_one_more(shop: Workshop) -> None:
@@ -375,7 +409,7 @@ def test_changes_during_a_run_bring_one_more(shop: Workshop) -> None:
 
     run_retrain(replace(shop, compare=busy), PROJECT, job_id)
     assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-    assert shop.jobs.changed(PROJECT) == 1
+    assert shop.jobs.changed(PROJECT) == Changes(1, 1)
 
 
 def test_a_rollback_during_the_comparison_is_compared_with(shop: Workshop) -> None:
@@ -438,14 +472,14 @@ def test_progress_of_the_training_is_published(shop: Workshop) -> None:
 
     watched = Watched()
     run_retrain(replace(shop, jobs=watched), PROJECT, job_id)  # type: ignore[arg-type]
-    assert {"phase": "training", "epoch": 2, "loss": 0.25} in shown
+    assert {"phase": "training", "message": "Training.", "epoch": 2, "loss": 0.25} in shown
     phases = [progress["phase"] for progress in shown]
     assert list(dict.fromkeys(phases)) == ["snapshot", "training", "evaluating", "exporting", "promoting", "done"]
 
 
 def test_a_time_out_is_final(shop: Workshop) -> None:
     def endless(*args: Any) -> dict[str, Any]:
-        raise JobTimeoutException("too long")
+        raise JobTimeout("too long")
 
     with pytest.raises(TrainingError, match="job_timeout_s=86400"):
         run_retrain(replace(shop, compare=endless), PROJECT, begin(shop.jobs))
@@ -483,6 +517,95 @@ def test_nothing_to_train_is_said(shop: Workshop) -> None:
     shop.label_studio.labelled = [task(1)]  # type: ignore[attr-defined]
     with pytest.raises(NothingToTrain):
         retrain(shop)
+
+
+# -- quick adaptation
+
+
+@pytest.fixture
+def quick_shop(shop: Workshop, settings: Settings) -> Workshop:
+    """A workshop of which five changed tasks ask for a quick adaptation, and fifty for a full retrain."""
+    own = settings.model_copy(update={"adapt_threshold": 5, "retrain_threshold": 50, "weights": "coco"})
+    return replace(shop, settings=own)
+
+
+def adapt(shop: Workshop) -> dict[str, Any]:
+    return run_retrain(shop, PROJECT, begin(shop.jobs, recipe="quick"))
+
+
+def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_shop: Workshop) -> None:
+    quick_shop.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
+    result = adapt(quick_shop)
+    assert (result["promoted"], result["recipe"]) == (True, "quick")
+    [run] = quick_shop.trainer.submitted  # type: ignore[attr-defined]
+    assert (run.hyperparameters["recipe"], run.hyperparameters["adapt_minutes"]) == ("quick", "1.0")
+    info = quick_shop.registry.get(PROJECT, result["version"])
+    assert info.engines == {}, "the exact model alone, which needs no report"
+    assert {"manifest.json", "openvino.xml"} < info.files.keys()
+    assert queued(quick_shop.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
+    assert quick_shop.jobs.changed(PROJECT) == Changes(5, 0)
+    assert quick_shop.jobs.live(PROJECT) is None
+
+
+def test_a_quick_candidate_must_win_too(quick_shop: Workshop) -> None:
+    adapt(quick_shop)
+    better, worse = adapt(quick_shop), adapt(quick_shop)
+    assert (better["promoted"], worse["promoted"]) == (True, False)
+
+
+def test_a_full_retrain_follows_a_quick_one_when_its_threshold_is_met(quick_shop: Workshop) -> None:
+    quick_shop.jobs.record_changes(PROJECT, range(1, 6))
+    honest = quick_shop.compare
+
+    def busy(*args: Any) -> dict[str, Any]:
+        quick_shop.jobs.record_changes(PROJECT, range(6, 51))
+        return honest(*args)
+
+    adapt(replace(quick_shop, compare=busy))
+    assert quick_shop.jobs.recipe(PROJECT) == "full"
+    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+
+
+def test_a_run_keeps_the_recipe_that_it_began_with(quick_shop: Workshop) -> None:
+    job_id = begin(quick_shop.jobs, recipe="quick")
+    broken = replace(quick_shop, trainer=Fuse(1, after=False).wrap(quick_shop.trainer, ("submit",)))
+    with pytest.raises(Killed):
+        run_retrain(broken, PROJECT, job_id)
+    quick_shop.jobs.enqueue_retrain(PROJECT, "pressed")
+    assert run_retrain(quick_shop, PROJECT, job_id)["recipe"] == "quick"
+    assert quick_shop.jobs.recipe(PROJECT) == "full", "the press is answered by a run of its own"
+    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+
+
+def test_weights_that_cannot_be_had_end_a_quick_adaptation_without_a_version(quick_shop: Workshop) -> None:
+    quick_shop.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
+    result = adapt(replace(quick_shop, has_weights=lambda settings: False))
+    assert (result["version"], result["promoted"]) == (None, False)
+    assert "only a full retrain" in result["reason"]
+    assert quick_shop.registry.versions(PROJECT) == []
+    assert quick_shop.jobs.changed(PROJECT) == Changes(5, 0)
+    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == []
+
+
+def test_counts_are_rebuilt_from_the_last_snapshots(quick_shop: Workshop) -> None:
+    """What Redis lost: ten tasks of the quick run's snapshot, and three that changed since."""
+    label_studio: Any = quick_shop.label_studio
+    adapt(quick_shop)
+    label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 14)]
+    quick_shop.jobs.connection.flushall()
+    run_reconcile(quick_shop)
+    assert quick_shop.jobs.changed(PROJECT) == Changes(13, 3)
+    run_retrain(quick_shop, PROJECT, begin(quick_shop.jobs))
+    label_studio.labelled += [task(14, "2026-11-22T12:31:00Z")]
+    quick_shop.jobs.connection.flushall()
+    run_reconcile(quick_shop)
+    assert quick_shop.jobs.changed(PROJECT) == Changes(1, 1)
+
+
+def test_reconcile_queues_a_quick_adaptation(quick_shop: Workshop) -> None:
+    assert len(run_reconcile(quick_shop)["queued"]) == 1
+    assert quick_shop.jobs.recipe(PROJECT) == "quick"
+    assert adapt(quick_shop)["recipe"] == "quick"
 
 
 # -- prelabel
@@ -540,18 +663,59 @@ def test_reconcile_finds_what_no_webhook_told_of(shop: Workshop) -> None:
     run_prelabel(shop, *queued(shop.jobs, PRELABEL_QUEUE)[0], "none")
     shop.jobs.connection.delete(shop.jobs.queue(PRELABEL_QUEUE).key)
     assert run_reconcile(shop) == {"queued": []}
-    assert shop.jobs.changed(PROJECT) == 0
+    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 15)]
     assert run_reconcile(shop) == {"queued": []}
-    assert shop.jobs.changed(PROJECT) == 4
+    assert shop.jobs.changed(PROJECT) == Changes(4, 4)
     label_studio.labelled.append(task(15, "2026-11-22T12:31:00Z"))
     assert len(run_reconcile(shop)["queued"]) == 1
+
+
+def told(shop: Workshop) -> None:
+    """Retrained, and nothing left to tell Label Studio."""
+    run_prelabel(shop, PROJECT, retrain(shop)["version"], "none")
+    shop.jobs.connection.flushall()
+
+
+def test_reconcile_counts_deletions(shop: Workshop) -> None:
+    label_studio: Any = shop.label_studio
+    told(shop)
+    del label_studio.labelled[3]
+    label_studio.labelled[0]["annotations"].clear()
+    label_studio.labelled.pop(0)
+    run_reconcile(shop)
+    assert shop.jobs.changed(PROJECT) == Changes(2, 2)
+    retrain(shop)
+    run_reconcile(shop)
+    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
+
+
+def test_reconcile_on_another_machine_goes_by_label_studios_clock(shop: Workshop, tmp_path: Path) -> None:
+    label_studio: Any = shop.label_studio
+    told(shop)
+    elsewhere = replace(shop, settings=shop.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"}))
+    run_reconcile(elsewhere)
+    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
+    label_studio.labelled[0] = task(1, "2026-11-22T12:00:00.000001Z")
+    run_reconcile(elsewhere)
+    assert shop.jobs.changed(PROJECT) == Changes(1, 1)
+
+
+def test_a_mirror_that_cannot_be_used_costs_no_other_project(
+    shop: Workshop, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.registry.write_json("7", "project.json", {"project": "7"})
+    folder = settings.data_dir / "mirror" / "7"
+    (folder / "tasks.sqlite").mkdir(parents=True)
+    run_reconcile(shop)
+    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    assert f"the mirror {folder} cannot be used" in caplog.text
 
 
 def test_reconcile_leaves_a_live_retrain_alone(shop: Workshop) -> None:
     begin(shop.jobs)
     assert run_reconcile(shop) == {"queued": []}
-    assert shop.jobs.changed(PROJECT) == 0
+    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
 
 
 def test_reconcile_tells_of_a_rollback(shop: Workshop) -> None:
@@ -571,11 +735,10 @@ def test_reconcile_serves_the_others(shop: Workshop) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(label_studio, name)
 
-        def changed_tasks(self, project_id: int, since: datetime) -> list[int]:
+        def totals(self, project_id: int, *arguments: Any) -> Totals:
             if project_id == 7:
                 raise LabelStudioError("no such project")
-            assert since == datetime.fromtimestamp(0, UTC)
-            return list(label_studio.changed_tasks(project_id, since))
+            return label_studio.totals(project_id, *arguments)  # type: ignore[no-any-return]
 
     run_reconcile(replace(shop, label_studio=Partly()))  # type: ignore[arg-type]
     assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]

@@ -28,7 +28,7 @@ registry = open_registry(settings)
 folder, info = toy_bundle(data_dir / "bundle")
 version = registry.add("7.1795382829", folder, info)
 registry.promote("7.1795382829", version, "test")
-real = Backend(settings, registry, ServedModels(registry, settings, toy_loader), ToyImages(), Jobs.open(settings))
+real = Backend(settings, registry, ServedModels(registry, settings, toy_loader), ToyImages(), lambda: Jobs.open(settings))
 model.backend = lambda: real
 tasks = [{"id": n, "data": {"image": uri}, "project": 7} for n, uri in enumerate(("a.png", "bad.png", "c.png"))]
 project = {"id": 7, "created_at": "2026-11-22T21:27:09.771975Z", "label_config": BRUSH}

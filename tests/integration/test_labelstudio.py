@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from demo.label_studio import RunningLabelStudio
-from segloop.dataset import ProjectSplits, load_manifest, snapshot
+from segloop.dataset import Mirror, ProjectSplits, load_manifest, snapshot, sync
 from segloop.errors import LabelStudioError
 from segloop.images import ImageSource
 from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, Credentials, LabelStudio
@@ -159,7 +159,7 @@ def test_wrong_tokens_are_one_clear_sentence(running: RunningLabelStudio, projec
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
         studio.project(project)
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
-        list(studio.labelled_tasks(project))
+        list(studio.annotated_pages(project))
     studio.close()
 
 
@@ -167,7 +167,7 @@ def test_unknown_project_is_a_refusal(studio: LabelStudio) -> None:
     with pytest.raises(LabelStudioError, match="404"):
         studio.project(987654)
     with pytest.raises(LabelStudioError, match="404"):
-        list(studio.labelled_tasks(987654))
+        list(studio.annotated_pages(987654))
 
 
 def test_project_key_is_what_a_backend_is_sent(studio: LabelStudio, project: int) -> None:
@@ -176,31 +176,100 @@ def test_project_key_is_what_a_backend_is_sent(studio: LabelStudio, project: int
         assert backend.to("/setup")[0][3]["project"] == project_key(studio.project(project))
 
 
-def test_tasks_are_labelled_unlabelled_or_changed(
+def test_tasks_are_labelled_skipped_or_unlabelled(
     running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
 ) -> None:
-    begin = datetime.now(UTC)
     running.submit_annotation(tasks[0], [region()])
     running.submit_annotation(tasks[1], [])
     running.submit_annotation(tasks[2], [], was_cancelled=True)
     assert studio.create_predictions(project, [prediction(tasks[3]), prediction(tasks[4], "v10-0011aabb")]) == 2
 
-    labelled = list(studio.labelled_tasks(project))
-    assert [task["id"] for task in labelled] == tasks[:2]
+    labelled, skipped = studio.annotated_pages(project)
+    assert ([task["id"] for task in labelled], [task["id"] for task in skipped]) == (tasks[:2], tasks[2:3])
     (annotation,) = labelled[0]["annotations"]
     assert annotation["result"] == [region()]
     assert labelled[0]["data"]["image"].startswith(f"/data/upload/{project}/")
     assert [task["id"] for task in studio.unlabelled_tasks(project, VERSION)] == [tasks[2], tasks[4], tasks[5]]
-    assert studio.changed_tasks(project, begin) == tasks[:3]
+    totals = studio.totals(project)
+    assert (totals.tasks, totals.annotations) == (2, 2)
+    assert abs(totals.clock - datetime.now(UTC)) < timedelta(minutes=1)
+    assert studio.labelled_ids(project, after=tasks[0]) == tasks[1:2]
 
     middle = datetime.now(UTC)
     with running.client() as client:
         client.patch(f"/api/annotations/{annotation['id']}/", json={"result": [region("Road")]}).raise_for_status()
     running.submit_annotation(tasks[5], [region()])
-    studio.create_predictions(project, [prediction(tasks[2])])
-    assert studio.changed_tasks(project, middle) == [tasks[0], tasks[5]]
-    assert [task["id"] for task in studio.labelled_tasks(project, updated_since=middle)] == [tasks[0], tasks[5]]
-    assert studio.changed_tasks(project, datetime.now(UTC)) == []
+    (changed,) = studio.annotated_pages(project, since=middle)
+    assert [task["id"] for task in changed] == [tasks[0], tasks[5]]
+    assert list(studio.annotated_pages(project, since=datetime.now(UTC))) == []
+
+
+class Deeds:
+    """What people do to annotations and tasks, each by the request that Label Studio's own pages make."""
+
+    def __init__(self, running: RunningLabelStudio, project: int) -> None:
+        self._running, self._project = running, project
+
+    def _request(self, method: str, path: str, **body: Any) -> None:
+        with self._running.client() as client:
+            client.request(method, path, **({"json": body} if body else {})).raise_for_status()
+
+    def _act(self, action: str, *tasks: int) -> None:
+        selected = {"all": False, "included": list(tasks)}
+        self._request("POST", f"/api/dm/actions?id={action}&project={self._project}", selectedItems=selected)
+
+    def update(self, annotation: int) -> None:
+        self._request("PATCH", f"/api/annotations/{annotation}/", result=[region("Road")])
+
+    def skip(self, annotation: int) -> None:
+        self._request("PATCH", f"/api/annotations/{annotation}/", was_cancelled=True)
+
+    def delete(self, annotation: int) -> None:
+        self._request("DELETE", f"/api/annotations/{annotation}/")
+
+    def delete_annotations_of(self, *tasks: int) -> None:
+        self._act("delete_tasks_annotations", *tasks)
+
+    def delete_task(self, task: int) -> None:
+        self._request("DELETE", f"/api/tasks/{task}/")
+
+    def delete_tasks(self, *tasks: int) -> None:
+        self._act("delete_tasks", *tasks)
+
+
+def test_mirror_notices_what_people_do(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int], tmp_path: Path
+) -> None:
+    numbers = [running.submit_annotation(task, [region()])["id"] for task in tasks]
+    running.submit_annotation(tasks[1], [region("Road")])
+    people = Deeds(running, project)
+    with Mirror(tmp_path / "mirror") as mirror:
+
+        def noticed(deed: Callable[..., None], *arguments: int) -> list[int]:
+            revision = mirror.revision
+            deed(*arguments)
+            sync(mirror, studio, project)
+            whole = {
+                task["id"]: [annotation["id"] for annotation in task["annotations"]]
+                for page in studio.annotated_pages(project)
+                for task in page
+                if any(not annotation["was_cancelled"] for annotation in task["annotations"])
+            }
+            assert whole == {task["id"]: [one["id"] for one in task["annotations"]] for task in mirror.tasks()}
+            return mirror.changed_after(revision)
+
+        sync(mirror, studio, project)
+        assert mirror.totals() == (6, 7)
+        assert sync(mirror, studio, project).changed == 0
+        assert noticed(people.update, numbers[0]) == tasks[:1]
+        assert noticed(people.delete, numbers[1]) == tasks[1:2]
+        assert noticed(people.skip, numbers[2]) == tasks[2:3]
+        assert noticed(people.delete, numbers[3]) == tasks[3:4]
+        assert noticed(people.delete_annotations_of, tasks[1]) == tasks[1:2]
+        assert noticed(running.submit_annotation, tasks[3], [region()]) == tasks[3:4]  # type: ignore[arg-type]
+        assert noticed(people.delete_task, tasks[4]) == tasks[4:5]
+        assert noticed(people.delete_tasks, tasks[0], tasks[5]) == [tasks[0], tasks[5]]
+        assert [task["id"] for task in mirror.tasks()] == tasks[3:4]
 
 
 def test_labelling_while_tasks_are_read_hides_none(
@@ -243,7 +312,7 @@ def test_snapshot_of_a_real_project(
     with closing(ImageSource(settings, credentials, tmp_path / "cache")) as images:
         manifest = snapshot(
             project_key(described),
-            studio.labelled_tasks(project),
+            [task for page in studio.annotated_pages(project) for task in page],
             described["label_config"],
             images=images,
             splits=ProjectSplits(open_registry(settings), project_key(described)),

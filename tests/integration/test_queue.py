@@ -15,7 +15,7 @@ from rq.executions import prepare_execution
 from rq.serializers import JSONSerializer
 
 from segloop.errors import JobNotFound, QueueUnavailable
-from segloop.policy import Decision, should_rerun
+from segloop.policy import Changes, Live, Recipe, RetrainDecision, Thresholds, should_rerun
 from segloop.settings import Settings
 from tests.valkey import Valkey
 from worker.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Enqueued, Jobs
@@ -59,12 +59,14 @@ def take(jobs: Jobs, name: str = RETRAIN_QUEUE, worker_name: str = "host.1.abc")
     return job.id
 
 
-def never(changed: int, requested: bool) -> Decision:
-    return Decision(False, "no")
+def asked(changes: Changes, requested: bool, ended: Recipe = "full") -> RetrainDecision:
+    return should_rerun(
+        changes=changes, thresholds=Thresholds(100, 10), requested=requested, ended=ended, has_backbone=True
+    )
 
 
-def asked(changed: int, requested: bool) -> Decision:
-    return should_rerun(changed_tasks=changed, threshold=100, requested=requested)
+def asked_after_quick(changes: Changes, requested: bool) -> RetrainDecision:
+    return asked(changes, requested, "quick")
 
 
 def test_a_second_press_joins_and_projects_do_not_mix(jobs: Jobs) -> None:
@@ -114,22 +116,35 @@ def test_an_unknown_job_is_an_error(jobs: Jobs, job_id: str) -> None:
 
 
 def test_changes_are_distinct_tasks(jobs: Jobs) -> None:
-    assert jobs.record_changes(PROJECT, [1, 2, 2]) == 2
-    assert jobs.record_changes(PROJECT, [2, 3]) == 3
-    assert jobs.record_changes(PROJECT, []) == 3
-    assert jobs.record_changes("30", [1]) == 1
-    assert jobs.changed(PROJECT) == 3
+    assert jobs.record_changes(PROJECT, [1, 2, 2]) == Changes(2, 2)
+    assert jobs.record_changes(PROJECT, [2, 3]) == Changes(3, 3)
+    assert jobs.record_changes(PROJECT, []) == Changes(3, 3)
+    assert jobs.record_changes("30", [1]) == Changes(1, 1)
+    assert jobs.changed(PROJECT) == Changes(3, 3)
+
+
+def test_a_quick_run_takes_the_recent_changes_and_the_full_count_goes_on(jobs: Jobs) -> None:
+    jobs.record_changes(PROJECT, range(10))
+    assert jobs.take_changes(PROJECT, "quick") == 10
+    assert jobs.changed(PROJECT) == Changes(10, 0)
+    assert jobs.record_changes(PROJECT, [9, 10]) == Changes(11, 2)
+    assert jobs.take_changes(PROJECT, "full") == 11
+    assert jobs.changed(PROJECT) == Changes(0, 0)
+
+
+def test_changes_before_the_last_quick_run_are_told_apart(jobs: Jobs) -> None:
+    assert jobs.record_changes(PROJECT, range(40), recent=[38, 39]) == Changes(40, 2)
 
 
 def test_taken_changes_come_back_with_those_that_followed(jobs: Jobs) -> None:
     jobs.record_changes(PROJECT, [1, 2])
     assert jobs.take_changes(PROJECT) == 2
-    assert jobs.changed(PROJECT) == 0
+    assert jobs.changed(PROJECT) == Changes(0, 0)
     jobs.record_changes(PROJECT, [2, 3])
     assert jobs.take_changes(PROJECT) == 3
     jobs.record_changes(PROJECT, [4])
     jobs.restore_changes(PROJECT)
-    assert jobs.changed(PROJECT) == 4
+    assert jobs.changed(PROJECT) == Changes(4, 4)
 
 
 def test_the_end_of_a_run_without_a_wish_frees_the_project(jobs: Jobs) -> None:
@@ -179,6 +194,70 @@ def test_a_press_before_the_snapshot_is_covered_by_it(jobs: Jobs) -> None:
     assert jobs.finish_retrain(PROJECT, first, asked) is None
 
 
+# -- quick and full
+
+
+def test_a_press_makes_a_waiting_quick_run_full(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "10 changed", "quick")
+    assert jobs.live(PROJECT) == Live("quick", waits=True)
+    assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first.job_id, joined=True)
+    assert jobs.live(PROJECT) == Live("full", waits=True)
+    assert jobs.recipe(PROJECT) == "full"
+    assert queued(jobs) == [first.job_id]
+    take(jobs)
+    jobs.take_changes(PROJECT, jobs.recipe(PROJECT))
+    assert jobs.finish_retrain(PROJECT, first.job_id, asked) is None
+
+
+def test_a_quick_run_that_joins_a_full_one_adds_nothing(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    assert jobs.enqueue_retrain(PROJECT, "10 changed", "quick").joined
+    assert jobs.recipe(PROJECT) == "full"
+    take(jobs)
+    jobs.take_changes(PROJECT)
+    jobs.enqueue_retrain(PROJECT, "10 changed", "quick")
+    jobs.record_changes(PROJECT, [1])
+    assert jobs.finish_retrain(PROJECT, first, asked) is None
+
+
+@pytest.mark.parametrize(
+    ("pressed", "changed", "follows"),
+    [(False, 9, None), (False, 10, "quick"), (False, 90, "full"), (True, 0, "full")],
+)
+def test_what_follows_a_quick_run(jobs: Jobs, pressed: bool, changed: int, follows: Recipe | None) -> None:
+    """It took 10 changes, which count on toward the full threshold of 100."""
+    jobs.record_changes(PROJECT, range(10))
+    first = jobs.enqueue_retrain(PROJECT, "10 changed", "quick").job_id
+    take(jobs)
+    jobs.take_changes(PROJECT, "quick")
+    assert jobs.live(PROJECT) == Live("quick", waits=False)
+    if pressed:
+        jobs.enqueue_retrain(PROJECT, "pressed")
+    jobs.record_changes(PROJECT, range(10, 10 + changed))
+    following = jobs.finish_retrain(PROJECT, first, asked_after_quick)
+    live = jobs.live(PROJECT)
+    assert (live.recipe if live else None) == follows
+    assert queued(jobs) == ([following.job_id] if following else [])
+    assert jobs.changed(PROJECT) == Changes(10 + changed, changed)
+
+
+def test_a_press_between_the_choice_of_a_recipe_and_the_snapshot_is_not_lost(jobs: Jobs) -> None:
+    jobs.record_changes(PROJECT, range(10))
+    first = jobs.enqueue_retrain(PROJECT, "10 changed", "quick").job_id
+    take(jobs)
+    recipe = jobs.recipe(PROJECT)
+    jobs.enqueue_retrain(PROJECT, "pressed")
+    jobs.take_changes(PROJECT, recipe)
+    assert jobs.finish_retrain(PROJECT, first, asked_after_quick) is not None
+    assert jobs.recipe(PROJECT) == "full"
+
+
+def test_a_job_without_a_recipe_is_a_full_one(jobs: Jobs) -> None:
+    jobs.enqueue_retrain(PROJECT, "10 changed", "quick")
+    jobs.connection.delete(f"segloop:{PROJECT}:recipe")
+    assert jobs.live(PROJECT) == Live("full", waits=True)
+
+
 def test_no_press_is_lost_at_the_end_of_a_run(jobs: Jobs, settings: Settings) -> None:
     """Whatever the order of a press and a run's end: a fresh job, or one more run."""
     for attempt in range(40):
@@ -205,7 +284,7 @@ def test_no_press_is_lost_at_the_end_of_a_run(jobs: Jobs, settings: Settings) ->
 def test_the_end_of_an_old_run_leaves_the_new_one_alone(jobs: Jobs) -> None:
     jobs.record_changes(PROJECT, [1])
     job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
-    assert jobs.finish_retrain(PROJECT, "retrain-29-old", lambda changed, requested: Decision(True, "yes")) is None
+    assert jobs.finish_retrain(PROJECT, "retrain-29-old", lambda *_: RetrainDecision(True, "yes")) is None
     assert jobs.live_retrain(PROJECT) is not None
     assert queued(jobs) == [job_id]
 
@@ -359,7 +438,7 @@ def test_a_killed_server_keeps_everything(tmp_path: Path) -> None:
         with pytest.raises(QueueUnavailable):
             jobs.changed(PROJECT)
         server.start()
-        assert jobs.changed(PROJECT) == 3
+        assert jobs.changed(PROJECT) == Changes(3, 3)
         assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
         assert queued(jobs) == [first]
         jobs.close()

@@ -78,10 +78,10 @@ def notes(tmp_path: Path) -> Path:
     return tmp_path / "notes"
 
 
-def enqueue(jobs: Jobs, name: str, *arguments: Any, queue: str = RETRAIN_QUEUE) -> Job:
+def enqueue(jobs: Jobs, name: str, *arguments: Any, queue: str = RETRAIN_QUEUE, timeout: int | None = None) -> Job:
     return jobs.queue(queue).enqueue_call(
         f"tiny_jobs.{name}", args=[str(argument) if isinstance(argument, Path) else argument for argument in arguments],
-        retry=Retry(max=MAX_RETRIES), meta={"project": "29"},
+        timeout=timeout, retry=Retry(max=MAX_RETRIES), meta={"project": "29"},
     )  # fmt: skip
 
 
@@ -174,6 +174,13 @@ def test_an_error_of_segloop_is_final(jobs: Jobs, workers: Workers, notes: Path)
     until(lambda: status(job) == "failed")
     assert lines(notes) == ["start"]
     assert jobs.job_status(job.id)["error"] == "It cannot work."
+
+
+def test_the_end_of_a_jobs_time_is_no_failure_of_a_task(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "tolerant", notes, 30, timeout=1)
+    workers.start("retrain")
+    until(lambda: status(job) == "failed")
+    assert len(lines(notes)) == 1, "neither gone on with nor tried again"
 
 
 def test_any_other_error_is_tried_four_times(jobs: Jobs, workers: Workers, notes: Path) -> None:

@@ -3,107 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from segloop.dataset import (
-    ProjectSplits,
-    Split,
-    assign_splits,
     current_annotation,
     load_manifest,
     snapshot,
 )
-from segloop.errors import ImageError, LabelConfigError, LabelStudioUnreachable, NothingToTrain, TrainingError
+from segloop.errors import LabelConfigError, LabelStudioUnreachable, NothingToTrain, TrainingError
 from segloop.settings import Settings
+from tests.labelling import (
+    CONFIG,
+    EARLIER,
+    HEIGHT_PX,
+    LATER,
+    PROJECT,
+    WIDTH_PX,
+    FakeImages,
+    MemorySplits,
+    annotation,
+    half,
+    task,
+)
 
-PROJECT = "29.1795383040"
-CONFIG = """<View><Image name="image" value="$image"/>
-<BrushLabels name="brush" toName="image"><Label value="Sky"/><Label value="Road"/></BrushLabels>
-<RectangleLabels name="box" toName="image"><Label value="Sky"/><Label value="Road"/></RectangleLabels></View>"""
 TWO_IMAGES = """<View><Image name="left" value="$l"/><Image name="right" value="$r"/>
 <BrushLabels name="b" toName="left"><Label value="Sky"/></BrushLabels>
 <BrushLabels name="c" toName="right"><Label value="Sky"/></BrushLabels>
 <RectangleLabels name="box" toName="left"><Label value="Sky"/></RectangleLabels></View>"""
-WIDTH_PX, HEIGHT_PX = 8, 4
-LATER = "2026-11-22T12:00:00.000001Z"
-EARLIER = "2026-11-22T12:00:00Z"
-
-
-@dataclass(frozen=True)
-class FakeFile:
-    bytes: bytes
-    sha256: str
-    suffix: str
-
-
-@dataclass(frozen=True)
-class FakeImage:
-    pixels: NDArray[np.uint8]
-    blob: FakeFile
-
-
-class FakeImages:
-    """One image per address; an address with "gone" has none, one with "away" needs a Label Studio that is away."""
-
-    def load(self, uri: str, task_id: int | None) -> FakeImage:
-        if "gone" in uri:
-            raise ImageError(f"{uri} answered 404")
-        if "away" in uri:
-            raise LabelStudioUnreachable("Label Studio cannot be reached")
-        if "broken" in uri:
-            raise ZeroDivisionError("a defect")
-        pixels = np.full((HEIGHT_PX, WIDTH_PX, 3), sum(uri.encode()) % 256, np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        return FakeImage(pixels, FakeFile(buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest(), ".png"))
-
-
-@dataclass
-class MemorySplits:
-    kept: dict[int, Split] = field(default_factory=dict)
-
-    def load(self) -> dict[int, Split]:
-        return dict(self.kept)
-
-    def save(self, splits: dict[int, Split]) -> None:
-        self.kept = dict(splits)
-
-
-def half(label: str, *, right: bool = False, to_name: str = "image") -> dict[str, Any]:
-    """A region over the left or the right half of an image."""
-    value = {"x": 50 if right else 0, "y": 0, "width": 50, "height": 100, "rotation": 0, "rectanglelabels": [label]}
-    return {
-        "id": f"{label}{right}",
-        "type": "rectanglelabels",
-        "from_name": "box",
-        "to_name": to_name,
-        "original_width": WIDTH_PX,
-        "original_height": HEIGHT_PX,
-        "image_rotation": 0,
-        "value": value,
-    }
-
-
-def annotation(number: int, *regions: dict[str, Any], updated_at: str = EARLIER, **fields: Any) -> dict[str, Any]:
-    return {"id": number, "updated_at": updated_at, "result": list(regions), **fields}
-
-
-def task(number: int, *annotations: dict[str, Any], **data: Any) -> dict[str, Any]:
-    return {"id": number, "data": data or {"image": f"/data/upload/1/{number}.png"}, "annotations": list(annotations)}
 
 
 def take(dest: Path, tasks: list[dict[str, Any]], **arguments: Any) -> Any:
@@ -147,11 +83,13 @@ def test_snapshot_holds_originals_masks_and_a_manifest(tmp_path: Path) -> None:
 def test_manifest_file_has_the_agreed_form(tmp_path: Path) -> None:
     take(tmp_path, [*two_tasks(), task(19, annotation(7), image="gone")])
     value = json.loads((tmp_path / "snap" / "manifest.json").read_text())
-    names = "format project created_at label_config classes unlabelled items skipped hash"
+    names = "format project created_at label_config classes unlabelled items skipped warnings hash"
     assert value.keys() == set(names.split())
-    assert value["items"][0].keys() == {"task", "image_tag", "annotations", "image", "mask", "width", "height", "split"}
+    names = "task image_tag annotations image mask width height split address"
+    assert value["items"][0].keys() == set(names.split())
     assert value["skipped"] == [{"task": 19, "reason": "gone answered 404"}]
-    defining = {name: value[name] for name in value if name not in ("created_at", "skipped", "hash")}
+    defining = {name: value[name] for name in value if name not in ("created_at", "skipped", "warnings", "hash")}
+    defining["items"] = [{name: item[name] for name in item if name != "address"} for item in value["items"]]
     canonical = json.dumps(defining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert value["hash"] == hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -302,47 +240,6 @@ def test_newest_annotation_counts_but_ground_truth_first(annotations: list[dict[
     assert (None if chosen is None else chosen["id"]) == wanted
 
 
-# -- the split
-
-
-def test_split_by_hand() -> None:
-    assert assign_splits(PROJECT, [], {}, 0.2) == {}
-    assert assign_splits(PROJECT, [1], {}, 0.2) == {1: "train"}
-    first = min((1, 2), key=lambda number: hashlib.sha256(f"{PROJECT}/{number}".encode()).digest())
-    assert assign_splits(PROJECT, [1, 2], {}, 0.2) == {first: "val", 3 - first: "train"}
-    ten = assign_splits(PROJECT, range(10), {}, 0.2)
-    assert sum(split == "val" for split in ten.values()) == 2
-    # Two of the tasks of the val side are gone: they are made up for, and nothing else moves.
-    assert assign_splits(PROJECT, [1, 2, 3], {1: "train", 2: "train", 9: "val"}, 0.4)[3] == "val"
-
-
-def test_splits_of_projects_differ() -> None:
-    sides = [assign_splits(f"{number}.1", range(40), {}, 0.5) for number in range(4)]
-    assert len({tuple(sorted(side.items())) for side in sides}) == 4
-
-
-@given(
-    st.lists(st.sets(st.integers(1, 60), max_size=20), min_size=1, max_size=6),
-    st.floats(0.05, 0.95),
-)
-def test_task_never_moves_and_the_share_is_kept_as_the_set_grows(growth: list[set[int]], fraction: float) -> None:
-    known: dict[int, Split] = {}
-    present: set[int] = set()
-    for added in growth:
-        present |= added
-        splits = assign_splits(PROJECT, present, known, fraction)
-        assert splits.keys() == present
-        assert known.items() <= splits.items()
-        kept = sum(split == "val" for split in known.values())
-        target = min(max(round(fraction * len(present)), 1), len(present) - 1)
-        new = len(present) - len(known)
-        vals = sum(split == "val" for split in splits.values())
-        assert vals == min(max(target, kept), kept + new)
-        if len(present) >= 2:
-            assert set(splits.values()) == {"train", "val"}
-        known = splits
-
-
 def test_snapshots_share_a_sticky_split(tmp_path: Path) -> None:
     splits = MemorySplits()
     few = take(tmp_path / "few", two_tasks(), splits=splits)
@@ -358,27 +255,6 @@ def test_snapshots_share_a_sticky_split(tmp_path: Path) -> None:
     # A task that is gone keeps its side for when it comes back.
     take(tmp_path / "again", two_tasks(), splits=splits)
     assert splits.kept == sides
-
-
-def test_split_is_kept_as_json_of_the_project() -> None:
-    class Store:
-        def __init__(self) -> None:
-            self.files: dict[tuple[str, str], str] = {}
-
-        def read_json(self, project: str, name: str) -> Any:
-            text = self.files.get((project, name))
-            return None if text is None else json.loads(text)
-
-        def write_json(self, project: str, name: str, value: Any) -> None:
-            self.files[project, name] = json.dumps(value)
-
-    store = Store()
-    splits = ProjectSplits(store, PROJECT)
-    assert splits.load() == {}
-    splits.save({17: "val", 3: "train"})
-    assert splits.load() == {3: "train", 17: "val"}
-    kept = json.loads(store.files[PROJECT, "split.json"])
-    assert kept == {"format": 1, "splits": {"3": "train", "17": "val"}}
 
 
 # -- loading

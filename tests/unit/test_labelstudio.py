@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -35,10 +35,6 @@ class Request:
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.authorization = authorization
         self.body = body
-
-    def last_id(self) -> int:
-        """The id that a page of tasks is asked to begin after."""
-        return int(json.loads(self.query["query"])["filters"]["items"][0]["value"])
 
 
 class FakeLabelStudio:
@@ -170,7 +166,9 @@ def test_label_studio_that_is_away_is_unreachable() -> None:
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
         studio.project(1)
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
-        list(studio.labelled_tasks(1))
+        list(studio.annotated_pages(1))
+    with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
+        list(studio.unlabelled_tasks(1, "v1"))
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
         Credentials("http://127.0.0.1:9", SecretStr(PAT)).headers()
     studio.close()
@@ -195,34 +193,74 @@ def test_address_with_a_path_is_kept(fake: FakeLabelStudio) -> None:
     url = f"{fake.url}/ls/"
     studio = LabelStudio(url, Credentials(url, SecretStr("abc")))
     assert studio.project(3) == {"id": 3}
-    assert list(studio.labelled_tasks(3)) == []
+    assert list(studio.unlabelled_tasks(3, "v1")) == list(studio.annotated_pages(3)) == []
     studio.close()
 
 
-def _paged(total: int, largest_page: int) -> Answer:
+def _listing(labelled: int, skipped: int = 0, largest_page: int = 1000) -> Answer:
+    """A project whose first tasks are labelled and whose next are skipped, as Label Studio lists it."""
+
     def answer(request: Request) -> tuple[int, Any]:
-        first = request.last_id() + 1
-        ids = range(first, min(first + min(int(request.query["page_size"]), largest_page), total + 1))
-        annotations = [{"id": 1, "updated_at": "2026-11-22T12:00:00.5Z", "result": [{"value": {"rle": [0, 255]}}]}]
-        return 200, {
-            "tasks": [{"id": i, "data": {"image": "s3://b/k"}, "annotations": annotations} for i in ids],
-            "total": total - first + 1,
-        }
+        wanted = {(item["filter"].split(":")[2], item["operator"]): item["value"] for item in _filters(request)}
+        ids = range(1, labelled + 1) if ("total_annotations", "greater") in wanted else range(1001, 1001 + skipped)
+        found = [i for i in ids if wanted["id", "greater"] < i <= wanted.get(("id", "less_or_equal"), math.inf)]
+        annotation = {"id": 1, "updated_at": "2026-11-22T12:00:00.5Z", "result": [{"value": {"rle": [0, 255]}}]}
+        whole = {"annotations": [annotation], "drafts": []} if request.query["fields"] == "all" else {}
+        page = found[: min(int(request.query["page_size"]), largest_page)]
+        tasks = [{"id": i, "data": {"image": "s3://b/k"}, "total_annotations": 1, **whole} for i in page]
+        return 200, {"tasks": tasks, "total": len(found), "total_annotations": 2 * len(found)}
 
     return answer
 
 
+def _filters(request: Request) -> list[dict[str, Any]]:
+    filters = json.loads(request.query["query"])["filters"]
+    assert filters["conjunction"] == "and"
+    return list(filters["items"])
+
+
 @pytest.mark.parametrize(("total", "largest_page"), [(0, 100), (1, 100), (20, 100), (45, 100), (45, 7)])
-def test_every_page_of_tasks_is_read_once(
+def test_every_page_of_annotated_tasks_is_read_once(
     fake: FakeLabelStudio, studio: LabelStudio, total: int, largest_page: int
 ) -> None:
-    fake.routes["GET /api/tasks/"] = _paged(total, largest_page)
-    tasks = list(studio.labelled_tasks(3))
+    fake.routes["GET /api/tasks/"] = _listing(total, 0, largest_page)
+    tasks = [task for page in studio.annotated_pages(3) for task in page]
     assert [task["id"] for task in tasks] == list(range(1, total + 1))
     assert all(task.keys() == {"id", "data", "annotations"} for task in tasks)
     assert all(task["annotations"][0]["result"] == [{"value": {"rle": [0, 255]}}] for task in tasks)
     assert all(request.query["resolve_uri"] == "false" for request in fake.requests)
-    assert len(fake.requests) == max(math.ceil(total / min(largest_page, 20)), 1)
+    # And one more, for tasks that are skipped alone.
+    assert len(fake.requests) == max(math.ceil(total / min(largest_page, 20)), 1) + 1
+
+
+def test_annotated_tasks_are_labelled_or_skipped_and_changed_since_in_a_range(
+    fake: FakeLabelStudio, studio: LabelStudio
+) -> None:
+    fake.routes["GET /api/tasks/"] = _listing(9, 2)
+    since = datetime(2026, 11, 22, 13, 0, 0, 250_000, tzinfo=timezone(timedelta(hours=1)))
+    pages = studio.annotated_pages(3, since=since, after=4, upto=1001)
+    assert [task["id"] for page in pages for task in page] == [5, 6, 7, 8, 9, 1001]
+    labelled, skipped = (
+        {item["filter"].split(":")[2]: (item["operator"], item["type"], item["value"]) for item in _filters(request)}
+        for request in fake.requests
+    )
+    assert labelled["total_annotations"] == ("greater", "Number", 0)
+    assert (skipped["total_annotations"], skipped["cancelled_annotations"]) == (
+        ("equal", "Number", 0),
+        ("greater", "Number", 0),
+    )
+    updated = ("greater_or_equal", "Datetime", "2026-11-22T12:00:00.250000Z")
+    assert labelled["updated_at"] == skipped["updated_at"] == updated
+
+
+def test_totals_and_ids_are_light(fake: FakeLabelStudio, studio: LabelStudio) -> None:
+    fake.routes["GET /api/tasks/"] = _listing(500)
+    totals = studio.totals(3, 100, 400)
+    assert (totals.tasks, totals.annotations) == (300, 600)
+    assert abs(totals.clock - datetime.now(UTC)) < timedelta(minutes=1)
+    assert studio.labelled_ids(3, 100, 400) == list(range(101, 401))
+    assert [request.query["page_size"] for request in fake.requests] == ["1", "200", "200"]
+    assert {request.query["fields"] for request in fake.requests} == {"task_only"}
 
 
 def test_unlabelled_tasks_are_light_and_filtered_by_version(fake: FakeLabelStudio, studio: LabelStudio) -> None:
@@ -237,18 +275,6 @@ def test_unlabelled_tasks_are_light_and_filtered_by_version(fake: FakeLabelStudi
         "filter:tasks:total_annotations": ("equal", 0),
         "filter:tasks:predictions_model_versions": ("not_contains", ["v2-0011aabb"]),
     }
-
-
-def test_tasks_changed_by_a_prediction_alone_do_not_count(fake: FakeLabelStudio, studio: LabelStudio) -> None:
-    def task(number: int, *stamps: str) -> dict[str, Any]:
-        return {"id": number, "data": {}, "annotations": [{"id": 1, "updated_at": stamp} for stamp in stamps]}
-
-    old, new = "2026-11-22T11:59:59.999999Z", "2026-11-22T12:00:00.000001Z"
-    fake.routes["GET /api/tasks/"] = (
-        200,
-        {"tasks": [task(1), task(2, old), task(3, old, new), task(4, new)], "total": 4},
-    )
-    assert studio.changed_tasks(3, datetime(2026, 11, 22, 12, tzinfo=UTC)) == [3, 4]
 
 
 def test_nothing_to_predict_asks_nothing(fake: FakeLabelStudio, studio: LabelStudio) -> None:

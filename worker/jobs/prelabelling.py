@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
+from typing import Any, Final
 
 from segloop.label_config import parse_label_config
 from segloop.prediction import predict_tasks
+from worker.jobs.ordering import (
+    CANDIDATES,
+    Embeddings,
+    keep_ordered_view,
+    least_sure_before,
+    put_in_order,
+    serves,
+)
 from worker.jobs.workshop import Workshop, project_id_of, tell
 
 logger = logging.getLogger(__name__)
 
+#: Tasks that are predicted before all others: those that the version before was least sure of.
+HEAD_START: Final = 200
+
 
 def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dict[str, Any]:
     """Title the backend with the version, and predict every task without an annotation and without a prediction of it.
+
+    Those that the version before was least sure of come first, as people are served them first. Each prediction's
+    score is there at once; with the setting `entropy+diversity` the least sure tasks are then put in an order in which
+    each is unlike those before it, and with `ordered_view` a tab of the Data Manager shows it.
 
     What is missing is asked of Label Studio, so that a second call goes on where the first was killed. Ends
     early when another version is the champion. A task that fails keeps no prediction and is only counted.
@@ -26,40 +41,48 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
     """
     settings = shop.settings_of(project)
     project_id = project_id_of(project)
-    predicted, failed = 0, list[int]()
-    result = {"version": version, "predicted": predicted, "failed": failed, "superseded": True}
-    if not _serves(shop, project, version):
+    predicted, failed, ordered = 0, list[int](), 0
+    result = {"version": version, "predicted": predicted, "failed": failed, "ordered": ordered, "superseded": True}
+    if not serves(shop, project, version):
         return result
+    # The title decides whose scores Label Studio sorts by: after it, those of the version before are out of reach.
+    first = least_sure_before(shop, project, version, HEAD_START)
     tell(shop, project, version)
     config = parse_label_config(shop.label_studio.project(project_id)["label_config"])
     model = None
-    for batch in _batched(shop.label_studio.unlabelled_tasks(project_id, version), settings.prelabel_batch):
-        if not _serves(shop, project, version):
+    embeddings = Embeddings(CANDIDATES * settings.acquisition_batch)
+    diverse = settings.acquisition == "entropy+diversity"
+    others = _others(shop, project_id, version, failed)
+    for batch in chain(_batched(first, settings.prelabel_batch), _batched(others, settings.prelabel_batch)):
+        if not serves(shop, project, version):
             return {**result, "predicted": predicted}
         model = model or shop.load_model(shop.registry, project, version, settings)
-        predictions = predict_tasks(batch, config, model, shop.images, settings)
-        pairs = list(zip(batch, predictions, strict=True))
-        failed += [task["id"] for task, prediction in pairs if prediction["score"] is None]
-        predicted += shop.label_studio.create_predictions(
-            project_id,
-            [
-                {"task": task["id"], **prediction, "model_version": version}
-                for task, prediction in pairs
-                if prediction["score"] is not None
-            ],
-        )
+        watch = embeddings.watch if diverse else None
+        predictions = predict_tasks(batch, config, model, shop.images, settings, watch=watch)
+        rows = [{"task": task["id"], **one} for task, one in zip(batch, predictions, strict=True)]
+        failed += [row["task"] for row in rows if row["score"] is None]
+        rows = [row for row in rows if row["score"] is not None]
+        predicted += shop.label_studio.create_predictions(project_id, rows)
+        embeddings.keep({row["task"]: row["score"] for row in rows})
         message = f"{predicted} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
         shop.jobs.report(job_id, {"phase": "predicting", "step": predicted + len(failed), "message": message})
+    if diverse:
+        shop.jobs.report(job_id, {"phase": "ordering", "message": "The least sure tasks are put in order."})
+        model = model or shop.load_model(shop.registry, project, version, settings)
+        ordered = put_in_order(shop, project, config, model, embeddings, settings)
+    if settings.ordered_view:
+        keep_ordered_view(shop, project)
     logger.info("project %s: %d tasks predicted with %s, %d failed", project, predicted, version, len(failed))
-    return {**result, "predicted": predicted, "superseded": False}
+    return {**result, "predicted": predicted, "ordered": ordered, "superseded": False}
+
+
+def _others(shop: Workshop, project_id: int, version: str, failed: list[int]) -> Iterator[dict[str, Any]]:
+    """Tasks without a prediction of the version, but for those that failed before the first of these is asked for."""
+    tried = set(failed)
+    yield from (task for task in shop.label_studio.unlabelled_tasks(project_id, version) if task["id"] not in tried)
 
 
 def _batched(tasks: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     tasks = iter(tasks)
     while batch := list(islice(tasks, size)):
         yield batch
-
-
-def _serves(shop: Workshop, project: str, version: str) -> bool:
-    champion = shop.registry.champion(project)
-    return champion is not None and champion.version == version

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from segloop.errors import SegloopError
 from segloop.policy import should_retrain
-from worker.jobs.workshop import Workshop, project_id_of, tell
+from worker.jobs.mirroring import changed, open_mirror, sync_mirror
+from worker.jobs.workshop import Workshop, tell, thresholds
 from worker.queue import OUTAGES
 
 logger = logging.getLogger(__name__)
@@ -43,16 +43,20 @@ def _reconcile(shop: Workshop, project: str) -> Iterator[str]:
     # A live retrain's snapshot may cover what changed, and its end decides upon the rest.
     if shop.jobs.live_retrain(project) is not None:
         return
-    state = shop.registry.read_json(project, "snapshot.json") or {}
-    since = datetime.fromisoformat(state["since"]) if "since" in state else datetime.fromtimestamp(0, UTC)
-    tasks = shop.label_studio.changed_tasks(project_id_of(project), since)
+    with open_mirror(shop, project) as mirror:
+        sync_mirror(shop, mirror, project)
+        state = shop.registry.read_json(project, "snapshot.json") or {}
+        tasks = changed(mirror, state)
+        recent = changed(mirror, state, "quick_") if "quick_since" in state else None
     if shop.jobs.live_retrain(project) is not None:
         return
+    settings = shop.settings_of(project)
     decision = should_retrain(
         event="reconcile",
-        changed_tasks=shop.jobs.record_changes(project, tasks),
-        threshold=shop.settings_of(project).retrain_threshold,
-        running=False,
+        changes=shop.jobs.record_changes(project, tasks, recent=recent),
+        thresholds=thresholds(settings),
+        live=None,
+        has_backbone=champion is not None or settings.weights != "none",
     )
     if decision.act:
-        yield shop.jobs.enqueue_retrain(project, decision.reason).job_id
+        yield shop.jobs.enqueue_retrain(project, decision.reason, decision.recipe).job_id

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rq.timeouts import JobTimeoutException
-
-from segloop.dataset import Manifest
+from segloop.dataset import MANIFEST, Manifest
 from segloop.errors import EngineError, LabelStudioError, SegloopError, TrainingError
-from segloop.policy import should_promote, should_rerun
+from segloop.policy import Recipe, should_promote, should_rerun
 from segloop.settings import Settings
 from worker.jobs.snapshotting import take_snapshot
-from worker.jobs.workshop import Workshop, tell
-from worker.queue import OUTAGES
+from worker.jobs.workshop import Workshop, tell, thresholds
+from worker.queue import OUTAGES, JobTimeout
 from worker.trainers.base import Run
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 #: The settings that a training run gets as its hyperparameters.
 HYPERPARAMETERS = (
+    "adapt_minutes",
     "arch",
     "weights",
     "output_stride",
@@ -41,9 +40,15 @@ HYPERPARAMETERS = (
     "train_batch_size",
     "train_lr",
     "train_seed",
+    "train_patience",
+    "train_precision",
+    "train_compile",
 )
 
 WEIGHTS_FILE = "model.safetensors"
+
+#: What progress says of a run that trains.
+TRAINING: Mapping[Recipe, str] = {"full": "Training.", "quick": "Quick adaptation: training the head alone."}
 
 #: How often a training that was killed from outside is started again within one job.
 MAX_LOST = 3
@@ -53,7 +58,8 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
     """Snapshot, train, compare with the champion, promote if better, tell Label Studio.
 
     Everything done is on disk under the job's id or in the registry, so that a second call with the same id
-    does only what the first did not get to. Afterwards one more retrain is queued, if policy wants it.
+    does only what the first did not get to. Afterwards one more retrain is queued, if policy wants it. A quick
+    adaptation for which there is no backbone (its weights cannot be downloaded) ends without a version.
 
     Raises:
         TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
@@ -61,44 +67,54 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
     """
     settings = shop.settings_of(project)
     folder = settings.data_dir.absolute() / "runs" / project / job_id
+    recipe = _recipe(shop, project, folder)
     try:
-        result = _retrain(shop, settings, project, job_id, folder)
-    except JobTimeoutException as error:
+        result = _retrain(shop, settings, project, job_id, folder, recipe)
+    except JobTimeout as error:
         failure = TrainingError(f"The retrain took longer than job_timeout_s={settings.job_timeout_s}.")
-        _fail(shop, settings, project, job_id, failure)
+        _fail(shop, settings, project, job_id, recipe, failure)
         raise failure from error
     except OUTAGES:
         raise
     except SegloopError as error:
-        _fail(shop, settings, project, job_id, error)
+        _fail(shop, settings, project, job_id, recipe, error)
         raise
     shop.jobs.report(job_id, {"phase": "done", "message": result["reason"]})
-    _finish(shop, settings, project, job_id)
+    _finish(shop, settings, project, job_id, recipe)
     return result
 
 
-def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path) -> dict[str, Any]:
+def _retrain(
+    shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe
+) -> dict[str, Any]:
+    parent = _parent(shop, project, folder)
+    if recipe == "quick" and parent is None and not shop.has_weights(settings):
+        shop.jobs.take_changes(project, recipe)
+        reason = (
+            f"The weights {settings.weights} cannot be had and no version is served: only a full retrain can begin."
+        )
+        return {"version": None, "promoted": False, "recipe": recipe, "reason": reason}
     shop.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
-    manifest = take_snapshot(shop, settings, project, job_id, folder)
+    manifest = take_snapshot(shop, settings, project, job_id, folder, recipe)
     _prune(folder)
 
-    parent = _parent(shop, project, folder)
     run = Run(
         id=job_id,
         folder=folder,
         snapshot=folder / "snapshot",
         champion=shop.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
-        hyperparameters={name: str(getattr(settings, name)) for name in HYPERPARAMETERS},
+        hyperparameters={"recipe": recipe, **{name: str(getattr(settings, name)) for name in HYPERPARAMETERS}},
     )
-    shop.jobs.report(job_id, {"phase": "training", "message": "Training."})
-    bundle = _train(shop, run)
+    shop.jobs.report(job_id, {"phase": "training", "message": TRAINING[recipe]})
+    bundle = _train(shop, run, recipe)
+    shutil.copyfile(folder / "snapshot" / MANIFEST, bundle / MANIFEST)
 
     shop.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
     outcome = _judge(shop, settings, project, folder, bundle, manifest)
     shop.jobs.report(job_id, {"phase": "exporting", "message": "Preparing the version for serving."})
-    engines = _export(shop, settings, folder, bundle)
+    engines = _export(shop, settings, folder, bundle, recipe)
     shop.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
-    version, promoted = _promote(shop, settings, project, folder, bundle, manifest, outcome, parent, engines)
+    version, promoted = _promote(shop, settings, project, run, bundle, manifest, outcome, parent, engines)
     logger.info("project %s: job %s made %s: %s", project, job_id, version, outcome["decision"]["reason"])
     if promoted:
         try:
@@ -109,6 +125,7 @@ def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, fold
     return {
         "version": version,
         "promoted": promoted,
+        "recipe": recipe,
         "reason": outcome["decision"]["reason"],
         "metrics": outcome["metrics"],
         "champion_metrics": outcome["champion_metrics"],
@@ -117,7 +134,7 @@ def _retrain(shop: Workshop, settings: Settings, project: str, job_id: str, fold
     }
 
 
-def _train(shop: Workshop, run: Run) -> Path:
+def _train(shop: Workshop, run: Run, recipe: Recipe) -> Path:
     lost = 0
     shown: Mapping[str, Any] | None = None
     shop.trainer.submit(run)
@@ -133,7 +150,7 @@ def _train(shop: Workshop, run: Run) -> Path:
                 shop.trainer.submit(run)
             if status.progress is not None and status.progress != shown:
                 shown = status.progress
-                shop.jobs.report(run.id, {"phase": "training", **shown})
+                shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **shown})
             time.sleep(shop.poll_s)
     except BaseException:
         shop.trainer.stop(run)
@@ -176,11 +193,12 @@ def _judge(
     return outcome
 
 
-def _export(shop: Workshop, settings: Settings, folder: Path, bundle: Path) -> dict[str, Any]:
+def _export(shop: Workshop, settings: Settings, folder: Path, bundle: Path, recipe: Recipe) -> dict[str, Any]:
     """The bundle's models for other engines, added to it, and what version.json says of them.
 
     Also for a candidate that loses: it can be promoted by hand. One that cannot be exported is served by torch's
-    weights as they are.
+    weights as they are. A quick adaptation's int8 model is left out: to make and to judge it takes longer than the
+    training did.
     """
     known: dict[str, Any] | None = _read_json(folder / "engines.json")
     if known is not None:
@@ -188,7 +206,7 @@ def _export(shop: Workshop, settings: Settings, folder: Path, bundle: Path) -> d
     made = folder / "engines"
     shutil.rmtree(made, ignore_errors=True)
     try:
-        engines = shop.export(bundle, folder / "snapshot", made, settings)
+        engines = shop.export(bundle, folder / "snapshot" if recipe == "full" else None, made, settings)
     except EngineError as error:
         logger.error("run %s: no models for other engines: %s", folder.name, error)
         engines = {"error": str(error)}
@@ -203,7 +221,7 @@ def _promote(
     shop: Workshop,
     settings: Settings,
     project: str,
-    folder: Path,
+    run: Run,
     bundle: Path,
     manifest: Manifest,
     outcome: dict[str, Any],
@@ -213,8 +231,10 @@ def _promote(
     """Put the candidate into the registry, and make it the champion if the outcome says so."""
     judged = {name: outcome[name] for name in ("metrics", "champion_metrics", "decision")}
     info = {**_read_json(bundle / "version.json"), "parent": parent, **judged, "engines": engines}
+    # what `segloop reproduce` trains with again
+    info["recipe"] = {**(info.get("recipe") or {}), "hyperparameters": dict(run.hyperparameters)}
     version = shop.registry.add(project, bundle, info)
-    _write_json(folder / "outcome.json", {**outcome, "version": version})
+    _write_json(run.folder / "outcome.json", {**outcome, "version": version})
     while True:
         champion = shop.registry.champion(project)
         if champion is not None and champion.version == version:
@@ -222,26 +242,42 @@ def _promote(
         if _generation(champion) == outcome["generation"]:
             break
         # Somebody rolled back or promoted meanwhile: the candidate has to win against what is served now.
-        outcome.update(_judge(shop, settings, project, folder, bundle, manifest))
+        outcome.update(_judge(shop, settings, project, run.folder, bundle, manifest))
     if outcome["decision"]["act"]:
         shop.registry.promote(project, version, outcome["decision"]["reason"])
     return version, bool(outcome["decision"]["act"])
 
 
-def _finish(shop: Workshop, settings: Settings, project: str, job_id: str) -> None:
+def _finish(shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe) -> None:
+    has_backbone = settings.weights != "none" or shop.registry.champion(project) is not None
     shop.jobs.finish_retrain(
         project,
         job_id,
-        lambda changed, requested: should_rerun(
-            changed_tasks=changed, threshold=settings.retrain_threshold, requested=requested
+        lambda changes, requested: should_rerun(
+            changes=changes,
+            thresholds=thresholds(settings),
+            requested=requested,
+            ended=recipe,
+            has_backbone=has_backbone,
         ),
     )
 
 
-def _fail(shop: Workshop, settings: Settings, project: str, job_id: str, error: SegloopError) -> None:
+def _fail(shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe, error: SegloopError) -> None:
     logger.error("project %s: job %s failed: %s", project, job_id, error)
     shop.jobs.report(job_id, {"phase": "failed", "message": str(error)})
-    _finish(shop, settings, project, job_id)
+    _finish(shop, settings, project, job_id, recipe)
+
+
+def _recipe(shop: Workshop, project: str, folder: Path) -> Recipe:
+    """The recipe of the run: what was asked for when it first got here."""
+    known = _read_json(folder / "recipe.json")
+    if known is None:
+        known = {"recipe": shop.jobs.recipe(project)}
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "recipe.json", known)
+    recipe: Recipe = known["recipe"]
+    return recipe
 
 
 def _parent(shop: Workshop, project: str, folder: Path) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segloop.errors import BadRequest, LabelStudioError, LabelStudioUnreachable
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
+from segloop.policy import Thresholds
 from segloop.registry import Registry, open_registry
 from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Compare = Callable[[Path, Path | None, Path, tuple[str, ...], Settings], dict[str, Any]]
-Export = Callable[[Path, Path, Path, Settings], dict[str, Any]]
+Export = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
 
@@ -43,6 +44,7 @@ class Workshop:
     compare: Compare
     export: Export
     load_model: LoadModel
+    has_weights: Callable[[Settings], bool]
     poll_s: float = 1.0
 
     @classmethod
@@ -65,6 +67,7 @@ class Workshop:
                 compare_bundles,
                 export_models,
                 _load_model,
+                has_weights,
             )
         finally:
             images.close()
@@ -105,6 +108,11 @@ def tell(shop: Workshop, project: str, version: str) -> None:
     shop.registry.write_json(project, "told.json", {"version": version})
 
 
+def thresholds(settings: Settings) -> Thresholds:
+    """The numbers of changed tasks at which policy begins a run."""
+    return Thresholds(settings.retrain_threshold, settings.adapt_threshold)
+
+
 def project_id_of(project: str) -> int:
     """The id that Label Studio knows a project by."""
     return int(project.partition(".")[0])
@@ -120,14 +128,24 @@ def compare_bundles(
     return compare(candidate, champion, snapshot, classes, pick_device(settings))
 
 
-def export_models(bundle: Path, snapshot: Path, out: Path, settings: Settings) -> dict[str, Any]:
+def has_weights(settings: Settings) -> bool:
+    """Whether the settings' weights can be had, as `segloop.network.initial_weights` finds."""
+    from segloop.network import initial_weights
+
+    return initial_weights(settings) is not None
+
+
+def export_models(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> dict[str, Any]:
     """Write a bundle's models for other engines into a folder, in a process of their own; what is to be said of them.
+
+    Without a snapshot, the exact one alone: an int8 model needs one to be calibrated on and to be judged by.
 
     Raises:
         EngineError: they cannot be made.
     """
     report = out / REPORT
-    run_export(["--bundle", str(bundle), "--snapshot", str(snapshot), "--out", str(out)], settings)
+    source = [] if snapshot is None else ["--snapshot", str(snapshot)]
+    run_export(["--bundle", str(bundle), *source, "--out", str(out)], settings)
     if not report.is_file():
         return {}
     engines: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
 """The queue: what may be enqueued, how far it is, and what becomes of the jobs of dead workers. Imports no torch.
 
 Redis holds, besides rq's own keys, per project: the live job of each kind (`segloop:{project}:retrain`,
-`:prelabel`), the tasks changed since the last snapshot (`:changes`), those a running retrain has taken
-(`:taken`), and whether someone asked for one more run (`:rerun`). Every decision upon them is one transaction, so
-that a press and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
+`:prelabel`), the recipe of the retrain (`:recipe`), the tasks changed since the last full retrain's snapshot
+(`:changes`) and since the last one of any recipe (`:recent`), those a running retrain has taken (`:taken`), and
+whether someone asked for one more full run (`:rerun`). Every decision upon them is one transaction, so that a press
+and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
 """
 
 from worker.queue.jobs import Enqueued, Jobs
-from worker.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE
+from worker.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout
 
-__all__ = ["MAX_RETRIES", "OUTAGES", "PRELABEL_QUEUE", "QUEUES", "RETRAIN_QUEUE", "Enqueued", "Jobs"]
+__all__ = ["MAX_RETRIES", "OUTAGES", "PRELABEL_QUEUE", "QUEUES", "RETRAIN_QUEUE", "Enqueued", "JobTimeout", "Jobs"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -13,7 +13,7 @@ from rq import Retry
 from rq.job import Job
 
 from segloop.errors import JobNotFound
-from segloop.policy import Decision
+from segloop.policy import Changes, Live, Recipe, RetrainDecision
 from segloop.settings import Settings
 from worker.queue.names import (
     MAX_RETRIES,
@@ -54,11 +54,13 @@ class Jobs(Recovery):
     # -- enqueue
 
     @reaching_redis
-    def enqueue_retrain(self, project: str, reason: str) -> Enqueued:
+    def enqueue_retrain(self, project: str, reason: str, recipe: Recipe = "full") -> Enqueued:
         """Queue a retrain, or join the project's live one.
 
-        Joining one that already runs asks for one more run after it, if anything changed since its snapshot.
-        A live one whose worker is gone is put back into the queue.
+        A full one that joins a quick one makes it full, if that has not begun; joining one that already runs asks
+        for one more run after it, if anything changed since its snapshot. A quick one that joins adds nothing: what
+        changed is counted, and the end of the live one decides upon it. A live one whose worker is gone is put back
+        into the queue.
         """
         fresh = self._job(RETRAIN_QUEUE, "worker.jobs.retrain", (project,), project, reason)
 
@@ -66,9 +68,12 @@ class Jobs(Recovery):
             live = self._live(key_of(project, "retrain"), pipe)
             pipe.multi()
             if live is not None:
-                pipe.set(key_of(project, "rerun"), reason)
+                if recipe == "full":
+                    pipe.set(key_of(project, "rerun"), reason)
+                    pipe.set(key_of(project, "recipe"), recipe)
                 return Enqueued(live.id, joined=True)
             pipe.delete(key_of(project, "rerun"))
+            pipe.set(key_of(project, "recipe"), recipe)
             return self._enqueue(fresh, key_of(project, "retrain"), pipe)
 
         return self._transaction(attempt, key_of(project, "retrain"))
@@ -115,71 +120,98 @@ class Jobs(Recovery):
     # -- changes
 
     @reaching_redis
-    def record_changes(self, project: str, task_ids: Iterable[int | str]) -> int:
-        """Note tasks whose annotations changed; the number of distinct ones since the last snapshot."""
+    def record_changes(
+        self, project: str, task_ids: Iterable[int | str], *, recent: Iterable[int | str] | None = None
+    ) -> Changes:
+        """Note tasks whose annotations changed since the last full retrain's snapshot; the numbers of distinct ones.
+
+        `recent` are those of them that changed since the last snapshot of any recipe; all of them, if it is None.
+        """
         tasks = list(task_ids)
         with self.connection.pipeline() as pipe:
-            if tasks:
-                pipe.sadd(key_of(project, "changes"), *tasks)
-            pipe.scard(key_of(project, "changes"))
-            return int(pipe.execute()[-1])
+            for name, ids in (("changes", tasks), ("recent", tasks if recent is None else list(recent))):
+                if ids:
+                    pipe.sadd(key_of(project, name), *ids)
+            pipe.scard(key_of(project, "changes")).scard(key_of(project, "recent"))
+            return _changes(pipe.execute()[-2:])
 
     @reaching_redis
-    def changed(self, project: str) -> int:
-        """Number of distinct tasks changed since the last snapshot."""
-        return int(self.connection.scard(key_of(project, "changes")))
+    def changed(self, project: str) -> Changes:
+        """Numbers of distinct tasks changed since the last snapshots."""
+        with self.connection.pipeline() as pipe:
+            return _changes(pipe.scard(key_of(project, "changes")).scard(key_of(project, "recent")).execute())
 
     @reaching_redis
-    def take_changes(self, project: str) -> int:
+    def recipe(self, project: str) -> Recipe:
+        """The recipe that the project's live retrain is asked for now."""
+        return _recipe(self.connection.get(key_of(project, "recipe")))
+
+    @reaching_redis
+    def take_changes(self, project: str, recipe: Recipe = "full") -> int:
         """Move the changes, and a request for one more run, into the retrain that begins: its snapshot covers them.
 
-        Taking again adds to what is taken. Returns the number taken.
+        A quick one takes those since the last snapshot alone; they still count toward the next full one, and a request
+        for that stays. Taking again adds to what is taken. Returns the number taken.
         """
+        taken = key_of(project, "taken")
+        full = recipe == "full"
         with self.connection.pipeline() as pipe:
-            pipe.sunionstore(key_of(project, "taken"), key_of(project, "taken"), key_of(project, "changes"))
-            pipe.delete(key_of(project, "changes"), key_of(project, "rerun"))
+            pipe.sunionstore(taken, taken, key_of(project, "changes" if full else "recent"))
+            pipe.delete(key_of(project, "recent"), *(key_of(project, name) for name in ("changes", "rerun") if full))
             return int(pipe.execute()[0])
 
     @reaching_redis
     def restore_changes(self, project: str) -> None:
         """Put the changes that a retrain took, but could not use, back."""
+        taken = key_of(project, "taken")
         with self.connection.pipeline() as pipe:
-            pipe.sunionstore(key_of(project, "changes"), key_of(project, "taken"), key_of(project, "changes"))
-            pipe.delete(key_of(project, "taken"))
+            for name in ("changes", "recent"):
+                pipe.sunionstore(key_of(project, name), taken, key_of(project, name))
+            pipe.delete(taken)
             pipe.execute()
 
     @reaching_redis
-    def finish_retrain(self, project: str, job_id: str, decide: Callable[[int, bool], Decision]) -> Enqueued | None:
-        """End a project's live retrain and, if `decide(changed tasks, requested)` says so, queue the next, at once.
+    def finish_retrain(
+        self, project: str, job_id: str, decide: Callable[[Changes, bool], RetrainDecision]
+    ) -> Enqueued | None:
+        """End a project's live retrain and, if `decide(changes, requested)` says so, queue the next, at once.
 
         A press or a change either is seen by `decide`, or finds no live retrain any more.
         """
 
         def attempt(pipe: Any) -> Enqueued | None:
             live = pipe.get(key_of(project, "retrain"))
-            decision = decide(int(pipe.scard(key_of(project, "changes"))), bool(pipe.exists(key_of(project, "rerun"))))
+            counts = _changes([pipe.scard(key_of(project, name)) for name in ("changes", "recent")])
+            decision = decide(counts, bool(pipe.exists(key_of(project, "rerun"))))
             pipe.multi()
             if live is not None and live.decode() != job_id:
                 return None
-            pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain")))
+            pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain", "recipe")))
             if not decision.act:
                 return None
             logger.info("project %s: one more retrain after job %s: %s", project, job_id, decision.reason)
             following = self._job(RETRAIN_QUEUE, "worker.jobs.retrain", (project,), project, decision.reason)
+            pipe.set(key_of(project, "recipe"), decision.recipe)
             return self._enqueue(following, key_of(project, "retrain"), pipe)
 
-        return self._transaction(attempt, *(key_of(project, name) for name in ("retrain", "changes", "rerun")))
+        watched = ("retrain", "changes", "recent", "rerun")
+        return self._transaction(attempt, *(key_of(project, name) for name in watched))
 
     # -- follow
 
     @reaching_redis
     def live_retrain(self, project: str) -> dict[str, Any] | None:
-        """Status of the project's queued or running retrain."""
-        job_id = self.connection.get(key_of(project, "retrain"))
+        """Status of the project's queued or running retrain, and the `recipe` that it is asked for."""
+        job_id, recipe = self.connection.mget(key_of(project, "retrain"), key_of(project, "recipe"))
         job = self.fetch(job_id.decode()) if job_id is not None else None
         if job is None or job.get_status(refresh=False) not in ("queued", "started", "scheduled"):
             return None
-        return _describe(job)
+        return {**_describe(job), "recipe": _recipe(recipe)}
+
+    def live(self, project: str) -> Live | None:
+        """The project's queued or running retrain, as policy asks for it."""
+        status = self.live_retrain(project)
+        return None if status is None else Live(status["recipe"], waits=status["started_at"] is None)
 
     @reaching_redis
     def job_status(self, job_id: str) -> dict[str, Any]:
@@ -222,6 +254,14 @@ class Jobs(Recovery):
         pipe.set(pointer, job.id)
         self.queue(job.origin).enqueue_job(job, pipeline=pipe, at_front=at_front)
         return Enqueued(job.id, joined=False)
+
+
+def _changes(counts: Sequence[Any]) -> Changes:
+    return Changes(int(counts[0]), int(counts[1]))
+
+
+def _recipe(value: bytes | None) -> Recipe:
+    return "quick" if value == b"quick" else "full"
 
 
 def _describe(job: Job) -> dict[str, Any]:

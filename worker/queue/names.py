@@ -19,6 +19,10 @@ DEQUEUE_GRACE_S = 60.0
 OUTAGES = (LabelStudioUnreachable, QueueUnavailable, RegistryError)
 
 
+class JobTimeout(BaseException):
+    """A job took longer than `job_timeout_s`. No Exception: what goes on after one bad task must not go on after it."""
+
+
 def key_of(project: str, name: str) -> str:
     """Redis key of something of a project."""
     return f"segloop:{project}:{name}"

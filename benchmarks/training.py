@@ -1,0 +1,148 @@
+"""Training steps against torchvision's reference loop: `python -m benchmarks.training`.
+
+Both sides train DeepLabV3 with a ResNet-50 on batches of 4 crops of 256 x 256 pixels with 12 classes, on all cores.
+The reference is the loop of torchvision's `references/segmentation/train.py`: torchvision's network at output stride 8,
+contiguous tensors, SGD, and cross-entropy of logits that the network resizes itself, with the auxiliary one at a half.
+Ours is `segloop.training.recipe.train_one_epoch` with the optimizer of a real run: once the same network in float32, and
+once what a CPU gets by default (output stride 16, and bfloat16 where the CPU multiplies in it).
+
+The share of the GEMM peak is the float32 rate of our step on the same network, all of its floating point operations
+counted by torch, over the best rate of `torch.mm` in the same run; the best time of each counts, as noise only slows.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.segmentation import deeplabv3_resnet50
+
+from benchmarks.harness import report
+from segloop.network import build_network
+from segloop.settings import Settings
+from segloop.training.distributed import Team
+from segloop.training.learner import Learner, computes_bfloat16
+from segloop.training.recipe import make_optimizer, train_one_epoch
+from segloop.training.run import Run
+
+CLASSES, BATCH, SIZE_PX = 12, 4, 256
+ARCH = "deeplabv3_resnet50"
+GEMM_SIZES = (1024, 2048, 3072)
+CPU = torch.device("cpu")
+SAME_NETWORK, DEFAULT, OF_GEMM = 1.25, 4.0, 0.8
+ROUNDS = 3
+
+
+def main() -> int:
+    """Measure, and print one JSON line for each figure; 1 if a target is missed."""
+    torch.manual_seed(0)
+    batch = torch.randn(BATCH, 3, SIZE_PX, SIZE_PX), torch.randint(0, CLASSES, (BATCH, SIZE_PX, SIZE_PX))
+    bfloat16 = computes_bfloat16(Settings(_env_file=None), CPU)
+    reference, same = reference_step(*batch), our_step(8, *batch, bfloat16=False)
+    default = our_step(16, *batch, bfloat16=bfloat16)
+    flop = operations(same)  # also the first run, which is not measured
+    reference()
+    default()
+    rates, ratios, times = [], [], []
+    for _ in range(ROUNDS):
+        taken = [seconds_of(step) for step in (same, reference, default)]
+        rates.append(max(gemm_rate(size) for size in GEMM_SIZES))
+        ratios.append((taken[1] / taken[0], taken[1] / taken[2]))
+        times.append(taken)
+    middle = [median(column) for column in zip(*times, strict=True)]
+    facts = {"against": "torchvision's reference loop", "threads": torch.get_num_threads()}
+    peak = max(rates)
+    share = flop / min(taken[0] for taken in times) / peak
+    met = [
+        report(
+            "training",
+            "step, same network",
+            median([ratio[0] for ratio in ratios]),
+            unit="times",
+            target=SAME_NETWORK,
+            ours_images_s=BATCH / middle[0],
+            theirs_images_s=BATCH / middle[1],
+            **facts,
+        ),
+        report(
+            "training",
+            "float32 rate of the step, of GEMM's",
+            share,
+            unit="times",
+            target=OF_GEMM,
+            gemm_gflop_s=peak / 1e9,
+            step_gflop=flop / 1e9,
+        ),
+        report(
+            "training",
+            "step, default configuration of a CPU: stride 16",
+            median([ratio[1] for ratio in ratios]),
+            unit="times",
+            target=DEFAULT,
+            ours_images_s=BATCH / middle[2],
+            theirs_images_s=BATCH / middle[1],
+            precision="bfloat16" if bfloat16 else "float32",
+            **facts,
+        ),
+    ]
+    return 0 if all(met) else 1
+
+
+def reference_step(images: Tensor, target: Tensor) -> Callable[[], object]:
+    """A step of the reference loop on images float32 (B, 3, h, w) and class maps int64 (B, h, w)."""
+    network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> float:
+        losses = {name: F.cross_entropy(logits, target, ignore_index=255) for name, logits in network(images).items()}
+        loss = losses["out"] + 0.5 * losses["aux"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def our_step(output_stride: int, images: Tensor, target: Tensor, *, bfloat16: bool) -> Callable[[], object]:
+    """A step as a run takes it, on the same."""
+    network = build_network(ARCH, CLASSES, output_stride).to(memory_format=torch.channels_last)
+    weights = torch.ones(CLASSES)
+    run = Run(network, make_optimizer(network, 1e-4, 1.0), CPU, 10**6, 10**6, 0.0, 0, weights)
+    learner = Learner(network, weights, bfloat16=bfloat16)
+    return lambda: train_one_epoch(run, learner, iter([(images, target)]), Team(CPU), lambda _loss: None)
+
+
+def operations(step: Callable[[], object]) -> int:
+    """Floating point operations of a step's products, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def gemm_rate(size: int) -> float:
+    """Floating point operations a second of a float32 product of matrices of this size."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    torch.mm(left, right)
+    return max(2 * size**3 / seconds_of(lambda: torch.mm(left, right)) for _ in range(3))
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def median(values: list[float]) -> float:
+    """The middle of an odd number of values."""
+    return sorted(values)[len(values) // 2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

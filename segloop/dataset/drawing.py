@@ -1,0 +1,105 @@
+"""From a task's annotations to class maps: which annotations count, and what they say together."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segloop.dataset.manifest import AnnotationRef
+from segloop.errors import MaskError
+from segloop.label_config import LabelConfig
+from segloop.results import IGNORED, annotation_class_map
+
+Annotators = Literal["ground-truth", "latest", "majority"]
+Annotation = Mapping[str, Any]
+
+
+def current_annotation(annotations: Iterable[Annotation]) -> Annotation | None:
+    """The annotation of a task that counts: of those not skipped, ground truth before others, then the newest."""
+    return next(iter(counting_annotations(annotations, "ground-truth")), None)
+
+
+def counting_annotations(annotations: Iterable[Annotation], annotators: Annotators) -> list[Annotation]:
+    """The annotations of a task that count, the one that wins ties first; none where all are skipped.
+
+    "ground-truth": of those not skipped, a ground truth before others, then the newest. "latest": the newest not
+    skipped. "majority": all that are not skipped, the newest first.
+    """
+    submitted = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+
+    def rank(annotation: Annotation) -> tuple[bool, datetime, int]:
+        truth = annotators == "ground-truth" and bool(annotation.get("ground_truth"))
+        return truth, datetime.fromisoformat(annotation["updated_at"]), annotation["id"]
+
+    ranked = sorted(submitted, key=rank, reverse=True)
+    return ranked if annotators == "majority" else ranked[:1]
+
+
+def reference(annotation: Annotation) -> AnnotationRef:
+    """What a manifest says of an annotation."""
+    return AnnotationRef(id=annotation["id"], updated_at=annotation["updated_at"])
+
+
+class Drawer:
+    """Draws the annotations of one task as class maps, by the label config."""
+
+    def __init__(self, config: LabelConfig, unlabelled: Literal["background", "ignore"]) -> None:
+        self._config = config
+        self._unlabelled = unlabelled
+
+    def usable(
+        self, annotations: Sequence[Annotation], sizes: Sequence[tuple[str, int | None, int, int]]
+    ) -> Iterator[tuple[Annotation, list[NDArray[np.uint8]] | MaskError]]:
+        """Each annotation with its class maps, uint8 (H, W), or with why it has none.
+
+        Args:
+            sizes: tag, index in a list of images, width and height of each of the task's images, in that order.
+        """
+        for annotation in annotations:
+            try:
+                yield annotation, [self._draw(annotation, *size) for size in sizes]
+            except MaskError as error:
+                yield annotation, error
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                yield annotation, MaskError(f"it is malformed: {type(error).__name__}: {error}")
+
+    def _draw(self, annotation: Annotation, tag: str, index: int | None, width: int, height: int) -> NDArray[np.uint8]:
+        result = annotation["result"]
+        regions = [region for region in result if index is None or (region.get("item_index") or 0) == index]
+        classes = self._config.classes
+        return annotation_class_map(regions, self._config, tag, height, width, classes, self._unlabelled)
+
+
+def majority(class_maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Per pixel, the value that most of the class maps have; of equal ones, that of the earlier map.
+
+    All uint8 (H, W) of one size. A map that ignores a pixel has no say there; a pixel that all ignore is ignored.
+    """
+    if len(class_maps) == 1:
+        return class_maps[0]
+    winner = np.full_like(class_maps[0], IGNORED)
+    most = np.zeros(winner.shape, np.uint16)
+    for one in class_maps:
+        votes = np.zeros(winner.shape, np.uint16)
+        for other in class_maps:
+            votes += one == other
+        votes[one == IGNORED] = 0
+        better = votes > most
+        winner[better] = one[better]
+        most[better] = votes[better]
+    return winner
+
+
+def mask_file(class_map: NDArray[np.uint8]) -> tuple[str, bytes]:
+    """The name and the bytes of the PNG of a class map, uint8 (H, W)."""
+    buffer = io.BytesIO()
+    Image.fromarray(class_map).save(buffer, "PNG")
+    png = buffer.getvalue()
+    return f"masks/{hashlib.sha256(png).hexdigest()}.png", png

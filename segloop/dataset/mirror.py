@@ -1,0 +1,298 @@
+"""The mirror: a project's annotated tasks on this machine's disk, kept by syncs that fetch only what changed.
+
+One SQLite file in a folder of the project. It is a copy: a file that cannot be used is begun anew. Every sync has a
+number, the revision, and a task carries that of the last change of its annotations, so what changed after a revision
+is exact whatever the clocks say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+from uuid import uuid4
+
+import orjson
+from filelock import FileLock
+
+_log = logging.getLogger(__name__)
+
+_FILE: Final = "tasks.sqlite"
+_FORMAT: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY, data BLOB, annotations BLOB, content TEXT, submitted INTEGER, newest TEXT, revision INTEGER
+);
+CREATE INDEX tasks_revision ON tasks (revision);
+CREATE INDEX tasks_submitted ON tasks (id, submitted) WHERE submitted > 0;
+CREATE TABLE gone (task INTEGER PRIMARY KEY, revision INTEGER);
+CREATE TABLE objects (key TEXT PRIMARY KEY, tag TEXT, task INTEGER, annotations TEXT, problem TEXT) WITHOUT ROWID;
+CREATE INDEX objects_task ON objects (task);
+CREATE TABLE images (
+    task INTEGER, tag TEXT, item INTEGER, address TEXT, file TEXT, width INTEGER, height INTEGER,
+    PRIMARY KEY (task, tag, item)
+) WITHOUT ROWID;
+CREATE TABLE drawings (task INTEGER PRIMARY KEY, key TEXT, items BLOB, problems BLOB);
+"""
+#: What of an annotation decides upon the training set, and is kept.
+_KEPT: Final = ("id", "updated_at", "was_cancelled", "ground_truth", "result")
+_PAGE: Final = 16
+_LAST_ID: Final = 2**63 - 1
+
+
+class StoredTask(Mapping[str, Any]):
+    """A task of the mirror, `{"id", "data", "annotations", "content"}`; its annotations are read when asked for.
+
+    `content` is a hash of the annotations.
+    """
+
+    def __init__(self, number: int, data: bytes, annotations: bytes, content: str) -> None:
+        self._values: dict[str, Any] = {"id": number, "data": orjson.loads(data), "content": content}
+        self._annotations = annotations
+
+    def __getitem__(self, name: str) -> Any:
+        return orjson.loads(zlib.decompress(self._annotations)) if name == "annotations" else self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._values, "annotations"))
+
+    def __len__(self) -> int:
+        return len(self._values) + 1
+
+
+class Mirror:
+    """The mirror in a folder. One thread uses it at a time; several processes may, each with its own.
+
+    Args:
+        folder: the project's, made if it is missing.
+
+    Raises:
+        sqlite3.Error: of every method, where the disk does not do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        file = folder / _FILE
+        if not file.exists():
+            with self._lock():
+                _opened(file).close()
+        try:
+            self.db = _opened(file)
+        except sqlite3.OperationalError:
+            # A full disk, a lock, missing rights: the file itself may be sound.
+            raise
+        except sqlite3.DatabaseError as error:
+            _log.warning("the mirror %s cannot be used and is begun anew: %s", file, error)
+            with self._lock():
+                for part in folder.glob(f"{_FILE}*"):
+                    part.unlink()
+                self.db = _opened(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.db.close()
+
+    def __len__(self) -> int:
+        """How many tasks have a submitted annotation."""
+        return self.totals()[0]
+
+    # -- syncs
+
+    @contextmanager
+    def sync(self, source: str) -> Iterator[int]:
+        """The revision of a sync that begins, alone among processes; where the source is a new one, with an empty mirror."""
+        with self._lock():
+            known = self.meta("source")
+            with self.writing():
+                if known not in (None, source):
+                    self.db.execute("INSERT OR REPLACE INTO gone SELECT id, ? FROM tasks", (self.revision + 1,))
+                    self.db.execute("DELETE FROM tasks")
+                    self.db.execute("DELETE FROM objects")
+                    self.set_meta("synced_to", "")
+                self.set_meta("source", source)
+                self.set_meta("revision", str(self.revision + 1))
+            yield self.revision
+
+    @property
+    def id(self) -> str:
+        """Tells this mirror from one that was begun anew, and from other machines'."""
+        return str(self.meta("id"))
+
+    @property
+    def revision(self) -> int:
+        """The number of the latest sync."""
+        return int(self.meta("revision") or 0)
+
+    @property
+    def synced_to(self) -> datetime | None:
+        """Up to when, by Label Studio's clock, changes are known; None before the first sync ended."""
+        stamp = self.meta("synced_to")
+        return datetime.fromisoformat(stamp) if stamp else None
+
+    def meta(self, name: str) -> str | None:
+        """A note of the mirror."""
+        row = self.db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Keep a note."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction: all of it or nothing."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    # -- tasks
+
+    def put(self, tasks: Iterable[Mapping[str, Any]], revision: int) -> int:
+        """Keep tasks as they are now, in a `writing` transaction; how many of them have other annotations than before.
+
+        Nothing is written for a task that is as it was. One without any annotation is dropped.
+        """
+        changed = 0
+        for task in tasks:
+            number, data = task["id"], orjson.dumps(task["data"])
+            if not task["annotations"]:
+                changed += self.drop([number], revision)
+                continue
+            annotations = _packed(task["annotations"])
+            content = hashlib.sha256(annotations).hexdigest()
+            known = self.db.execute("SELECT content, data FROM tasks WHERE id = ?", (number,)).fetchone()
+            if known is not None and known[0] == content:
+                if known[1] != data:
+                    self.db.execute("UPDATE tasks SET data = ? WHERE id = ?", (data, number))
+                continue
+            submitted = sum(not annotation.get("was_cancelled") for annotation in task["annotations"])
+            row = (number, data, zlib.compress(annotations, 1), content, submitted, _newest(task), revision)
+            self.db.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            self.db.execute("DELETE FROM gone WHERE task = ?", (number,))
+            changed += 1
+        return changed
+
+    def drop(self, tasks: Iterable[int], revision: int) -> int:
+        """Forget tasks, in a `writing` transaction, but that they went; how many were there."""
+        dropped = 0
+        for number in tasks:
+            if self.db.execute("DELETE FROM tasks WHERE id = ?", (number,)).rowcount:
+                self.db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?)", (number, revision))
+                for table in ("images", "drawings"):
+                    self.db.execute(f"DELETE FROM {table} WHERE task = ?", (number,))  # noqa: S608
+                dropped += 1
+        return dropped
+
+    def get(self, number: int) -> StoredTask | None:
+        """A task; None if the mirror has none of this id."""
+        row = self.db.execute("SELECT id, data, annotations, content FROM tasks WHERE id = ?", (number,)).fetchone()
+        return None if row is None else StoredTask(*row)
+
+    def tasks(self) -> Iterator[StoredTask]:
+        """The tasks with a submitted annotation, in the order of their ids, a few in memory at a time."""
+        last = 0
+        query = "SELECT id, data, annotations, content FROM tasks WHERE id > ? AND submitted > 0 ORDER BY id LIMIT ?"
+        while rows := self.db.execute(query, (last, _PAGE)).fetchall():
+            for row in rows:
+                yield StoredTask(*row)
+            last = rows[-1][0]
+
+    def totals(self, after: int = 0, upto: int | None = None) -> tuple[int, int]:
+        """How many tasks with a submitted annotation a range of ids holds, and how many such annotations."""
+        query = "SELECT count(*), total(submitted) FROM tasks WHERE submitted > 0 AND id > ? AND id <= ?"
+        tasks, annotations = self.db.execute(query, (after, _LAST_ID if upto is None else upto)).fetchone()
+        return int(tasks), int(annotations)
+
+    def ids(self, after: int = 0, upto: int | None = None) -> list[int]:
+        """Ids of the tasks with a submitted annotation in a range, ascending."""
+        query = "SELECT id FROM tasks WHERE submitted > 0 AND id > ? AND id <= ? ORDER BY id"
+        return [row[0] for row in self.db.execute(query, (after, _LAST_ID if upto is None else upto))]
+
+    def middle(self, after: int, upto: int | None) -> int:
+        """The id that halves the tasks with a submitted annotation of a range that holds at least two."""
+        query = "SELECT id FROM tasks WHERE submitted > 0 AND id > ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
+        place = self.totals(after, upto)[0] // 2 - 1
+        return int(self.db.execute(query, (after, _LAST_ID if upto is None else upto, place)).fetchone()[0])
+
+    # -- changes
+
+    def changed_after(self, revision: int) -> list[int]:
+        """Ids of the tasks whose annotations changed, came or went in syncs after `revision`, ascending."""
+        query = "SELECT id FROM tasks WHERE revision > ?1 UNION SELECT task FROM gone WHERE revision > ?1 ORDER BY 1"
+        return [row[0] for row in self.db.execute(query, (revision,))]
+
+    def changed_since(self, since: datetime) -> list[int]:
+        """Ids of the tasks with an annotation (a skip too) created or updated after `since`, ascending.
+
+        For who does not know the revision of his moment; annotations that were deleted leave no trace here.
+        """
+        query = "SELECT id FROM tasks WHERE newest > ? ORDER BY id"
+        return [row[0] for row in self.db.execute(query, (_stamp(since),))]
+
+    def newest(self) -> datetime | None:
+        """When the newest annotation was updated, by Label Studio's clock."""
+        (stamp,) = self.db.execute("SELECT max(newest) FROM tasks").fetchone()
+        return datetime.fromisoformat(stamp) if stamp else None
+
+    def _lock(self) -> FileLock:
+        # The kernel drops the lock with its process.
+        return FileLock(self.folder / ".lock")
+
+
+def content_of(annotations: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of all in a task's annotations that decides upon the training set."""
+    return hashlib.sha256(_packed(annotations)).hexdigest()
+
+
+def _packed(annotations: Sequence[Mapping[str, Any]]) -> bytes:
+    kept = [{name: annotation[name] for name in _KEPT if name in annotation} for annotation in annotations]
+    kept.sort(key=lambda annotation: annotation["id"])
+    return orjson.dumps(kept)
+
+
+def _newest(task: Mapping[str, Any]) -> str:
+    return max(_stamp(datetime.fromisoformat(annotation["updated_at"])) for annotation in task["annotations"])
+
+
+def _stamp(moment: datetime) -> str:
+    # With microseconds always: stamps are compared as text.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _FORMAT):
+            raise sqlite3.DatabaseError(f"its format is {version}, not {_FORMAT}")
+        if version == 0:
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
+            db.execute(f"PRAGMA user_version = {_FORMAT}")
+            db.execute("COMMIT")
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,300 @@
+"""The order of the pool after a promotion: a real registry, queue and network's arithmetic; a fake Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segloop.acquisition import ORDER_LIMIT, ORDER_STEP
+from segloop.errors import ImageError, LabelStudioError
+from segloop.registry import Registry, open_registry
+from segloop.settings import Settings
+from tests.toys import BRUSH, ToyImage, toy_bundle, toy_model
+from worker.jobs import Workshop, run_prelabel
+from worker.jobs.ordering import CANDIDATES, Embeddings
+from worker.queue import Jobs
+
+PROJECT = "29.1795383040"
+BATCH = 3
+#: Tasks of three kinds, the first less sure than the second and that than the third, and some that are sure.
+RED, SPLIT, BLUE, SURE = (range(begin, begin + 5) for begin in (1, 11, 21, 31))
+BAD = 99
+#: Neutral values of the network's red and blue.
+GREY = (124, 116, 104)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it and live on."""
+
+
+@dataclass
+class Album:
+    """A picture for each task, as strong in colour as the task's kind and number say."""
+
+    loaded: list[int] = field(default_factory=list)
+
+    def load(self, uri: str, task_id: int | None) -> ToyImage:
+        number = task_id or 0
+        self.loaded.append(number)
+        if number == BAD:
+            raise ImageError(f"{uri} is broken")
+        pixels = np.full((16, 16, 3), GREY, dtype=np.uint8)
+        strength = 90 + number if number in SURE else 10 + number
+        blue_from = 0 if number in BLUE else 8 if number in SPLIT else 16
+        pixels[:blue_from, :, 0] += strength
+        pixels[blue_from:, :, 2] += strength
+        return ToyImage(pixels)
+
+
+@dataclass
+class PoolStudio:
+    """A Label Studio of unlabelled tasks: scores are of the version that the backend's title names."""
+
+    tasks: list[int]
+    title: str = "old"
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    created: list[list[int]] = field(default_factory=list)
+    view_error: LabelStudioError | None = None
+    views: int = 0
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        return {"id": project_id, "label_config": BRUSH}
+
+    def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any]:
+        return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
+
+    def set_title(self, backend: dict[str, Any], version: str) -> None:
+        self.title = version
+
+    def scores(self, version: str) -> dict[int, float]:
+        return {row["task"]: row["score"] for row in self.predictions if row["model_version"] == version}
+
+    def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        return (self._task(task) for task in list(self.tasks) if task not in self.scores(version))
+
+    def least_sure_tasks(
+        self, project_id: int, limit: int, *, predicted_by: str | None = None, not_predicted_by: str | None = None
+    ) -> list[dict[str, Any]]:
+        scores = self.scores(self.title)
+        wanted = sorted(scores, key=lambda task: scores[task])
+        if predicted_by is not None:
+            wanted = [task for task in wanted if task in self.scores(predicted_by)]
+        if not_predicted_by is not None:
+            wanted = [task for task in wanted if task not in self.scores(not_predicted_by)]
+        return [{**self._task(task), "score": scores[task]} for task in wanted[:limit]]
+
+    def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+        self.predictions += predictions
+        self.created.append([one["task"] for one in predictions])
+        return len(predictions)
+
+    def set_score(self, task_id: int, version: str, score: float) -> None:
+        for row in self.predictions:
+            if (row["task"], row["model_version"]) == (task_id, version):
+                row["score"] = score
+
+    def keep_ordered_view(self, project_id: int) -> None:
+        self.views += 1
+        if self.view_error is not None:
+            raise self.view_error
+
+    @staticmethod
+    def _task(number: int) -> dict[str, Any]:
+        return {"id": number, "data": {"image": f"/data/upload/{number}.png"}}
+
+
+@dataclass
+class Fuse:
+    """A Label Studio that dies at the n-th thing that is stored in it, before or after it is."""
+
+    studio: PoolStudio
+    left: int
+    after: bool
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.studio, name)
+        if name not in ("create_predictions", "set_score"):
+            return value
+
+        def store(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left == 0 and not self.after:
+                raise Killed
+            result = value(*arguments)
+            if self.left == 0:
+                raise Killed
+            return result
+
+        return store
+
+
+@pytest.fixture
+def jobs(redis_url: str, tmp_path) -> Iterator[Jobs]:
+    jobs = Jobs.open(Settings(data_dir=tmp_path / "data", redis_url=redis_url), timeout_s=5)
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    registry = open_registry(Settings(data_dir=tmp_path / "data"))
+    registry.write_json(PROJECT, "project.json", {"project": PROJECT})
+    return registry
+
+
+@pytest.fixture
+def version(registry: Registry, tmp_path) -> str:
+    return promote(registry, tmp_path, 0)
+
+
+def promote(registry: Registry, tmp_path, seed: int) -> str:
+    version = registry.add(PROJECT, *toy_bundle(tmp_path / f"bundle-{seed}", seed))
+    registry.promote(PROJECT, version, "test")
+    return version
+
+
+@pytest.fixture
+def shop(registry: Registry, jobs: Jobs, tmp_path) -> Workshop:
+    given = {
+        "settings": Settings(
+            data_dir=tmp_path / "data", acquisition="entropy+diversity", acquisition_batch=BATCH, prelabel_batch=4
+        ),
+        "registry": registry,
+        "label_studio": PoolStudio([*RED, *SPLIT, *BLUE, *SURE]),
+        "images": Album(),
+        "jobs": jobs,
+        "load_model": lambda registry, project, version, settings: toy_model(version, project),
+    }
+    return Workshop(**{one.name: None for one in fields(Workshop) if one.name not in given}, **given)  # type: ignore[arg-type]
+
+
+def with_settings(shop: Workshop, **changes: Any) -> Workshop:
+    return replace(shop, settings=shop.settings.model_copy(update=changes))
+
+
+def in_order(shop: Workshop, version: str) -> list[int]:
+    """Tasks as uncertainty sampling serves them."""
+    return [task["id"] for task in shop.label_studio.least_sure_tasks(29, 100, predicted_by=version)]
+
+
+def test_entropy_alone_serves_like_ones_together(shop: Workshop, version: str) -> None:
+    result = run_prelabel(with_settings(shop, acquisition="entropy"), PROJECT, version, "none")
+    assert (result["predicted"], result["ordered"]) == (20, 0)
+    assert in_order(shop, version) == [*RED, *SPLIT, *BLUE, *SURE]
+
+
+def test_diversity_serves_one_of_each_kind_first(shop: Workshop, version: str) -> None:
+    result = run_prelabel(shop, PROJECT, version, "none")
+    assert (result["predicted"], result["ordered"]) == (20, BATCH)
+    first, second, third, *rest = in_order(shop, version)
+    assert first == RED[0], "the least sure one"
+    assert {second, third} & set(SPLIT)
+    assert {second, third} & set(BLUE)
+    scores: dict[int, float] = shop.label_studio.scores(version)  # type: ignore[attr-defined]
+    assert [scores[task] for task in (first, second, third)] == [place * ORDER_STEP for place in (1, 2, 3)]
+    assert all(scores[task] >= ORDER_LIMIT for task in rest)
+    assert rest == [task for task in (*RED, *SPLIT, *BLUE, *SURE) if task not in (first, second, third)]
+
+
+def test_a_second_call_changes_nothing_and_looks_at_no_image(shop: Workshop, version: str) -> None:
+    run_prelabel(shop, PROJECT, version, "none")
+    before = [dict(row) for row in shop.label_studio.predictions]  # type: ignore[attr-defined]
+    album = Album()
+    result = run_prelabel(replace(shop, images=album), PROJECT, version, "none")  # type: ignore[arg-type]
+    assert (result["predicted"], result["ordered"]) == (0, 0)
+    assert shop.label_studio.predictions == before  # type: ignore[attr-defined]
+    assert album.loaded == []
+
+
+def test_the_rest_of_an_order_looks_at_the_least_sure_images_alone(shop: Workshop, version: str) -> None:
+    with pytest.raises(Killed):
+        run_prelabel(replace(shop, label_studio=Fuse(shop.label_studio, 20 // 4 + 1, True)), PROJECT, version, "none")  # type: ignore[arg-type]
+    album = Album()
+    assert run_prelabel(replace(shop, images=album), PROJECT, version, "none")["ordered"] == BATCH - 1  # type: ignore[arg-type]
+    assert sorted(album.loaded) == [*RED, *SPLIT, *BLUE]
+
+
+def test_what_was_labelled_of_an_order_makes_room_behind_the_last_place(shop: Workshop, version: str) -> None:
+    run_prelabel(shop, PROJECT, version, "none")
+    studio: Any = shop.label_studio
+    labelled = in_order(shop, version)[0]
+    studio.predictions = [row for row in studio.predictions if row["task"] != labelled]
+    studio.tasks.remove(labelled)
+    assert run_prelabel(shop, PROJECT, version, "none")["ordered"] == 1
+    scores = sorted(studio.scores(version).values())
+    assert scores[:BATCH] == pytest.approx([place * ORDER_STEP for place in (2, 3, 4)])
+    assert scores[BATCH] >= ORDER_LIMIT
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, after: bool) -> None:
+    run_prelabel(shop, PROJECT, version, "none")
+    expected = shop.label_studio.scores(version)  # type: ignore[attr-defined]
+    tasks = shop.label_studio.tasks  # type: ignore[attr-defined]
+    for burns_at in range(1, 100):
+        studio = PoolStudio(tasks)
+        fuse = Fuse(studio, burns_at, after)
+        try:
+            run_prelabel(replace(shop, label_studio=fuse), PROJECT, version, "none")  # type: ignore[arg-type]
+        except Killed:
+            run_prelabel(replace(shop, label_studio=studio), PROJECT, version, "none")  # type: ignore[arg-type]
+        assert studio.scores(version) == pytest.approx(expected), burns_at
+        assert len(studio.predictions) == len(tasks), "no task has two predictions"
+        if fuse.left > 0:
+            break
+    assert burns_at == 20 // 4 + BATCH + 1
+
+
+def test_the_order_ends_for_a_newer_champion(shop: Workshop, version: str, tmp_path) -> None:
+    studio: Any = shop.label_studio
+
+    class Overtaken(PoolStudio):
+        def set_score(self, task_id: int, version: str, score: float) -> None:
+            super().set_score(task_id, version, score)
+            promote(shop.registry, tmp_path, 1)
+
+    overtaken = Overtaken(studio.tasks)
+    assert run_prelabel(replace(shop, label_studio=overtaken), PROJECT, version, "none")["ordered"] == 1  # type: ignore[arg-type]
+    assert run_prelabel(shop, PROJECT, version, "none")["superseded"]
+
+
+def test_what_the_version_before_was_least_sure_of_comes_first_and_once(shop: Workshop, version: str) -> None:
+    studio: Any = shop.label_studio
+    studio.tasks.append(BAD)
+    old = [(SURE[3], 0.3), (BAD, 0.35), (BLUE[1], 0.4), (RED[2], 0.5)]
+    studio.predictions = [{"task": task, "score": score, "model_version": "old"} for task, score in old]
+    result = run_prelabel(with_settings(shop, acquisition="confidence"), PROJECT, version, "none")
+    assert studio.created[0] == [SURE[3], BLUE[1], RED[2]]
+    assert sorted(task for batch in studio.created for task in batch) == [*RED, *SPLIT, *BLUE, *SURE]
+    assert (result["predicted"], result["failed"]) == (20, [BAD])
+
+
+def test_a_view_that_cannot_be_kept_is_only_logged(
+    shop: Workshop, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    studio: Any = shop.label_studio
+    studio.view_error = LabelStudioError("no views here")
+    run_prelabel(shop, PROJECT, version, "none")
+    assert studio.views == 0
+    assert not run_prelabel(with_settings(shop, ordered_view=True), PROJECT, version, "none")["superseded"]
+    assert studio.views == 1
+    assert "no views here" in caplog.text
+
+
+def test_embeddings_of_the_least_sure_are_kept() -> None:
+    embeddings = Embeddings(3)
+    for task in range(100):
+        segmentation = toy_model().segment(ToyImage(np.full((8, 8, 3), task, np.uint8)))
+        embeddings.watch({"id": task}, segmentation)
+        embeddings.keep({task: 1 - task / 100})
+        kept = [one for one in range(100) if embeddings.get(one) is not None]
+        assert len(kept) <= 2 * 3
+        assert set(range(max(0, task - 2), task + 1)) <= set(kept)
+
+
+def test_the_pool_is_larger_than_what_a_batch_is_picked_from() -> None:
+    assert len([*RED, *SPLIT, *BLUE]) == CANDIDATES * BATCH

@@ -1,0 +1,145 @@
+"""The order of a pool in a real Label Studio: scores, the label stream that follows them, and the tab that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from demo.label_studio import RunningLabelStudio
+from segloop.acquisition import ORDER_STEP
+from segloop.labelstudio import UNCERTAINTY_SAMPLING, Credentials, LabelStudio
+from segloop.labelstudio.views import ORDERED_VIEW
+
+pytestmark = pytest.mark.label_studio
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="brush" toName="image"><Label value="Sky"/><Label value="Road"/></BrushLabels></View>"""
+OLD, NEW = "v1-0011aabb", "v2-ccdd2233"
+SCORES = (0.5, 0.2, 0.9, 0.4, 0.1)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningLabelStudio]:
+    with RunningLabelStudio() as label_studio:
+        yield label_studio
+
+
+@pytest.fixture
+def studio(running: RunningLabelStudio) -> Iterator[LabelStudio]:
+    label_studio = LabelStudio(running.url, Credentials(running.url, SecretStr(running.api_key)))
+    yield label_studio
+    label_studio.close()
+
+
+@pytest.fixture
+def project(running: RunningLabelStudio) -> int:
+    return int(running.create_project("a pool", CONFIG)["id"])
+
+
+@pytest.fixture
+def tasks(running: RunningLabelStudio, studio: LabelStudio, project: int) -> list[int]:
+    """Seven tasks: five with a prediction of NEW by SCORES and of OLD the other way round, one of OLD alone, one of none."""
+    with running.client() as client:
+        images = [{"image": f"https://example.com/{number}.png"} for number in range(7)]
+        client.post(f"/api/projects/{project}/import", json=images).raise_for_status()
+        ids = sorted(task["id"] for task in client.get("/api/tasks/", params={"project": project}).json()["tasks"])
+    rows = [prediction(task, NEW, score) for task, score in zip(ids, SCORES, strict=False)]
+    rows += [prediction(task, OLD, 1 - score) for task, score in zip(ids, SCORES, strict=False)]
+    studio.create_predictions(project, [*rows, prediction(ids[5], OLD, 0.05)])
+    configure(running, project, sampling=UNCERTAINTY_SAMPLING, model_version=NEW)
+    return ids
+
+
+def configure(running: RunningLabelStudio, project: int, **changes: str) -> None:
+    with running.client() as client:
+        client.patch(f"/api/projects/{project}/", json=changes).raise_for_status()
+
+
+def prediction(task: int, version: str, score: float) -> dict[str, object]:
+    return {"task": task, "result": [], "score": score, "model_version": version}
+
+
+def stored(studio: LabelStudio, task: int) -> list[tuple[str, float]]:
+    """Version and score of each prediction of a task."""
+    rows = studio._request("GET", "/api/predictions/", params={"task": task})
+    return sorted((row["model_version"], row["score"]) for row in rows)
+
+
+def shown(running: RunningLabelStudio, view: int) -> list[int]:
+    """The tasks of a tab, in its order."""
+    with running.client() as client:
+        found = client.get("/api/tasks/", params={"view": view, "page_size": 100})
+        return [task["id"] for task in found.raise_for_status().json()["tasks"]]
+
+
+def test_the_least_sure_tasks_by_the_scores_of_the_current_version(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
+) -> None:
+    zero, one, two, three, four, only_old, _ = tasks
+    found = studio.least_sure_tasks(project, 100, predicted_by=NEW)
+    assert [task["id"] for task in found] == [four, one, three, zero, two]
+    assert [task["score"] for task in found] == pytest.approx(sorted(SCORES))
+    assert found[0]["data"]["image"] == "https://example.com/4.png"
+    assert [task["id"] for task in studio.least_sure_tasks(project, 2, predicted_by=NEW)] == [four, one]
+    running.submit_annotation(four, [])
+    running.submit_annotation(one, [], was_cancelled=True)
+    assert [task["id"] for task in studio.least_sure_tasks(project, 100, predicted_by=NEW)] == [three, zero, two]
+    configure(running, project, model_version=OLD)
+    assert [task["id"] for task in studio.least_sure_tasks(project, 100, not_predicted_by=NEW)] == [only_old]
+
+
+def test_a_score_is_changed_in_place(studio: LabelStudio, project: int, tasks: list[int]) -> None:
+    first = tasks[0]
+    for _ in range(2):
+        studio.set_score(first, NEW, ORDER_STEP)
+        assert stored(studio, first) == [(OLD, 0.5), (NEW, ORDER_STEP)]
+    studio.create_predictions(project, [prediction(first, NEW, 0.7)])
+    studio.set_score(first, NEW, 2 * ORDER_STEP)
+    assert stored(studio, first) == [(OLD, 0.5), (NEW, 2 * ORDER_STEP), (NEW, 2 * ORDER_STEP)]
+    studio.set_score(10**6, NEW, ORDER_STEP)
+
+
+def test_the_label_stream_follows_the_scores_and_a_new_order_of_them(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
+) -> None:
+    zero, one, two, three, four, *_ = tasks
+    for place, task in enumerate((two, zero), start=1):
+        studio.set_score(task, NEW, place * ORDER_STEP)
+    served = []
+    with running.client() as client:
+        for _ in range(5):
+            answer = client.post(f"/api/dm/actions?id=next_task&project={project}", json={})
+            served.append(answer.raise_for_status().json()["id"])
+            running.submit_annotation(served[-1], [])
+    assert served == [two, zero, four, one, three]
+
+
+def test_the_tab_shows_the_tasks_to_label_in_their_order(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
+) -> None:
+    zero, one, two, three, four, *unscored = tasks
+    view = studio.keep_ordered_view(project)
+    assert view["data"]["title"] == ORDERED_VIEW
+    assert shown(running, view["id"])[:5] == [four, one, three, zero, two]
+    assert sorted(shown(running, view["id"])[5:]) == unscored
+    running.submit_annotation(four, [])
+    studio.set_score(two, NEW, ORDER_STEP)
+    assert shown(running, view["id"])[:4] == [two, one, three, zero]
+
+
+def test_the_tab_is_kept_and_so_is_what_people_changed_of_it(
+    running: RunningLabelStudio, studio: LabelStudio, project: int
+) -> None:
+    view = studio.keep_ordered_view(project)
+    assert studio.keep_ordered_view(project) == view
+    widths = {"tasks:id": 80}
+    with running.client() as client:
+        changed = {"project": project, "data": {**view["data"], "columnsWidth": widths, "ordering": ["-tasks:id"]}}
+        client.patch(f"/api/dm/views/{view['id']}/", json=changed).raise_for_status()
+    kept = studio.keep_ordered_view(project)
+    assert kept["id"] == view["id"]
+    assert kept["data"] == {**view["data"], "columnsWidth": widths}
+    with running.client() as client:
+        assert len(client.get("/api/dm/views/", params={"project": project}).json()) == 1

@@ -1,0 +1,119 @@
+"""Two processes by torchrun, on the CPU with gloo: they learn what one learns, and end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segloop.errors import SettingsError
+from segloop.training import Container, train
+from segloop.training.distributed import Team
+from tests.painted import CLASSES, examples, hyperparameters
+from tests.snapshots import write_base, write_snapshot
+
+
+def torchrun(base):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*command, "-m", "segloop.training", "--base", str(base)]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def failure(base):
+    return (base / "output/failure").read_text()
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A container for a run of two processes."""
+    write_snapshot(tmp_path / "input/data/snapshot", CLASSES, examples(8, 2))
+    return write_base(tmp_path, **hyperparameters(train_batch_size=4, train_precision="float32"))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    team = Team(torch.device("cpu"), rank=0, size=3)
+    assert team.share(6) == 2
+    with pytest.raises(SettingsError, match="train_batch_size 4 can't be shared by 3 processes: use a multiple of 3"):
+        team.share(4)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(base, tmp_path_factory):
+    alone = tmp_path_factory.mktemp("alone")
+    (alone / "input").symlink_to(base / "input")
+    train(Container(alone))
+    assert subprocess.run(torchrun(base), env=environment(), timeout=250, check=False).returncode == 0
+    one, two = (json.loads((folder / "model/version.json").read_text()) for folder in (alone, base))
+    assert (one["recipe"]["processes"], two["recipe"]["processes"]) == (1, 2)
+    assert one["recipe"]["steps"] == two["recipe"]["steps"] == 2
+    losses = [
+        [json.loads(line).get("loss") for line in (folder / "output/data/progress.jsonl").read_text().splitlines()]
+        for folder in (alone, base)
+    ]
+    assert len(losses[0]) == len(losses[1])  # the first process alone reports
+    for ours, theirs in zip(*losses, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-4)
+    ours, theirs = (load_file(folder / "model/model.safetensors") for folder in (alone, base))
+    for name, tensor in ours.items():
+        if tensor.is_floating_point() and "running" not in name:
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=2e-3)
+    assert one["metrics"]["miou"] == pytest.approx(two["metrics"]["miou"], abs=0.02)
+    assert one["metrics"]["pixel_accuracy"] == pytest.approx(two["metrics"]["pixel_accuracy"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_all_with_its_reason(base):
+    write_base(base, **hyperparameters(train_batch_size=3))
+    result = subprocess.run(torchrun(base), env=environment(), timeout=250, check=False, capture_output=True)
+    assert result.returncode != 0
+    assert "train_batch_size 3 can't be shared by 2 processes" in failure(base)
+    assert not (base / "model").exists()
+
+
+def processes_of(base):
+    """Ids of the running training processes of a container."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"segloop.training --base {base}"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def running(base):
+    """A run of two processes that has taken a step."""
+    write_base(base, **hyperparameters(train_batch_size=4, train_min_steps=100_000))
+    process = subprocess.Popen(torchrun(base), env=environment(), stderr=subprocess.DEVNULL)
+    progress = base / "output/data/progress.jsonl"
+    deadline = time.monotonic() + 200
+    while not progress.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert progress.exists()
+    return process
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_all(base):
+    with running(base) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) != 0
+    assert (base / "checkpoints/checkpoint.pt").exists()
+    assert not (base / "output/failure").exists()
+    assert processes_of(base) == []
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_with_a_reason(base):
+    with running(base) as process:
+        os.kill(processes_of(base)[-1], signal.SIGKILL)
+        assert process.wait(100) != 0
+    assert failure(base)
+    assert processes_of(base) == []

@@ -1,0 +1,94 @@
+"""What a prediction's score is: the acquisition function of the project, and the least of a task's images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segloop.acquisition import ORDER_LIMIT
+from segloop.label_config import parse_label_config
+from segloop.prediction import failed, predict_tasks
+from segloop.serving import Batcher
+from tests.toys import BRUSH, ColourEngine, ToyImage, ToyImages, half_red_half_blue, toy_model
+
+IMAGE = ToyImage(half_red_half_blue())
+SCORES = {"confidence": "confidence", "margin": "margin", "entropy": "entropy", "entropy+diversity": "entropy"}
+
+
+class OddEngine:
+    """Logits that are not numbers, or that know nothing at all."""
+
+    max_batch = 1
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        return np.full((len(batch), 3, 4, 4), self.value, np.float32)
+
+
+class Pair:
+    """An image that is clear, and a grey one."""
+
+    def load(self, uri: str, task_id: int | None) -> ToyImage:
+        return IMAGE if "clear" in uri else ToyImage(np.full((30, 40, 3), 118, np.uint8))
+
+
+def predict(settings, acquisition="confidence", *, model=None, images=None, config=BRUSH, data=None, watch=None):
+    [prediction] = predict_tasks(
+        [{"id": 7, "data": data or {"image": "/data/clear.png"}}],
+        parse_label_config(config),
+        model or toy_model(),
+        images or ToyImages(),
+        settings.model_copy(update={"acquisition": acquisition}),
+        watch=watch,
+    )
+    return prediction
+
+
+@pytest.mark.parametrize("acquisition", SCORES)
+def test_the_score_is_of_the_acquisition_and_those_of_regions_stay_confidences(settings, acquisition):
+    certainty = toy_model().segment(IMAGE).certainty
+    found = predict(settings, acquisition)
+    assert found["score"] == pytest.approx(getattr(certainty, SCORES[acquisition]))
+    assert [item["score"] for item in found["result"]] == [
+        item["score"] for item in predict(settings, "confidence")["result"]
+    ]
+
+
+def test_the_acquisitions_differ(settings):
+    unsure = replace(toy_model(), batcher=Batcher(ColourEngine(gain=0.2)))
+    values = [predict(settings, name, model=unsure)["score"] for name in ("confidence", "margin", "entropy")]
+    assert len({round(value, 6) for value in values}) == 3
+
+
+def test_a_score_is_no_place_in_an_order(settings):
+    knows_nothing = replace(toy_model(), batcher=Batcher(OddEngine(0.0)))
+    assert predict(settings, "entropy", model=knows_nothing)["score"] == pytest.approx(0, abs=1e-6)
+    assert predict(settings, "entropy+diversity", model=knows_nothing)["score"] == ORDER_LIMIT
+
+
+@pytest.mark.parametrize("acquisition", SCORES)
+def test_what_is_not_finite_is_no_score(settings, acquisition):
+    broken = replace(toy_model(), batcher=Batcher(OddEngine(float("nan"))))
+    assert predict(settings, acquisition, model=broken) == failed()
+
+
+@pytest.mark.parametrize("acquisition", SCORES)
+def test_a_task_has_the_score_of_its_least_sure_image(settings, acquisition):
+    config = BRUSH.replace('value="$image"', 'valueList="$images"')
+    seen = []
+    both = predict(
+        settings,
+        acquisition,
+        images=Pair(),
+        config=config,
+        data={"images": ["/data/clear.png", "/data/grey.png"]},
+        watch=lambda task, segmentation: seen.append((task["id"], segmentation)),
+    )
+    [(task, segmentation)] = seen
+    grey = predict(settings, acquisition, images=Pair(), data={"image": "/data/grey.png"})
+    assert both["score"] == grey["score"] < predict(settings, acquisition)["score"]
+    assert (task, segmentation.certainty.score(acquisition)) == (7, pytest.approx(both["score"]))

@@ -1,0 +1,137 @@
+"""The order of a project's unlabelled tasks after a promotion: unlike ones first, and a tab that shows it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segloop.acquisition import MAX_ORDER, ORDER_LIMIT, ORDER_STEP, k_center_greedy
+from segloop.errors import LabelStudioError
+from segloop.label_config import LabelConfig
+from segloop.prediction import predict_tasks
+from segloop.settings import Settings
+from worker.jobs.workshop import Workshop, project_id_of
+
+if TYPE_CHECKING:
+    from segloop.serving import Segmentation, ServedModel
+
+logger = logging.getLogger(__name__)
+
+#: A batch is picked from this many times as many tasks, the least sure ones.
+CANDIDATES: Final = 5
+
+Embedding = NDArray[np.float16]
+
+
+class Embeddings:
+    """Embeddings of the least sure tasks that were predicted: at least `most` of them, and at most twice as many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: dict[int, Embedding] = {}
+        self._kept: dict[int, tuple[float, Embedding]] = {}
+
+    def watch(self, task: Mapping[str, Any], segmentation: Segmentation) -> None:
+        """What `predict_tasks` tells each task to; from several threads."""
+        self._seen[task["id"]] = segmentation.embedding
+
+    def keep(self, scores: Mapping[int, float]) -> None:
+        """Keep what was seen of tasks by their scores; the surest are forgotten."""
+        self._kept |= {task: (score, self._seen[task]) for task, score in scores.items() if task in self._seen}
+        self._seen.clear()
+        if len(self._kept) > 2 * self._most:
+            least_sure = sorted(self._kept.items(), key=lambda item: item[1][0])
+            self._kept = dict(least_sure[: self._most])
+
+    def get(self, task: int) -> Embedding | None:
+        """The embedding of a task, if it is there."""
+        found = self._kept.get(task)
+        return None if found is None else found[1]
+
+
+def put_in_order(
+    shop: Workshop, project: str, config: LabelConfig, model: ServedModel, embeddings: Embeddings, settings: Settings
+) -> int:
+    """Give the first `acquisition_batch` tasks scores in the order in which they should be labelled; how many it gave.
+
+    They are picked among the least sure, each as unlike those before it as can be. Scores below ORDER_LIMIT are places
+    in the order, so that a second call goes on where the first was killed; one that has nothing to add changes
+    nothing. Embeddings that the first call took with it are computed anew. Ends early when another version is the
+    champion.
+
+    Raises:
+        LabelStudioError: Label Studio refuses.
+        LabelStudioUnreachable, RegistryError: try again later.
+    """
+    size = settings.acquisition_batch
+    tasks = shop.label_studio.least_sure_tasks(project_id_of(project), CANDIDATES * size, predicted_by=model.version)
+    places = [round(task["score"] / ORDER_STEP) for task in tasks if task["score"] < ORDER_LIMIT]
+    place = max(places, default=0)
+    count = min(size - len(places), MAX_ORDER - place)
+    if count <= 0 or len(places) == len(tasks):
+        return 0
+    vectors = _vectors(shop, tasks, config, model, embeddings, settings)
+    tasks = [task for task in tasks if task["id"] in vectors]
+    if not tasks:
+        return 0
+    picked = sum(task["score"] < ORDER_LIMIT for task in tasks)
+    matrix = np.stack([vectors[task["id"]] for task in tasks]).astype(np.float32)
+    ordered = 0
+    for row in k_center_greedy(matrix, count, range(picked)):
+        if not serves(shop, project, model.version):
+            break
+        ordered += 1
+        shop.label_studio.set_score(tasks[row]["id"], model.version, (place + ordered) * ORDER_STEP)
+    logger.info("project %s: %d tasks put in order for %s", project, ordered, model.version)
+    return ordered
+
+
+def _vectors(
+    shop: Workshop,
+    tasks: Sequence[dict[str, Any]],
+    config: LabelConfig,
+    model: ServedModel,
+    embeddings: Embeddings,
+    settings: Settings,
+) -> dict[int, Embedding]:
+    """The embedding of each task, but for those that cannot be predicted any more."""
+    found = {task["id"]: vector for task in tasks if (vector := embeddings.get(task["id"])) is not None}
+    missing = [task for task in tasks if task["id"] not in found]
+
+    def watch(task: Mapping[str, Any], segmentation: Segmentation) -> None:
+        found[task["id"]] = segmentation.embedding
+
+    for start in range(0, len(missing), settings.prelabel_batch):
+        if not serves(shop, model.project, model.version):
+            break
+        batch = missing[start : start + settings.prelabel_batch]
+        predict_tasks(batch, config, model, shop.images, settings, watch=watch)
+    return found
+
+
+def keep_ordered_view(shop: Workshop, project: str) -> None:
+    """Keep the tab of the tasks to label, by the setting `ordered_view`. Never raises: it is a convenience."""
+    try:
+        shop.label_studio.keep_ordered_view(project_id_of(project))
+    except LabelStudioError as error:
+        logger.error("project %s: its tab of tasks to label cannot be kept: %s", project, error)
+
+
+def least_sure_before(shop: Workshop, project: str, version: str, limit: int) -> list[dict[str, Any]]:
+    """The tasks that the version before was least sure of: they are predicted first. Empty where none can be told, or
+    not in time: it is a convenience too."""
+    try:
+        return shop.label_studio.least_sure_tasks(project_id_of(project), limit, not_predicted_by=version)
+    except LabelStudioError as error:
+        logger.warning("project %s: its tasks cannot be sorted by their scores: %s", project, error)
+        return []
+
+
+def serves(shop: Workshop, project: str, version: str) -> bool:
+    """Whether a version is the champion of a project."""
+    champion = shop.registry.champion(project)
+    return champion is not None and champion.version == version

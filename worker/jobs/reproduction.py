@@ -1,0 +1,88 @@
+"""`segloop reproduce`: a version trained again from the same snapshot, to see that its metrics were no accident."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
+from segloop.errors import RegistryError, TrainingError
+from worker.jobs.mirroring import open_mirror, sync_mirror
+from worker.jobs.retraining import WEIGHTS_FILE
+from worker.jobs.workshop import Workshop
+from worker.trainers.base import Run
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def run_reproduce(shop: Workshop, project: str, version: str, progress: Progress) -> dict[str, Any]:
+    """Rebuild a version's snapshot, train on it with the same hyperparameters from the same parent, and measure.
+
+    Nothing is added to the registry. Returns `version`, `snapshot` (its hash), `tasks`, `metrics` (of the version),
+    `reproduced` (those found now) and `difference`, of their mIoU (None where either has none).
+
+    Raises:
+        RegistryError, VersionNotFound: the version, or its parent, cannot be read, or is from before versions had it all.
+        TrainingError: the snapshot cannot be rebuilt (the text names the tasks), or the training failed.
+        LabelStudioError: an image or an annotation is needed of Label Studio, and it cannot be reached.
+    """
+    info = shop.registry.get(project, version)
+    hyperparameters = info.recipe.get("hyperparameters")
+    if MANIFEST not in info.files or not isinstance(hyperparameters, dict):
+        raise RegistryError(f"{version} was made before versions kept what reproduces them: choose a newer one")
+    manifest = read_manifest(shop.registry.bundle(project, version, [MANIFEST]) / MANIFEST)
+    if manifest.hash != info.snapshot:
+        raise RegistryError(f"{version}: its {MANIFEST} is not of the snapshot {info.snapshot[:12]} that it names")
+    runs = shop.settings.data_dir.absolute() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="reproduce-", dir=runs))
+    try:
+        _rebuild(shop, project, manifest, folder / "snapshot", progress)
+        parent = info.parent
+        run = Run(
+            id=folder.name,
+            folder=folder,
+            snapshot=folder / "snapshot",
+            champion=shop.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
+            hyperparameters={name: str(value) for name, value in hyperparameters.items()},
+        )
+        bundle = _train(shop, run, progress)
+        reproduced: dict[str, Any] = json.loads((bundle / "version.json").read_text(encoding="utf-8"))["metrics"]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    theirs, ours = info.metrics.get("miou"), reproduced.get("miou")
+    return {
+        "version": version,
+        "snapshot": manifest.hash,
+        "tasks": len({item.task for item in manifest.items}),
+        "metrics": info.metrics,
+        "reproduced": reproduced,
+        "difference": None if theirs is None or ours is None else ours - theirs,
+    }
+
+
+def _rebuild(shop: Workshop, project: str, manifest: Manifest, dest: Path, progress: Progress) -> None:
+    progress({"phase": "snapshot", "message": f"Rebuilding the snapshot {manifest.hash[:12]}."})
+    with open_mirror(shop, project) as mirror:
+        sync_mirror(shop, mirror, project, progress)
+        rebuild(manifest, mirror, images=shop.images, dest=dest)
+
+
+def _train(shop: Workshop, run: Run, progress: Progress) -> Path:
+    shop.trainer.submit(run)
+    try:
+        while (status := shop.trainer.poll(run)).state == "running":
+            if status.progress is not None:
+                progress(dict(status.progress))
+            time.sleep(shop.poll_s)
+    except BaseException:
+        shop.trainer.stop(run)
+        raise
+    if status.state != "finished":
+        raise TrainingError(status.reason)
+    return shop.trainer.collect(run)
