@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -26,9 +25,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from benchmarks.versions import freeze
+from benchmarks.runs import held_out, train, write_run
 from demo.data import DemoData, Example, from_folder
-from demo.stack import clean_environment
 from segloop.acquisition import Certainty, certainty, embedding, k_center_greedy
 from segloop.metrics import ConfusionMatrix
 from segloop.network import load_bundle, pick_device
@@ -106,22 +104,17 @@ def backbone_at(folder: Path | None, data: DemoData, minutes: float) -> Iterator
         return
     with tempfile.TemporaryDirectory(prefix="segloop-backbone-") as made:
         seen = tuple(example for example in data.train if example.image.name.startswith(BACKBONE_SEQUENCES))
-        base = Path(made) / "run"
-        freeze(Path(made), base, DemoData(data.classes, seen, ()))
-        hyperparameters = {
-            "input_size": INPUT_SIZE,
-            "output_stride": 16,
-            "weights": "none",
-            "train_epochs": 1000,
-            "train_minutes": minutes,
-        }
-        config = base / "input" / "config" / "hyperparameters.json"
-        config.parent.mkdir(parents=True)
-        config.write_text(json.dumps({name: str(value) for name, value in hyperparameters.items()}), encoding="utf-8")
-        command = [sys.executable, "-m", "segloop.training", "--base", str(base)]
-        done = subprocess.run(command, env=clean_environment(), capture_output=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"the training failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
+        split = replace(data, train=held_out(seen, 10)[0], val=held_out(seen, 10)[1])
+        base = write_run(
+            Path(made) / "run",
+            split,
+            input_size=INPUT_SIZE,
+            output_stride=16,
+            weights="none",
+            train_epochs=1000,
+            train_minutes=minutes,
+        )
+        train(base)
         yield base / "model"
 
 

@@ -23,18 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.runs import PROJECT, write_run
 from demo.data import DemoData, Example, generated
 from demo.stack import RunningSegloop, clean_environment
-from segloop.dataset import ProjectSplits, snapshot
-from segloop.images import ImageSource
-from segloop.labelstudio import Credentials
-from segloop.masks import encode_rle
 from segloop.network import build_network, save_bundle
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from worker.trainers.local import NICENESS
 
-PROJECT = "1.1795382829"
 TARGET_MS = 50.0
 INPUT_SIZE = 256
 
@@ -47,10 +43,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="segloop-latency-") as name:
         folder = Path(name)
         data = generated(folder / "scenes", train=16, val=4)
-        with RunningSegloop(folder, weights="none", input_size=INPUT_SIZE, retrain_threshold=10**9) as segloop:
+        with RunningSegloop(
+            folder, weights="none", input_size=INPUT_SIZE, retrain_threshold=10**9, adapt_threshold=0
+        ) as segloop:
             settings = Settings(data_dir=segloop.data_dir, weights="none", input_size=INPUT_SIZE, unlabelled="ignore")
             serve_something(settings, folder, data)
-            base = freeze(settings, folder, data)
+            base = write_run(
+                folder / "run",
+                data,
+                input_size=INPUT_SIZE,
+                weights="none",
+                train_min_steps=100_000,
+                train_epochs=100_000,
+            )
             task = {"id": 1, "data": {"image": data_url(data.val[0])}, "project": 1}
             predict = {"tasks": [task], "project": PROJECT, "label_config": data.label_config}
             with segloop.client() as client:
@@ -157,57 +162,6 @@ def serve_something(settings: Settings, folder: Path, data: DemoData) -> None:
     save_bundle(folder / "bundle", build_network(settings.arch, len(data.classes) + 1, 16), info)
     registry = open_registry(settings)
     registry.promote(PROJECT, registry.add(PROJECT, folder / "bundle", info), "benchmark")
-
-
-def freeze(settings: Settings, folder: Path, data: DemoData) -> Path:
-    """A snapshot of the scenes in a training run's folder."""
-    base = folder / "run"
-    source = ImageSource(
-        settings, Credentials(settings.label_studio_url, settings.label_studio_api_key), folder / "cache"
-    )
-    snapshot(
-        PROJECT,
-        [labelled(task, example, data.classes) for task, example in enumerate(data.train, start=1)],
-        data.label_config,
-        images=source,
-        splits=ProjectSplits(open_registry(settings), PROJECT),
-        dest=base / "input" / "data" / "snapshot",
-        settings=settings,
-    )
-    source.close()
-    hyperparameters = {"input_size": INPUT_SIZE, "weights": "none", "train_min_steps": 100_000, "train_epochs": 100_000}
-    config = base / "input" / "config" / "hyperparameters.json"
-    config.parent.mkdir(parents=True)
-    config.write_text(json.dumps({name: str(value) for name, value in hyperparameters.items()}), encoding="utf-8")
-    return base
-
-
-def labelled(task: int, example: Example, classes: tuple[str, ...]) -> dict[str, Any]:
-    """A task with its true mask as Label Studio would give it."""
-    truth = example.truth(len(classes))
-    height, width = truth.shape
-    place = {
-        "from_name": "tag",
-        "to_name": "image",
-        "type": "brushlabels",
-        "original_width": width,
-        "original_height": height,
-    }
-    result = [
-        {
-            "id": f"r{index}",
-            **place,
-            "value": {
-                "format": "rle",
-                "rle": encode_rle(np.where(truth == index, 255, 0).astype(np.uint8)),
-                "brushlabels": [name],
-            },
-        }
-        for index, name in enumerate(classes, start=1)
-        if (truth == index).any()
-    ]
-    annotation = {"id": task, "result": result, "was_cancelled": False, "updated_at": "2026-11-22T21:30:41.440274Z"}
-    return {"id": task, "data": {"image": data_url(example)}, "annotations": [annotation]}
 
 
 def data_url(example: Example) -> str:

@@ -96,6 +96,11 @@ def _item(folder: Path, task: int, data: DemoData, example: Example, split: Spli
     )
 
 
+def held_out(examples: Sequence[Example], every: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Examples without every n-th one, and those."""
+    return tuple(one for place, one in enumerate(examples) if place % every), tuple(examples[::every])
+
+
 def shuffled(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
     """The first examples of a random order: a smaller count's are among a larger one's, as labelled tasks grow."""
     order = np.random.default_rng(seed).permutation(len(examples))

@@ -7,31 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.latency import labelled
+from benchmarks.runs import PROJECT, train, write_run
 from demo.data import DemoData, generated
-from demo.stack import clean_environment
-from segloop.dataset import ProjectSplits, snapshot
-from segloop.images import ImageSource
-from segloop.labelstudio import Credentials
 from segloop.registry import open_registry
 from segloop.serving.conversion import run_export
 from segloop.settings import Settings
 
-PROJECT = "1.1795382829"
 #: Long side, in pixels, at which the network is trained and judged: what it takes to learn something in a minute.
 TRAINED_SIZE = 192
 #: Long side, in pixels, at which it then serves: segloop's own default.
 SERVED_SIZE = 512
 OUTPUT_STRIDE = 16
-SCENES, HELD_OUT_SHARE = 48, 1 / 3
+SCENES, HELD_OUT = 32, 16
 #: Enough for a network whose answers are sane, and enough for one of which only the time counts.
 STEPS, FEW_STEPS = 60, 2
 
@@ -54,47 +47,24 @@ def version_at(folder: Path | None, steps: int = STEPS) -> Iterator[Path]:
 
 def make_version(folder: Path, steps: int = STEPS) -> None:
     """Write `bundle` (weights, version.json, OpenVINO models) and `scenes`, by segloop's own training and export."""
-    data = generated(folder / "scenes", train=SCENES, val=1)
-    base = folder / "run"
-    taken = freeze(folder, base, data)
-    hyperparameters = {
-        "input_size": TRAINED_SIZE,
-        "output_stride": OUTPUT_STRIDE,
-        "weights": "none",
-        "device": "cpu",
-        "train_epochs": 1,
-        "train_min_steps": steps,
-    }
-    config = base / "input" / "config" / "hyperparameters.json"
-    config.parent.mkdir(parents=True)
-    config.write_text(json.dumps({name: str(value) for name, value in hyperparameters.items()}), encoding="utf-8")
-    command = [sys.executable, "-m", "segloop.training", "--base", str(base)]
-    environment = clean_environment() | {"OMP_WAIT_POLICY": "PASSIVE"}  # as the worker starts it
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"the training failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
-    bundle = base / "model"
-    run_export(["--bundle", str(bundle), "--snapshot", str(taken), "--out", str(bundle)], Settings(device="cpu"))
-    bundle.rename(folder / "bundle")
-
-
-def freeze(folder: Path, base: Path, data: DemoData) -> Path:
-    """A snapshot of the scenes in a training run's folder."""
-    settings = Settings(data_dir=folder / "data", unlabelled=data.unlabelled, val_fraction=HELD_OUT_SHARE)
-    credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
-    source = ImageSource(settings, credentials, folder / "cache")
-    taken = base / "input" / "data" / "snapshot"
-    snapshot(
-        PROJECT,
-        [labelled(task, example, data.classes) for task, example in enumerate(data.train, start=1)],
-        data.label_config,
-        images=source,
-        splits=ProjectSplits(open_registry(settings), PROJECT),
-        dest=taken,
-        settings=settings,
+    data = generated(folder / "scenes", train=SCENES, val=HELD_OUT)
+    base = write_run(
+        folder / "run",
+        data,
+        input_size=TRAINED_SIZE,
+        output_stride=OUTPUT_STRIDE,
+        weights="none",
+        device="cpu",
+        train_epochs=1,
+        train_min_steps=steps,
     )
-    source.close()
-    return taken
+    train(base)
+    bundle = base / "model"
+    run_export(
+        ["--bundle", str(bundle), "--snapshot", str(base / "input" / "data" / "snapshot"), "--out", str(bundle)],
+        Settings(device="cpu"),
+    )
+    bundle.rename(folder / "bundle")
 
 
 def engines_report(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The jobs on a real Valkey, a real registry and real snapshots; fakes for Label Studio, images and the training.
+"""The retrain on a real Valkey, a real registry and real snapshots; fakes for Label Studio, images and the training.
 
 The main test kills a retrain before and after every single thing it does to the world, starts it again, and
 expects the same end.
@@ -6,238 +6,38 @@ expects the same end.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from rq.serializers import JSONSerializer
 
 from segloop.errors import (
-    ImageError,
-    LabelStudioError,
     LabelStudioUnreachable,
     NothingToTrain,
     RegistryError,
     TrainingError,
 )
-from segloop.images import Blob
 from segloop.images import Image as SourceImage
-from segloop.labelstudio import Totals
-from segloop.policy import Changes, Recipe
-from segloop.registry import Registry, open_registry
+from segloop.policy import Changes
+from segloop.registry import open_registry
 from segloop.settings import Settings
-from tests.toys import BRUSH, toy_model
-from worker.jobs import Workshop, run_prelabel, run_reconcile, run_retrain
+from tests.workshop import (
+    PROJECT,
+    FakeLabelStudio,
+    FakeTrainer,
+    Fuse,
+    Killed,
+    begin,
+    queued,
+    retrain,
+    scores,
+    task,
+)
+from worker.jobs import Workshop, run_prelabel, run_retrain
 from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
-from worker.trainers.base import Run, RunStatus
-
-PROJECT = "29.1795383040"
-NOW = "2026-11-22T12:00:00.000000Z"
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing may catch it and live on."""
-
-
-class FakeImages:
-    """An image of its own for every task."""
-
-    def load(self, uri: str, task_id: int | None) -> SourceImage:
-        if "bad" in uri:
-            raise ImageError(f"{uri} is broken")
-        pixels = np.full((8, 12, 3), (task_id or 0) % 256, dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        data = buffer.getvalue()
-        return SourceImage(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=96, name=uri)
-
-
-def task(number: int, updated_at: str = NOW) -> dict[str, Any]:
-    return {
-        "id": number,
-        "data": {"image": f"/data/upload/{number}.png"},
-        "annotations": [{"id": 100 + number, "updated_at": updated_at, "was_cancelled": False, "result": []}],
-    }
-
-
-@dataclass
-class FakeLabelStudio:
-    labelled: list[dict[str, Any]] = field(default_factory=lambda: [task(number) for number in range(1, 11)])
-    unlabelled: list[int] = field(default_factory=list)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    title: str = "old"
-    error: Exception | None = None
-
-    def _check(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def project(self, project_id: int) -> dict[str, Any]:
-        self._check()
-        return {"id": project_id, "label_config": BRUSH}
-
-    def _between(self, after: int, upto: int | None) -> list[dict[str, Any]]:
-        self._check()
-        return [one for one in self.labelled if after < one["id"] and (upto is None or one["id"] <= upto)]
-
-    def totals(self, project_id: int, after: int = 0, upto: int | None = None) -> Totals:
-        tasks = self._between(after, upto)
-        return Totals(len(tasks), sum(len(one["annotations"]) for one in tasks), datetime.now(UTC))
-
-    def labelled_ids(self, project_id: int, after: int = 0, upto: int | None = None) -> list[int]:
-        return [one["id"] for one in self._between(after, upto)]
-
-    def annotated_pages(
-        self, project_id: int, *, since: datetime | None = None, after: int = 0, upto: int | None = None
-    ) -> Iterator[list[dict[str, Any]]]:
-        yield self._between(after, upto)
-
-    def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
-        known = {one["task"] for one in self.predictions if one["model_version"] == version}
-        for number in self.unlabelled:
-            if number not in known:
-                yield {"id": number, "data": {"image": "bad" if number % 5 == 0 else f"/data/upload/{number}.png"}}
-
-    def least_sure_tasks(self, project_id: int, limit: int, **versions: str) -> list[dict[str, Any]]:
-        return []
-
-    def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
-        self.predictions += predictions
-        return len(predictions)
-
-    def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
-        self._check()
-        return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
-
-    def set_title(self, backend: dict[str, Any], version: str) -> None:
-        self.title = version
-
-
-@dataclass
-class FakeTrainer:
-    """Trains in no time; `states` are told before the end."""
-
-    states: list[RunStatus] = field(default_factory=list)
-    submitted: list[Run] = field(default_factory=list)
-    stopped: int = 0
-
-    def submit(self, run: Run) -> None:
-        self.submitted.append(run)
-
-    def poll(self, run: Run) -> RunStatus:
-        return self.states.pop(0) if self.states else RunStatus("finished")
-
-    def collect(self, run: Run) -> Path:
-        bundle = run.folder / "base" / "model"
-        bundle.mkdir(parents=True, exist_ok=True)
-        weights = hashlib.sha256(run.id.encode()).digest()
-        (bundle / "model.safetensors").write_bytes(weights)
-        described = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
-        info = {
-            "format": 1,
-            "created_at": NOW,
-            "arch": "deeplabv3_resnet50",
-            "output_stride": 16,
-            "input_size": 64,
-            "classes": ["Road", "Sky"],
-            "parent": None,
-            "snapshot": "ab" * 32,
-            "metrics": {},
-            "champion_metrics": None,
-            "decision": None,
-            "recipe": dict(run.hyperparameters),
-            "files": {"model.safetensors": described},
-        }
-        (bundle / "version.json").write_text(json.dumps(info), encoding="utf-8")
-        return bundle
-
-    def stop(self, run: Run) -> None:
-        self.stopped += 1
-
-
-def scores(*values: float) -> Callable[..., dict[str, Any]]:
-    """A comparison that knows the versions by the order in which it first meets them."""
-    known: dict[str, float] = {}
-    left = list(values)
-
-    def evaluate(bundle: Path) -> dict[str, Any]:
-        weights = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
-        if weights not in known:
-            known[weights] = left.pop(0)
-        return {"miou": known[weights], "pixel_accuracy": 0.5, "iou": {}, "tasks": 2, "pixels": 192}
-
-    def compare(candidate: Path, champion: Path | None, *_: Any) -> dict[str, Any]:
-        return {
-            "metrics": evaluate(candidate),
-            "champion_metrics": None if champion is None else evaluate(champion),
-            "interval": None,
-        }
-
-    return compare
-
-
-@pytest.fixture
-def settings(redis_url: str, tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", redis_url=redis_url, retrain_threshold=5, prelabel_batch=2)
-
-
-@pytest.fixture
-def jobs(settings: Settings) -> Iterator[Jobs]:
-    jobs = Jobs.open(settings, timeout_s=5)
-    yield jobs
-    jobs.close()
-
-
-@pytest.fixture
-def shop(settings: Settings, jobs: Jobs) -> Workshop:
-    registry = open_registry(settings)
-    registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
-    return Workshop(
-        settings,
-        registry,
-        FakeLabelStudio(),  # type: ignore[arg-type]
-        FakeImages(),  # type: ignore[arg-type]
-        jobs,
-        FakeTrainer(),
-        scores(0.5, 0.6, 0.4, 0.7),
-        fake_export,
-        lambda registry, project, version, settings: toy_model(version, project),
-        lambda settings: settings.weights != "none",
-        poll_s=0.0,
-    )
-
-
-def fake_export(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> dict[str, Any]:
-    out.mkdir()
-    (out / "openvino.xml").write_text("<net/>")
-    (out / "openvino.bin").write_bytes(bundle.name.encode())
-    return {} if snapshot is None else {"images": 1, "openvino": {"serves": True}}
-
-
-def begin(jobs: Jobs, project: str = PROJECT, recipe: Recipe = "full") -> str:
-    """Queue a retrain and take it off the queue, as a worker does."""
-    job_id = jobs.enqueue_retrain(project, "pressed", recipe).job_id
-    jobs.connection.lrem(jobs.queue(RETRAIN_QUEUE).key, 0, job_id)
-    jobs.connection.hset(f"rq:job:{job_id}", "status", "started")
-    jobs.connection.zadd(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, {f"{job_id}:execution": 4e9})
-    return job_id
-
-
-def queued(jobs: Jobs, name: str) -> list[list[str]]:
-    queue = jobs.queue(name)
-    return [list(job.args) for job in queue.get_jobs() if job is not None]
-
-
-def retrain(shop: Workshop) -> dict[str, Any]:
-    return run_retrain(shop, PROJECT, begin(shop.jobs))
+from worker.trainers.base import RunStatus
 
 
 def test_the_first_retrain(shop: Workshop) -> None:
@@ -277,57 +77,6 @@ def test_only_the_last_run_stays_on_disk(shop: Workshop, settings: Settings) -> 
     job_id = begin(shop.jobs)
     run_retrain(shop, PROJECT, job_id)
     assert [path.name for path in (settings.data_dir / "runs" / PROJECT).iterdir()] == [job_id]
-
-
-class Fuse:
-    """Burns at the n-th thing done to the world, before or after it is done."""
-
-    def __init__(self, burns_at: int, after: bool) -> None:
-        self.left, self.after = burns_at, after
-
-    def wrap(self, target: Any, names: tuple[str, ...]) -> Any:
-        fuse = self
-
-        class Wrapped:
-            def __getattr__(self, name: str) -> Any:
-                value = getattr(target, name)
-                if name not in names:
-                    return value
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    fuse.left -= 1
-                    if fuse.left == 0 and not fuse.after:
-                        raise Killed
-                    result = value(*args, **kwargs)
-                    if fuse.left == 0:
-                        raise Killed
-                    return result
-
-                return call
-
-        return Wrapped()
-
-    def fit(self, shop: Workshop) -> Workshop:
-        return replace(
-            shop,
-            registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
-            label_studio=self.wrap(shop.label_studio, ("set_title", "totals", "annotated_pages")),
-            jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
-            trainer=self.wrap(shop.trainer, ("submit", "collect")),
-            compare=self.wrap(StepsOf(shop), ("compare",)).compare,
-            export=self.wrap(StepsOf(shop), ("export",)).export,
-        )
-
-
-@dataclass
-class StepsOf:
-    shop: Workshop
-
-    def compare(self, *args: Any) -> dict[str, Any]:
-        return self.shop.compare(*args)
-
-    def export(self, *args: Any) -> dict[str, Any]:
-        return self.shop.export(*args)
 
 
 @pytest.mark.slow
@@ -517,231 +266,6 @@ def test_nothing_to_train_is_said(shop: Workshop) -> None:
     shop.label_studio.labelled = [task(1)]  # type: ignore[attr-defined]
     with pytest.raises(NothingToTrain):
         retrain(shop)
-
-
-# -- quick adaptation
-
-
-@pytest.fixture
-def quick_shop(shop: Workshop, settings: Settings) -> Workshop:
-    """A workshop of which five changed tasks ask for a quick adaptation, and fifty for a full retrain."""
-    own = settings.model_copy(update={"adapt_threshold": 5, "retrain_threshold": 50, "weights": "coco"})
-    return replace(shop, settings=own)
-
-
-def adapt(shop: Workshop) -> dict[str, Any]:
-    return run_retrain(shop, PROJECT, begin(shop.jobs, recipe="quick"))
-
-
-def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_shop: Workshop) -> None:
-    quick_shop.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
-    result = adapt(quick_shop)
-    assert (result["promoted"], result["recipe"]) == (True, "quick")
-    [run] = quick_shop.trainer.submitted  # type: ignore[attr-defined]
-    assert (run.hyperparameters["recipe"], run.hyperparameters["adapt_minutes"]) == ("quick", "1.0")
-    info = quick_shop.registry.get(PROJECT, result["version"])
-    assert info.engines == {}, "the exact model alone, which needs no report"
-    assert {"manifest.json", "openvino.xml"} < info.files.keys()
-    assert queued(quick_shop.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
-    assert quick_shop.jobs.changed(PROJECT) == Changes(5, 0)
-    assert quick_shop.jobs.live(PROJECT) is None
-
-
-def test_a_quick_candidate_must_win_too(quick_shop: Workshop) -> None:
-    adapt(quick_shop)
-    better, worse = adapt(quick_shop), adapt(quick_shop)
-    assert (better["promoted"], worse["promoted"]) == (True, False)
-
-
-def test_a_full_retrain_follows_a_quick_one_when_its_threshold_is_met(quick_shop: Workshop) -> None:
-    quick_shop.jobs.record_changes(PROJECT, range(1, 6))
-    honest = quick_shop.compare
-
-    def busy(*args: Any) -> dict[str, Any]:
-        quick_shop.jobs.record_changes(PROJECT, range(6, 51))
-        return honest(*args)
-
-    adapt(replace(quick_shop, compare=busy))
-    assert quick_shop.jobs.recipe(PROJECT) == "full"
-    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-
-
-def test_a_run_keeps_the_recipe_that_it_began_with(quick_shop: Workshop) -> None:
-    job_id = begin(quick_shop.jobs, recipe="quick")
-    broken = replace(quick_shop, trainer=Fuse(1, after=False).wrap(quick_shop.trainer, ("submit",)))
-    with pytest.raises(Killed):
-        run_retrain(broken, PROJECT, job_id)
-    quick_shop.jobs.enqueue_retrain(PROJECT, "pressed")
-    assert run_retrain(quick_shop, PROJECT, job_id)["recipe"] == "quick"
-    assert quick_shop.jobs.recipe(PROJECT) == "full", "the press is answered by a run of its own"
-    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-
-
-def test_weights_that_cannot_be_had_end_a_quick_adaptation_without_a_version(quick_shop: Workshop) -> None:
-    quick_shop.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
-    result = adapt(replace(quick_shop, has_weights=lambda settings: False))
-    assert (result["version"], result["promoted"]) == (None, False)
-    assert "only a full retrain" in result["reason"]
-    assert quick_shop.registry.versions(PROJECT) == []
-    assert quick_shop.jobs.changed(PROJECT) == Changes(5, 0)
-    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == []
-
-
-def test_counts_are_rebuilt_from_the_last_snapshots(quick_shop: Workshop) -> None:
-    """What Redis lost: ten tasks of the quick run's snapshot, and three that changed since."""
-    label_studio: Any = quick_shop.label_studio
-    adapt(quick_shop)
-    label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 14)]
-    quick_shop.jobs.connection.flushall()
-    run_reconcile(quick_shop)
-    assert quick_shop.jobs.changed(PROJECT) == Changes(13, 3)
-    run_retrain(quick_shop, PROJECT, begin(quick_shop.jobs))
-    label_studio.labelled += [task(14, "2026-11-22T12:31:00Z")]
-    quick_shop.jobs.connection.flushall()
-    run_reconcile(quick_shop)
-    assert quick_shop.jobs.changed(PROJECT) == Changes(1, 1)
-
-
-def test_reconcile_queues_a_quick_adaptation(quick_shop: Workshop) -> None:
-    assert len(run_reconcile(quick_shop)["queued"]) == 1
-    assert quick_shop.jobs.recipe(PROJECT) == "quick"
-    assert adapt(quick_shop)["recipe"] == "quick"
-
-
-# -- prelabel
-
-
-def test_prelabel_fills_what_is_missing_and_ends_in_spite_of_failures(shop: Workshop) -> None:
-    version = retrain(shop)["version"]
-    label_studio: Any = shop.label_studio
-    label_studio.unlabelled = list(range(21, 32))
-    result = run_prelabel(shop, PROJECT, version, "none")
-    assert (result["predicted"], result["failed"]) == (9, [25, 30])
-    assert {one["task"] for one in label_studio.predictions} == set(range(21, 32)) - {25, 30}
-    assert all(one["model_version"] == version and 0 <= one["score"] <= 1 for one in label_studio.predictions)
-    again = run_prelabel(shop, PROJECT, version, "none")
-    assert (again["predicted"], again["failed"]) == (0, [25, 30])
-
-
-def test_a_killed_prelabel_goes_on(shop: Workshop) -> None:
-    version = retrain(shop)["version"]
-    label_studio: Any = shop.label_studio
-    label_studio.unlabelled = [21, 22, 23, 24, 26]
-    fuse = Fuse(2, after=True)
-    with pytest.raises(Killed):
-        run_prelabel(
-            replace(shop, label_studio=fuse.wrap(label_studio, ("create_predictions",))), PROJECT, version, "none"
-        )
-    assert len(label_studio.predictions) == 4
-    assert run_prelabel(shop, PROJECT, version, "none")["predicted"] == 1
-    assert sorted(one["task"] for one in label_studio.predictions) == [21, 22, 23, 24, 26]
-
-
-def test_prelabel_stops_for_a_newer_champion(shop: Workshop) -> None:
-    first = retrain(shop)["version"]
-    label_studio: Any = shop.label_studio
-    label_studio.unlabelled = [21, 22, 23, 24]
-
-    def load(registry: Registry, project: str, version: str, settings: Settings) -> Any:
-        retrain(shop)
-        return toy_model(version, project)
-
-    result = run_prelabel(replace(shop, load_model=load), PROJECT, first, "none")
-    assert (result["superseded"], result["predicted"]) == (True, 2)
-    assert run_prelabel(shop, PROJECT, first, "none")["superseded"]
-
-
-# -- reconcile
-
-
-def test_reconcile_finds_what_no_webhook_told_of(shop: Workshop) -> None:
-    label_studio: Any = shop.label_studio
-    assert len(run_reconcile(shop)["queued"]) == 1
-    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-    shop.jobs.connection.flushall()
-    retrain(shop)
-    run_prelabel(shop, *queued(shop.jobs, PRELABEL_QUEUE)[0], "none")
-    shop.jobs.connection.delete(shop.jobs.queue(PRELABEL_QUEUE).key)
-    assert run_reconcile(shop) == {"queued": []}
-    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
-    label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 15)]
-    assert run_reconcile(shop) == {"queued": []}
-    assert shop.jobs.changed(PROJECT) == Changes(4, 4)
-    label_studio.labelled.append(task(15, "2026-11-22T12:31:00Z"))
-    assert len(run_reconcile(shop)["queued"]) == 1
-
-
-def told(shop: Workshop) -> None:
-    """Retrained, and nothing left to tell Label Studio."""
-    run_prelabel(shop, PROJECT, retrain(shop)["version"], "none")
-    shop.jobs.connection.flushall()
-
-
-def test_reconcile_counts_deletions(shop: Workshop) -> None:
-    label_studio: Any = shop.label_studio
-    told(shop)
-    del label_studio.labelled[3]
-    label_studio.labelled[0]["annotations"].clear()
-    label_studio.labelled.pop(0)
-    run_reconcile(shop)
-    assert shop.jobs.changed(PROJECT) == Changes(2, 2)
-    retrain(shop)
-    run_reconcile(shop)
-    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
-
-
-def test_reconcile_on_another_machine_goes_by_label_studios_clock(shop: Workshop, tmp_path: Path) -> None:
-    label_studio: Any = shop.label_studio
-    told(shop)
-    elsewhere = replace(shop, settings=shop.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"}))
-    run_reconcile(elsewhere)
-    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
-    label_studio.labelled[0] = task(1, "2026-11-22T12:00:00.000001Z")
-    run_reconcile(elsewhere)
-    assert shop.jobs.changed(PROJECT) == Changes(1, 1)
-
-
-def test_a_mirror_that_cannot_be_used_costs_no_other_project(
-    shop: Workshop, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    shop.registry.write_json("7", "project.json", {"project": "7"})
-    folder = settings.data_dir / "mirror" / "7"
-    (folder / "tasks.sqlite").mkdir(parents=True)
-    run_reconcile(shop)
-    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-    assert f"the mirror {folder} cannot be used" in caplog.text
-
-
-def test_reconcile_leaves_a_live_retrain_alone(shop: Workshop) -> None:
-    begin(shop.jobs)
-    assert run_reconcile(shop) == {"queued": []}
-    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
-
-
-def test_reconcile_tells_of_a_rollback(shop: Workshop) -> None:
-    first, second = retrain(shop)["version"], retrain(shop)["version"]
-    run_prelabel(shop, PROJECT, second, "none")
-    shop.jobs.connection.flushall()
-    shop.registry.rollback(PROJECT, "worse in practice")
-    run_reconcile(shop)
-    assert queued(shop.jobs, PRELABEL_QUEUE) == [[PROJECT, first]]
-
-
-def test_reconcile_serves_the_others(shop: Workshop) -> None:
-    shop.registry.write_json("7", "project.json", {"project": "7"})
-    label_studio: Any = shop.label_studio
-
-    class Partly:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(label_studio, name)
-
-        def totals(self, project_id: int, *arguments: Any) -> Totals:
-            if project_id == 7:
-                raise LabelStudioError("no such project")
-            return label_studio.totals(project_id, *arguments)  # type: ignore[no-any-return]
-
-    run_reconcile(replace(shop, label_studio=Partly()))  # type: ignore[arg-type]
-    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
 
 
 # -- the real workshop

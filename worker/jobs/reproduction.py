@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -52,7 +51,8 @@ def run_reproduce(shop: Workshop, project: str, version: str, progress: Progress
             hyperparameters={name: str(value) for name, value in hyperparameters.items()},
         )
         bundle = _train(shop, run, progress)
-        reproduced: dict[str, Any] = json.loads((bundle / "version.json").read_text(encoding="utf-8"))["metrics"]
+        compared = shop.compare(bundle, None, folder / "snapshot", tuple(manifest.classes), shop.settings)
+        reproduced: dict[str, Any] = compared["metrics"]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     theirs, ours = info.metrics.get("miou"), reproduced.get("miou")

@@ -1,0 +1,289 @@
+"""A workshop for jobs: a real Valkey, a real registry and real snapshots; fakes for Label Studio, images and training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segloop.dataset import load_manifest
+from segloop.errors import (
+    ImageError,
+)
+from segloop.images import Blob
+from segloop.images import Image as SourceImage
+from segloop.labelstudio import Totals
+from segloop.policy import Recipe
+from segloop.registry import open_registry
+from segloop.settings import Settings
+from tests.toys import BRUSH, toy_model
+from worker.jobs import Workshop, run_retrain
+from worker.queue import RETRAIN_QUEUE, Jobs
+from worker.trainers.base import Run, RunStatus
+
+PROJECT = "29.1795383040"
+NOW = "2026-11-22T12:00:00.000000Z"
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it and live on."""
+
+
+class FakeImages:
+    """An image of its own for every task."""
+
+    def load(self, uri: str, task_id: int | None) -> SourceImage:
+        if "bad" in uri:
+            raise ImageError(f"{uri} is broken")
+        pixels = np.full((8, 12, 3), (task_id or 0) % 256, dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        data = buffer.getvalue()
+        return SourceImage(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=96, name=uri)
+
+
+def task(number: int, updated_at: str = NOW) -> dict[str, Any]:
+    return {
+        "id": number,
+        "data": {"image": f"/data/upload/{number}.png"},
+        "annotations": [{"id": 100 + number, "updated_at": updated_at, "was_cancelled": False, "result": []}],
+    }
+
+
+@dataclass
+class FakeLabelStudio:
+    labelled: list[dict[str, Any]] = field(default_factory=lambda: [task(number) for number in range(1, 11)])
+    unlabelled: list[int] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    title: str = "old"
+    error: Exception | None = None
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        self._check()
+        return {"id": project_id, "label_config": BRUSH}
+
+    def _between(self, after: int, upto: int | None) -> list[dict[str, Any]]:
+        self._check()
+        return [one for one in self.labelled if after < one["id"] and (upto is None or one["id"] <= upto)]
+
+    def totals(self, project_id: int, after: int = 0, upto: int | None = None) -> Totals:
+        tasks = self._between(after, upto)
+        return Totals(len(tasks), sum(len(one["annotations"]) for one in tasks), datetime.now(UTC))
+
+    def labelled_ids(self, project_id: int, after: int = 0, upto: int | None = None) -> list[int]:
+        return [one["id"] for one in self._between(after, upto)]
+
+    def annotated_pages(
+        self, project_id: int, *, since: datetime | None = None, after: int = 0, upto: int | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        yield self._between(after, upto)
+
+    def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        known = {one["task"] for one in self.predictions if one["model_version"] == version}
+        for number in self.unlabelled:
+            if number not in known:
+                yield {"id": number, "data": {"image": "bad" if number % 5 == 0 else f"/data/upload/{number}.png"}}
+
+    def least_sure_tasks(self, project_id: int, limit: int, **versions: str) -> list[dict[str, Any]]:
+        return []
+
+    def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+        self.predictions += predictions
+        return len(predictions)
+
+    def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
+        self._check()
+        return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
+
+    def set_title(self, backend: dict[str, Any], version: str) -> None:
+        self.title = version
+
+
+@dataclass
+class FakeTrainer:
+    """Trains in no time; `states` are told before the end."""
+
+    states: list[RunStatus] = field(default_factory=list)
+    submitted: list[Run] = field(default_factory=list)
+    stopped: int = 0
+
+    def submit(self, run: Run) -> None:
+        self.submitted.append(run)
+
+    def poll(self, run: Run) -> RunStatus:
+        return self.states.pop(0) if self.states else RunStatus("finished")
+
+    def collect(self, run: Run) -> Path:
+        bundle = run.folder / "base" / "model"
+        bundle.mkdir(parents=True, exist_ok=True)
+        weights = hashlib.sha256(run.id.encode()).digest()
+        (bundle / "model.safetensors").write_bytes(weights)
+        described = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
+        info = {
+            "format": 1,
+            "created_at": NOW,
+            "arch": "deeplabv3_resnet50",
+            "output_stride": 16,
+            "input_size": 64,
+            "classes": ["Road", "Sky"],
+            "parent": None,
+            "snapshot": load_manifest(run.snapshot).hash,
+            "metrics": {},
+            "champion_metrics": None,
+            "decision": None,
+            "recipe": dict(run.hyperparameters),
+            "files": {"model.safetensors": described},
+        }
+        (bundle / "version.json").write_text(json.dumps(info), encoding="utf-8")
+        return bundle
+
+    def stop(self, run: Run) -> None:
+        self.stopped += 1
+
+
+def scores(*values: float) -> Callable[..., dict[str, Any]]:
+    """A comparison that knows the versions by the order in which it first meets them."""
+    known: dict[str, float] = {}
+    left = list(values)
+
+    def evaluate(bundle: Path) -> dict[str, Any]:
+        weights = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
+        if weights not in known:
+            known[weights] = left.pop(0)
+        return {"miou": known[weights], "pixel_accuracy": 0.5, "iou": {}, "tasks": 2, "pixels": 192}
+
+    def compare(candidate: Path, champion: Path | None, *_: Any) -> dict[str, Any]:
+        return {
+            "metrics": evaluate(candidate),
+            "champion_metrics": None if champion is None else evaluate(champion),
+            "interval": None,
+        }
+
+    return compare
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", redis_url=redis_url, retrain_threshold=5, prelabel_batch=2)
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    jobs = Jobs.open(settings, timeout_s=5)
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture
+def shop(settings: Settings, jobs: Jobs) -> Workshop:
+    registry = open_registry(settings)
+    registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
+    return Workshop(
+        settings,
+        registry,
+        FakeLabelStudio(),  # type: ignore[arg-type]
+        FakeImages(),  # type: ignore[arg-type]
+        jobs,
+        FakeTrainer(),
+        scores(0.5, 0.6, 0.4, 0.7),
+        fake_export,
+        lambda registry, project, version, settings: toy_model(version, project),
+        lambda settings: settings.weights != "none",
+        poll_s=0.0,
+    )
+
+
+def fake_export(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> dict[str, Any]:
+    out.mkdir()
+    (out / "openvino.xml").write_text("<net/>")
+    (out / "openvino.bin").write_bytes(bundle.name.encode())
+    return {} if snapshot is None else {"images": 1, "openvino": {"serves": True}}
+
+
+def begin(jobs: Jobs, project: str = PROJECT, recipe: Recipe = "full") -> str:
+    """Queue a retrain and take it off the queue, as a worker does."""
+    job_id = jobs.enqueue_retrain(project, "pressed", recipe).job_id
+    jobs.connection.lrem(jobs.queue(RETRAIN_QUEUE).key, 0, job_id)
+    jobs.connection.hset(f"rq:job:{job_id}", "status", "started")
+    jobs.connection.zadd(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, {f"{job_id}:execution": 4e9})
+    return job_id
+
+
+def queued(jobs: Jobs, name: str) -> list[list[str]]:
+    queue = jobs.queue(name)
+    return [list(job.args) for job in queue.get_jobs() if job is not None]
+
+
+def retrain(shop: Workshop) -> dict[str, Any]:
+    return run_retrain(shop, PROJECT, begin(shop.jobs))
+
+
+@pytest.fixture
+def quick_shop(shop: Workshop, settings: Settings) -> Workshop:
+    """A workshop of which five changed tasks ask for a quick adaptation, and fifty for a full retrain."""
+    own = settings.model_copy(update={"adapt_threshold": 5, "retrain_threshold": 50, "weights": "coco"})
+    return replace(shop, settings=own)
+
+
+class Fuse:
+    """Burns at the n-th thing done to the world, before or after it is done."""
+
+    def __init__(self, burns_at: int, after: bool) -> None:
+        self.left, self.after = burns_at, after
+
+    def wrap(self, target: Any, names: tuple[str, ...]) -> Any:
+        fuse = self
+
+        class Wrapped:
+            def __getattr__(self, name: str) -> Any:
+                value = getattr(target, name)
+                if name not in names:
+                    return value
+
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    fuse.left -= 1
+                    if fuse.left == 0 and not fuse.after:
+                        raise Killed
+                    result = value(*args, **kwargs)
+                    if fuse.left == 0:
+                        raise Killed
+                    return result
+
+                return call
+
+        return Wrapped()
+
+    def fit(self, shop: Workshop) -> Workshop:
+        return replace(
+            shop,
+            registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
+            label_studio=self.wrap(shop.label_studio, ("set_title", "totals", "annotated_pages")),
+            jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
+            trainer=self.wrap(shop.trainer, ("submit", "collect")),
+            compare=self.wrap(StepsOf(shop), ("compare",)).compare,
+            export=self.wrap(StepsOf(shop), ("export",)).export,
+        )
+
+
+@dataclass
+class StepsOf:
+    shop: Workshop
+
+    def compare(self, *args: Any) -> dict[str, Any]:
+        return self.shop.compare(*args)
+
+    def export(self, *args: Any) -> dict[str, Any]:
+        return self.shop.export(*args)
