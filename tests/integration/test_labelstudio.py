@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -78,19 +78,6 @@ class Backend:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RunningLabelStudio]:
-    with RunningLabelStudio() as label_studio:
-        yield label_studio
-
-
-@pytest.fixture
-def studio(running: RunningLabelStudio) -> Iterator[LabelStudio]:
-    label_studio = LabelStudio(running.url, Credentials(running.url, SecretStr(running.api_key)))
-    yield label_studio
-    label_studio.close()
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from pydantic import SecretStr
 
 from demo.label_studio import RunningLabelStudio
 from segloop.acquisition import ORDER_STEP
-from segloop.labelstudio import UNCERTAINTY_SAMPLING, Credentials, LabelStudio
+from segloop.labelstudio import UNCERTAINTY_SAMPLING, LabelStudio
 from segloop.labelstudio.views import ORDERED_VIEW
 
 pytestmark = pytest.mark.label_studio
@@ -18,19 +15,6 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="brush" toName="image"><Label value="Sky"/><Label value="Road"/></BrushLabels></View>"""
 OLD, NEW = "v1-0011aabb", "v2-ccdd2233"
 SCORES = (0.5, 0.2, 0.9, 0.4, 0.1)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RunningLabelStudio]:
-    with RunningLabelStudio() as label_studio:
-        yield label_studio
-
-
-@pytest.fixture
-def studio(running: RunningLabelStudio) -> Iterator[LabelStudio]:
-    label_studio = LabelStudio(running.url, Credentials(running.url, SecretStr(running.api_key)))
-    yield label_studio
-    label_studio.close()
 
 
 @pytest.fixture
