@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast lint lock bench clean install chromium
+.PHONY: help demo run test test-aws test-fast lint lock bench clean install chromium
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,11 +40,16 @@ lint: $(READY)  ## ruff, mypy, import-linter
 test: chromium lint  ## every check, with a real Label Studio and a browser
 	@$(BIN)/python -m pytest
 
+test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAKER_* (costs cents; docs/sagemaker.md)
+	@$(BIN)/python -m tests.aws_smoke
+
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 	@$(BIN)/python -m pytest -q -m "not label_studio and not slow"
 
-lock:  ## requirements.lock from the ranges in setup.py
+lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's image lacks
 	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
+	@$(BIN)/python -m worker.trainers.sagemaker requirements.lock > worker/trainers/sagemaker/requirements.part
+	@mv worker/trainers/sagemaker/requirements.part worker/trainers/sagemaker/requirements.txt
 
 bench: $(READY)  ## every published figure
 	@$(BIN)/python -m benchmarks

@@ -74,7 +74,10 @@ setup(
     packages=find_packages(include=["segloop", "segloop.*", "worker", "worker.*"]),
     py_modules=["model", "_wsgi"],
     include_package_data=True,
-    package_data={"segloop": ["templates/*", "static/*", "py.typed"], "worker": ["py.typed"]},
+    package_data={
+        "segloop": ["templates/*", "static/*", "py.typed"],
+        "worker": ["py.typed", "trainers/sagemaker/requirements.txt"],
+    },
     # optional: without a C compiler the codec runs on NumPy, several times slower
     ext_modules=[Extension("segloop.masks._rle", ["segloop/masks/_rle.c"], optional=True)],
     install_requires=INSTALL_REQUIRES,

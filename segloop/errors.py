@@ -75,6 +75,10 @@ class NothingToTrain(TrainingError):
     """A project without enough usable annotations for a training run."""
 
 
+class TrainerUnavailable(SegloopError):
+    """The place where training runs cannot be reached now; the same call may work later."""
+
+
 class QueueUnavailable(SegloopError):
     """Redis cannot be reached, so nothing can be queued now."""
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from segloop.errors import LabelStudioUnreachable, TrainingError
+from worker.queue import Parked
 
 
 def note(path: str, text: str) -> None:
@@ -57,3 +58,12 @@ def broken(path: str) -> None:
 def unreachable(path: str) -> None:
     note(path, "start")
     raise LabelStudioUnreachable("Label Studio is away.")
+
+
+def parks(path: str) -> None:
+    """Parks itself at first, for a minute."""
+    first = not Path(path).exists()
+    note(path, f"start {os.getpid()}")
+    if first:
+        raise Parked(60)
+    note(path, "done")

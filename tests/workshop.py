@@ -119,6 +119,7 @@ class FakeTrainer:
     states: list[RunStatus] = field(default_factory=list)
     submitted: list[Run] = field(default_factory=list)
     stopped: int = 0
+    poll_later_s: float | None = None
 
     def submit(self, run: Run) -> None:
         self.submitted.append(run)

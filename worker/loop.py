@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import rq
@@ -28,10 +28,13 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
-from segloop.errors import QueueUnavailable, SegloopError, VersionNotFound
+from segloop.errors import QueueUnavailable, SegloopError, TrainerUnavailable, TrainingError, VersionNotFound
 from segloop.settings import Settings
 from worker.parent import die_with_parent, try_lock_file
-from worker.queue import OUTAGES, Jobs, JobTimeout
+from worker.queue import OUTAGES, Jobs, JobTimeout, Parked
+
+if TYPE_CHECKING:
+    from worker.trainers.sagemaker.events import Events
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +146,7 @@ class Worker(rq.Worker):
             log_job_description=False,
         )
         self.is_stopping = False
+        self._events: Events | None = None
 
     def close(self) -> None:
         """Give up this worker's life; to be called when it does not work any more."""
@@ -172,8 +176,22 @@ class Worker(rq.Worker):
             self._jobs.enqueue_due()
             if self._settings.label_studio_api_key.get_secret_value() and self._jobs.reconcile_is_due():
                 self._jobs.enqueue_reconcile()
+            self._take_events()
         except QueueUnavailable as error:
             logger.warning("worker %s: %s", self.name, error)
+
+    def _take_events(self) -> None:
+        """Run parked retrains now whose training, as a queue of AWS tells, has ended."""
+        if not self._settings.sagemaker_events:
+            return
+        from worker.trainers.sagemaker.events import Events
+
+        try:
+            if self._events is None:
+                self._events = Events(self._settings, self._settings.sagemaker_events)
+            self._events.take(self._jobs.hasten)
+        except (TrainingError, TrainerUnavailable) as error:
+            logger.warning("worker %s: %s Polling goes on.", self.name, error)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """As rq; but while Redis is away, the job goes on."""
@@ -206,6 +224,9 @@ class Worker(rq.Worker):
         if isinstance(error, Interrupted):
             logger.info("job %s: interrupted, queued again", job.id)
             self._jobs.requeue(job.id, queue, execution=execution)
+            return
+        if isinstance(error, Parked):
+            self._jobs.requeue(job.id, queue, delay_s=error.delay_s, execution=execution)
             return
         if isinstance(error, OUTAGES) and not isinstance(error, VersionNotFound):
             if datetime.now(UTC) - job.created_at < OUTAGE_LIMIT:

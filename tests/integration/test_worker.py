@@ -206,6 +206,22 @@ def test_an_outage_is_waited_for(jobs: Jobs, workers: Workers, notes: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_parked_job_leaves_its_worker_and_is_hastened(jobs: Jobs, workers: Workers, notes: Path) -> None:
+    job = enqueue(jobs, "parks", notes)
+    workers.start("retrain")
+    until(lambda: status(job) == "scheduled")
+    other = notes.with_name("other")
+    second = enqueue(jobs, "quick", other)
+    until(lambda: status(second) == "finished")
+    jobs.hasten(job.id)
+    until(lambda: status(job) == "finished")
+    assert lines(notes)[-1] == "done"
+    assert job.retries_left == MAX_RETRIES
+    jobs.hasten(job.id)
+    assert status(job) == "finished"
+
+
+@pytest.mark.slow
 def test_a_killed_redis_interrupts_no_job(jobs: Jobs, valkey: Valkey, workers: Workers, notes: Path) -> None:
     job = enqueue(jobs, "patient", notes, 14)
     worker = workers.start("retrain")

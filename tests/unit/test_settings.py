@@ -196,4 +196,5 @@ def test_settings_alone_reads_the_environment() -> None:
     readers = {
         path.name for path in sources if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     }
-    assert readers <= {"settings.py"}
+    # entry.py is the first process of a training container: segloop is not there yet.
+    assert readers <= {"settings.py", "entry.py"}

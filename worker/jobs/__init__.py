@@ -11,14 +11,15 @@ from segloop.settings import load_settings
 from worker.jobs.prelabelling import run_prelabel
 from worker.jobs.reconciliation import run_reconcile
 from worker.jobs.retraining import run_retrain
-from worker.jobs.workshop import Workshop
+from worker.jobs.workshop import Workshop, make_trainer
 
 __all__ = ["Workshop", "prelabel", "reconcile", "retrain", "run_prelabel", "run_reconcile", "run_retrain"]
 
 
 def retrain(project: str) -> dict[str, Any]:
     """The rq job of a retrain; see `run_retrain`."""
-    with Workshop.open(load_settings()) as shop:
+    settings = load_settings()
+    with Workshop.open(settings, make_trainer(settings)) as shop:
         return run_retrain(shop, project, _job_id())
 
 

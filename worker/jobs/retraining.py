@@ -17,8 +17,8 @@ from segloop.policy import Recipe, should_promote, should_rerun
 from segloop.settings import Settings
 from worker.jobs.snapshotting import take_snapshot
 from worker.jobs.workshop import Workshop, tell, thresholds
-from worker.queue import OUTAGES, JobTimeout
-from worker.trainers.base import Run
+from worker.queue import OUTAGES, JobTimeout, Parked
+from worker.trainers.base import Run, RunStatus
 
 if TYPE_CHECKING:
     from segloop.registry import Champion
@@ -53,6 +53,9 @@ TRAINING: Mapping[Recipe, str] = {"full": "Training.", "quick": "Quick adaptatio
 #: How often a training that was killed from outside is started again within one job.
 MAX_LOST = 3
 
+#: Longest time between two looks at a training that goes on by itself, in seconds.
+LONGEST_LOOK_S = 300.0
+
 
 def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
     """Snapshot, train, compare with the champion, promote if better, tell Label Studio.
@@ -62,6 +65,7 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
     adaptation for which there is no backbone (its weights cannot be downloaded) ends without a version.
 
     Raises:
+        Parked: the training goes on elsewhere; this is to be called again.
         TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
         LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
     """
@@ -106,7 +110,10 @@ def _retrain(
         hyperparameters={"recipe": recipe, **{name: str(getattr(settings, name)) for name in HYPERPARAMETERS}},
     )
     shop.jobs.report(job_id, {"phase": "training", "message": TRAINING[recipe]})
-    bundle = _train(shop, run, recipe)
+    if shop.trainer.poll_later_s is None:
+        bundle = _train(shop, project, run, recipe)
+    else:
+        bundle = _train_elsewhere(shop, settings, project, run, recipe, shop.trainer.poll_later_s)
     shutil.copyfile(folder / "snapshot" / MANIFEST, bundle / MANIFEST)
 
     shop.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
@@ -134,20 +141,14 @@ def _retrain(
     }
 
 
-def _train(shop: Workshop, run: Run, recipe: Recipe) -> Path:
+def _train(shop: Workshop, project: str, run: Run, recipe: Recipe) -> Path:
+    """Train with this process, to the end."""
     lost = 0
     shown: Mapping[str, Any] | None = None
     shop.trainer.submit(run)
     try:
         while (status := shop.trainer.poll(run)).state != "finished":
-            if status.state == "failed":
-                raise TrainingError(status.reason)
-            if status.state == "lost":
-                lost += 1
-                if lost > MAX_LOST:
-                    raise TrainingError(f"The training was killed {lost} times: {status.reason}")
-                logger.warning("run %s: %s Going on from its checkpoint.", run.id, status.reason)
-                shop.trainer.submit(run)
+            lost = _go_on(shop, project, run, status, lost)
             if status.progress is not None and status.progress != shown:
                 shown = status.progress
                 shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **shown})
@@ -156,6 +157,52 @@ def _train(shop: Workshop, run: Run, recipe: Recipe) -> Path:
         shop.trainer.stop(run)
         raise
     return shop.trainer.collect(run)
+
+
+def _train_elsewhere(shop: Workshop, settings: Settings, project: str, run: Run, recipe: Recipe, poll_s: float) -> Path:
+    """Submit a run that goes on by itself, or look how it is: its bundle once it has finished.
+
+    Nothing is stopped by an interruption: the next worker looks again.
+
+    Raises:
+        Parked: it still runs; the next look is after a tenth of the time that it has taken, at least `poll_s`.
+    """
+    known = _read_json(run.folder / "training.json")
+    if known is None:
+        shop.trainer.submit(run)
+        known = {"submitted_at": time.time(), "lost": 0}
+        _write_json(run.folder / "training.json", known)
+    age_s = time.time() - known["submitted_at"]
+    status = shop.trainer.poll(run)
+    if status.state == "finished":
+        return shop.trainer.collect(run)
+    if age_s > settings.job_timeout_s:
+        shop.trainer.stop(run)
+        raise TrainingError(f"The training took longer than job_timeout_s={settings.job_timeout_s}.")
+    lost = _go_on(shop, project, run, status, known["lost"])
+    _write_json(run.folder / "training.json", {**known, "lost": lost})
+    shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **(status.progress or {})})
+    raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
+
+
+def _go_on(shop: Workshop, project: str, run: Run, status: RunStatus, lost: int) -> int:
+    """Submit a lost run again; how often it was lost by now.
+
+    Raises:
+        TrainingError: it failed, was lost too often, or somebody asked for its stop.
+    """
+    if shop.jobs.stop_asked(project, run.id):
+        shop.trainer.stop(run)
+        raise TrainingError("Somebody stopped the training.")
+    if status.state == "failed":
+        raise TrainingError(status.reason)
+    if status.state != "lost":
+        return lost
+    if lost >= MAX_LOST:
+        raise TrainingError(f"The training was killed {lost + 1} times: {status.reason}")
+    logger.warning("run %s: %s Going on from its checkpoint.", run.id, status.reason)
+    shop.trainer.submit(run)
+    return lost + 1
 
 
 def _judge(

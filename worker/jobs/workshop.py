@@ -49,8 +49,8 @@ class Workshop:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings) -> Iterator[Workshop]:
-        """The real one."""
+    def open(cls, settings: Settings, trainer: Trainer | None = None) -> Iterator[Workshop]:
+        """The real one; it trains on this machine unless a trainer is given."""
         credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
         label_studio = LabelStudio(settings.label_studio_url, credentials)
         images = ImageSource(settings, credentials, settings.data_dir.absolute() / "cache" / "images")
@@ -63,7 +63,7 @@ class Workshop:
                 label_studio,
                 images,
                 jobs,
-                LocalTrainer(),
+                trainer or LocalTrainer(),
                 compare_bundles,
                 export_models,
                 _load_model,
@@ -86,6 +86,15 @@ class Workshop:
         except BadRequest as error:
             logger.warning("project %s: %s", project, error)
             return self.settings
+
+
+def make_trainer(settings: Settings) -> Trainer:
+    """The place where training runs, by the setting `trainer`."""
+    if settings.trainer == "local":
+        return LocalTrainer()
+    from worker.trainers.sagemaker import SageMakerTrainer
+
+    return SageMakerTrainer(settings)
 
 
 def tell(shop: Workshop, project: str, version: str) -> None:

@@ -2,12 +2,22 @@
 
 Redis holds, besides rq's own keys, per project: the live job of each kind (`segloop:{project}:retrain`,
 `:prelabel`), the recipe of the retrain (`:recipe`), the tasks changed since the last full retrain's snapshot
-(`:changes`) and since the last one of any recipe (`:recent`), those a running retrain has taken (`:taken`), and
-whether someone asked for one more full run (`:rerun`). Every decision upon them is one transaction, so that a press
-and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
+(`:changes`) and since the last one of any recipe (`:recent`), those a running retrain has taken (`:taken`),
+whether someone asked for one more full run (`:rerun`), and which retrain is asked to stop (`:stop`). Every decision
+upon them is one transaction, so that a press and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
 """
 
 from worker.queue.jobs import Enqueued, Jobs
-from worker.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout
+from worker.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout, Parked
 
-__all__ = ["MAX_RETRIES", "OUTAGES", "PRELABEL_QUEUE", "QUEUES", "RETRAIN_QUEUE", "Enqueued", "JobTimeout", "Jobs"]
+__all__ = [
+    "MAX_RETRIES",
+    "OUTAGES",
+    "PRELABEL_QUEUE",
+    "QUEUES",
+    "RETRAIN_QUEUE",
+    "Enqueued",
+    "JobTimeout",
+    "Jobs",
+    "Parked",
+]

@@ -117,6 +117,31 @@ class Jobs(Recovery):
         interval_ms = max(1, int(self._settings.reconcile_s * 1000))
         return bool(self.connection.set("segloop:reconciled", 1, nx=True, px=interval_ms))
 
+    # -- jobs that wait for something outside
+
+    @reaching_redis
+    def hasten(self, job_id: str) -> None:
+        """Queue a job that was parked now; any other stays as it is."""
+        job = self.fetch(job_id)
+        if job is not None and job.get_status(refresh=False) == "scheduled":
+            self.requeue(job_id, self.queue(job.origin))
+
+    @reaching_redis
+    def ask_stop(self, project: str) -> str | None:
+        """Ask the project's live retrain to stop for good; its id, None if there is none."""
+        job_id = self.connection.get(key_of(project, "retrain"))
+        if job_id is None:
+            return None
+        self.connection.set(key_of(project, "stop"), job_id)
+        self.hasten(job_id.decode())
+        return str(job_id.decode())
+
+    @reaching_redis
+    def stop_asked(self, project: str, job_id: str) -> bool:
+        """Whether a retrain is asked to stop."""
+        asked = self.connection.get(key_of(project, "stop"))
+        return asked is not None and asked.decode() == job_id
+
     # -- changes
 
     @reaching_redis
@@ -186,7 +211,7 @@ class Jobs(Recovery):
             pipe.multi()
             if live is not None and live.decode() != job_id:
                 return None
-            pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain", "recipe")))
+            pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain", "recipe", "stop")))
             if not decision.act:
                 return None
             logger.info("project %s: one more retrain after job %s: %s", project, job_id, decision.reason)
@@ -211,7 +236,10 @@ class Jobs(Recovery):
     def live(self, project: str) -> Live | None:
         """The project's queued or running retrain, as policy asks for it."""
         status = self.live_retrain(project)
-        return None if status is None else Live(status["recipe"], waits=status["started_at"] is None)
+        if status is None:
+            return None
+        # one that is parked while its training goes on elsewhere has no start, but progress
+        return Live(status["recipe"], waits=status["started_at"] is None and status["progress"] is None)
 
     @reaching_redis
     def job_status(self, job_id: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segloop.errors import LabelStudioUnreachable, QueueUnavailable, RegistryError
+from segloop.errors import LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable
 
 RETRAIN_QUEUE = "segloop-retrain"
 PRELABEL_QUEUE = "segloop-prelabel"
@@ -16,11 +16,19 @@ MAX_RETRIES = 3
 DEQUEUE_GRACE_S = 60.0
 
 #: Errors that pass by themselves: a job that meets one is tried again later.
-OUTAGES = (LabelStudioUnreachable, QueueUnavailable, RegistryError)
+OUTAGES = (LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable)
 
 
 class JobTimeout(BaseException):
     """A job took longer than `job_timeout_s`. No Exception: what goes on after one bad task must not go on after it."""
+
+
+class Parked(BaseException):
+    """A job has nothing to do for `delay_s` seconds: it is taken off its worker, and run again then."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__(f"to be run again in {delay_s:.0f} s")
+        self.delay_s = delay_s
 
 
 def key_of(project: str, name: str) -> str:

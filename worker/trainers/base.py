@@ -29,7 +29,15 @@ class RunStatus:
 
 
 class Trainer(Protocol):
-    """A place that runs `segloop.training` on a folder of SageMaker's container contract."""
+    """A place that runs `segloop.training` on a folder of SageMaker's container contract.
+
+    Attributes:
+        poll_later_s: a run goes on without this process, and is to be polled so many seconds later; None: it ends with
+            this process, which has to stay.
+    """
+
+    @property
+    def poll_later_s(self) -> float | None: ...
 
     def submit(self, run: Run) -> None:
         """Start a run, go on with one that was lost, or take up one that still runs or has finished.

@@ -25,6 +25,8 @@ STOP_S = 15.0
 class LocalTrainer:
     """Trains in `run.folder/base`, one child process per run; its output goes to this process's stderr and `train.log`."""
 
+    poll_later_s: float | None = None
+
     def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "segloop.training")) -> None:
         self._command = command
         self._running: dict[str, subprocess.Popen[bytes]] = {}

@@ -1,0 +1,94 @@
+"""The engine that is a SageMaker endpoint: the network's arithmetic, elsewhere."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segloop.errors import EngineError, SettingsError
+
+_NPY: Final = "application/x-npy"
+_CONNECT_TIMEOUT_S: Final = 3.0
+#: The largest answer that is read, in bytes; SageMaker's own limit is below it.
+_ANSWER_BYTES: Final = 64 * 2**20
+
+
+class SageMakerEngine:
+    """Sends batches to an endpoint as .npy (float32 (B, 3, h, w)) and takes logits float32 (B, C, h', w') as .npy back.
+
+    The endpoint is told the version by the header of custom attributes (`version=v3-...`); one that serves another is
+    to answer with an error. Thread-safe; boto3's default chain of credentials.
+
+    Args:
+        timeout_s: longest wait for an answer, of each try.
+        attempts: tries in all where the endpoint throttles, errs (HTTP 5xx) or cannot be reached.
+
+    Raises:
+        SettingsError: no region is known.
+    """
+
+    max_batch = 1
+
+    def __init__(
+        self, endpoint: str, version: str, *, region: str = "", timeout_s: float = 20.0, attempts: int = 3
+    ) -> None:
+        import boto3
+        from botocore.config import Config
+
+        session = boto3.session.Session(region_name=region or None)
+        if not session.region_name:
+            raise SettingsError(f"engine=sagemaker:{endpoint} needs a region: set SEGLOOP_SAGEMAKER_REGION.")
+        config = Config(
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=timeout_s,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+        )
+        # Any: the stubs of boto3 come with S3's alone.
+        self._client: Any = session.client("sagemaker-runtime", config=config)
+        self._endpoint = endpoint
+        self._version = version
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of a batch.
+
+        Raises:
+            EngineError: the endpoint does not answer, or not with logits of this batch.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        body = io.BytesIO()
+        np.save(body, np.ascontiguousarray(batch, np.float32), allow_pickle=False)
+        try:
+            reply = self._client.invoke_endpoint(
+                EndpointName=self._endpoint,
+                ContentType=_NPY,
+                Accept=_NPY,
+                CustomAttributes=f"version={self._version}",
+                Body=body.getvalue(),
+            )
+            with reply["Body"] as stream:
+                answer: bytes = stream.read(_ANSWER_BYTES + 1)
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise EngineError(f"the SageMaker endpoint {self._endpoint} does not answer: {error}") from error
+        return self._checked(answer, len(batch))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _checked(self, answer: bytes, images: int) -> NDArray[np.float32]:
+        if len(answer) > _ANSWER_BYTES:
+            raise EngineError(f"the SageMaker endpoint {self._endpoint} answers with more than {_ANSWER_BYTES} bytes")
+        try:
+            logits = np.load(io.BytesIO(answer), allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise EngineError(f"the SageMaker endpoint {self._endpoint} answers with no .npy: {error}") from error
+        if not isinstance(logits, np.ndarray) or logits.ndim != 4 or len(logits) != images or 0 in logits.shape:
+            shape = getattr(logits, "shape", None)
+            raise EngineError(f"the SageMaker endpoint {self._endpoint} answers with {shape}, not ({images}, C, h, w)")
+        if logits.dtype.kind != "f":
+            raise EngineError(f"the SageMaker endpoint {self._endpoint} answers with {logits.dtype}, not float32")
+        return logits.astype(np.float32, copy=False)

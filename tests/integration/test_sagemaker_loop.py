@@ -1,0 +1,154 @@
+"""The whole retrain with training in the SageMaker emulator: submitted, left, looked at, finished; workers die between."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segloop.errors import TrainingError
+from segloop.registry import open_registry
+from segloop.settings import Settings
+from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
+from tests.toys import BRUSH, toy_model
+from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, scores
+from worker.jobs import Workshop, run_retrain
+from worker.queue import Jobs, Parked
+from worker.trainers.sagemaker import SageMakerTrainer
+
+TESTS = Path(__file__).resolve().parents[1]
+ROLE = "arn:aws:iam::123456789012:role/segloop-training"
+
+
+@pytest.fixture
+def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    with emulated_aws(tmp_path / "instances", "segloop-loop") as (emulator, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield emulator
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path / "data",
+        redis_url=redis_url,
+        weights="none",
+        train_epochs=30,
+        trainer="sagemaker",
+        sagemaker_s3="s3://segloop-loop/x",
+        sagemaker_role=ROLE,
+        sagemaker_poll_s=0.1,
+    )
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    jobs = Jobs.open(settings, timeout_s=5)
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture
+def shop(settings: Settings, jobs: Jobs, emulator: Emulator, tmp_path: Path) -> Workshop:
+    registry = open_registry(settings)
+    registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
+    return Workshop(
+        settings,
+        registry,
+        FakeLabelStudio(),  # type: ignore[arg-type]
+        FakeImages(),  # type: ignore[arg-type]
+        jobs,
+        new_trainer(settings, tmp_path),
+        scores(0.5, 0.6, 0.4, 0.7),
+        fake_export,
+        lambda registry, project, version, settings: toy_model(version, project),
+        lambda settings: False,
+    )
+
+
+def new_trainer(settings: Settings, tmp_path: Path) -> SageMakerTrainer:
+    code = tmp_path / "code"
+    code.mkdir(exist_ok=True)
+    shutil.copy(TESTS / "tiny_sagemaker.py", code / "train.py")
+    return SageMakerTrainer(settings, code=code, attempts=2)
+
+
+def looks(shop: Workshop, job_id: str, tmp_path: Path) -> tuple[dict[str, Any], int]:
+    """Run a retrain as workers do that each live for one look; its result, and how often it was parked."""
+    parked = 0
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            fresh = replace(shop, trainer=new_trainer(shop.settings, tmp_path))
+            return run_retrain(fresh, PROJECT, job_id), parked
+        except Parked as pause:
+            parked += 1
+            time.sleep(pause.delay_s)
+    raise AssertionError("the training did not end")
+
+
+def test_a_retrain_holds_no_worker(shop: Workshop, emulator: Emulator, tmp_path: Path) -> None:
+    job_id = begin(shop.jobs)
+    result, parked = looks(shop, job_id, tmp_path)
+    assert result["promoted"]
+    assert parked >= 2
+    assert len(emulator.jobs) == 1
+    assert shop.jobs.live_retrain(PROJECT) is None
+    # the second one begins with the first one's version
+    shop.label_studio.labelled.pop()  # type: ignore[attr-defined]
+    second, _ = looks(shop, begin(shop.jobs), tmp_path)
+    info = shop.registry.get(PROJECT, second["version"])
+    assert "model/version.json" in info.recipe["inputs"]
+    assert info.parent == result["version"]
+
+
+def test_progress_is_sagemakers(shop: Workshop, tmp_path: Path) -> None:
+    job_id = begin(shop.jobs)
+    with pytest.raises(Parked):
+        run_retrain(shop, PROJECT, job_id)
+    progress = shop.jobs.job_status(job_id)["progress"]
+    assert progress["phase"] == "training"
+    assert progress["message"].startswith("SageMaker: ")
+    assert progress["job"].endswith("-1")
+    assert looks(shop, job_id, tmp_path)[0]["promoted"]
+
+
+def test_a_failure_is_told_and_frees_the_project(shop: Workshop, emulator: Emulator) -> None:
+    emulator.faults.append(("CreateTrainingJob", Refusal("ResourceLimitExceeded", "The service limit is 0 Instances.")))
+    job_id = begin(shop.jobs)
+    with pytest.raises(TrainingError, match="limit is 0 Instances"):
+        run_retrain(shop, PROJECT, job_id)
+    assert shop.jobs.live_retrain(PROJECT) is None
+
+
+def test_a_stop_from_segloop_stops_the_job_there(shop: Workshop, emulator: Emulator, tmp_path: Path) -> None:
+    long = replace(shop, settings=shop.settings.model_copy(update={"train_epochs": 10000}))
+    job_id = begin(shop.jobs)
+    with pytest.raises(Parked):
+        run_retrain(long, PROJECT, job_id)
+    (job,) = emulator.jobs.values()
+    while "begins at 0" not in job.log:
+        time.sleep(0.02)
+    assert shop.jobs.ask_stop(PROJECT) == job_id
+    with pytest.raises(TrainingError, match="stopped the training"):
+        run_retrain(long, PROJECT, job_id)
+    assert job.description["TrainingJobStatus"] == "Stopped"
+    assert shop.jobs.live_retrain(PROJECT) is None
+
+
+def test_a_stop_in_the_console_is_gone_on_from(shop: Workshop, emulator: Emulator, tmp_path: Path) -> None:
+    job_id = begin(shop.jobs)
+    with pytest.raises(Parked):
+        run_retrain(shop, PROJECT, job_id)
+    (job,) = emulator.jobs.values()
+    while "begins at 0" not in job.log:
+        time.sleep(0.02)
+    emulator.stop_training_job({"TrainingJobName": job.name})
+    assert looks(shop, job_id, tmp_path)[0]["promoted"]
+    assert len(emulator.jobs) == 2

@@ -1,0 +1,10 @@
+"""`python -m worker.trainers.sagemaker requirements.lock` prints requirements.txt of this folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from worker.trainers.sagemaker.code import requirements_of
+
+sys.stdout.write(requirements_of(Path(sys.argv[1]).read_text("utf-8")))

@@ -1,0 +1,104 @@
+"""model.tar.gz of a training job: a bundle from a machine that may have been tampered with."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segloop.errors import TrainingError
+
+WEIGHTS = "model.safetensors"
+INFO = "version.json"
+#: All that an archive may hold, with the largest size of each, in bytes.
+LARGEST = {WEIGHTS: 2 * 2**30, INFO: 16 * 2**20, "manifest.json": 256 * 2**20}
+#: The largest archive, in bytes.
+ARCHIVE_BYTES = 2 * 2**30
+#: How often larger than the archive its contents may be (weights hardly shrink), beyond the first FREE_BYTES.
+RATIO = 20
+FREE_BYTES = 64 * 2**20
+_CHUNK_BYTES = 2**20
+
+
+def extract_bundle(archive: Path, folder: Path, snapshot: str) -> None:
+    """Extract an archive into an empty folder, and check that it is the bundle of a snapshot (its manifest's hash).
+
+    Raises:
+        TrainingError: it is damaged, holds anything but a bundle, or the bundle of something else.
+    """
+    limit = max(FREE_BYTES, RATIO * archive.stat().st_size)
+    try:
+        with gzip.open(archive, "rb") as raw:
+            # As a stream: what tarfile reads for itself, long headers too, counts.
+            stream: Any = _Limited(raw, limit, archive)
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                _extract_all(tar, folder)
+            # The checksum stands at the end.
+            while stream.read(_CHUNK_BYTES):
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+        raise TrainingError(f"{archive}: the trained model is damaged or incomplete: {error}") from error
+    _verify(folder, snapshot)
+
+
+def _extract_all(tar: tarfile.TarFile, folder: Path) -> None:
+    for member in tar:
+        name = member.name.removeprefix("./")
+        if member.isdir() and name in ("", "."):
+            continue
+        if not member.isreg() or name not in LARGEST:
+            raise TrainingError(f"the trained model holds {member.name!r}, which is no file of a bundle")
+        if member.size > LARGEST[name]:
+            raise TrainingError(
+                f"the trained model's {name} has {member.size} bytes; at most {LARGEST[name]} are taken"
+            )
+        tarfile.data_filter(member, str(folder))
+        source = tar.extractfile(member)
+        assert source is not None  # noqa: S101 - it is for a regular file
+        try:
+            with source, (folder / name).open("xb") as file:
+                shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        except FileExistsError as error:
+            raise TrainingError(f"the trained model holds {name} twice") from error
+
+
+def _verify(folder: Path, snapshot: str) -> None:
+    try:
+        info = json.loads((folder / INFO).read_bytes())
+        described = info["files"][WEIGHTS]["sha256"]
+        learnt = info["snapshot"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"the trained model has no {INFO} that tells of its {WEIGHTS}") from error
+    if set(info["files"]) != {WEIGHTS}:
+        raise TrainingError(f"the trained model's {INFO} tells of {sorted(info['files'])}; {WEIGHTS} alone is trained")
+    if learnt != snapshot:
+        raise TrainingError(f"the trained model learnt from the snapshot {learnt!r}, not from {snapshot}")
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TrainingError(f"the trained model has no {WEIGHTS}") from error
+    if found != described:
+        raise TrainingError(f"the trained model's {WEIGHTS} has the sha256 {found}, not {described}")
+
+
+@dataclass
+class _Limited:
+    """A stream that refuses to give more than `left` bytes."""
+
+    stream: gzip.GzipFile
+    left: int
+    archive: Path
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise TrainingError(f"{self.archive}: its contents are far larger than a trained model's")
+        return data

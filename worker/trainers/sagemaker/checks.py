@@ -1,0 +1,144 @@
+"""Requests held against botocore's model of the service, and settings against SageMaker's rules, before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.model import Shape
+from botocore.validate import ParamValidator
+
+from segloop.errors import SettingsError
+from segloop.settings import Settings
+from worker.trainers.sagemaker.uploads import split_s3
+
+#: Where a setting's value stands in a request.
+_SETTINGS = {
+    "AlgorithmSpecification.TrainingImage": "sagemaker_image",
+    "CheckpointConfig": "sagemaker_s3",
+    "InputDataConfig": "sagemaker_s3",
+    "OutputDataConfig.KmsKeyId": "sagemaker_output_kms_key",
+    "OutputDataConfig": "sagemaker_s3",
+    "PipelineName": "sagemaker_pipeline",
+    "ResourceConfig.InstanceCount": "sagemaker_instances",
+    "ResourceConfig.InstanceType": "sagemaker_instance",
+    "ResourceConfig.KeepAlivePeriodInSeconds": "sagemaker_warm_pool_s",
+    "ResourceConfig.VolumeKmsKeyId": "sagemaker_volume_kms_key",
+    "ResourceConfig.VolumeSizeInGB": "sagemaker_volume_gb",
+    "RetryStrategy": "sagemaker_retries",
+    "RoleArn": "sagemaker_role",
+    "StoppingCondition.MaxRuntimeInSeconds": "sagemaker_max_runtime_s",
+    "StoppingCondition.MaxWaitTimeInSeconds": "sagemaker_max_wait_s",
+    "Tags": "sagemaker_tags",
+    "VpcConfig.SecurityGroupIds": "sagemaker_security_groups",
+    "VpcConfig.Subnets": "sagemaker_subnets",
+}
+
+#: Instances with a disk of their own, which takes no key of yours.
+_OWN_DISK = re.compile(r"ml\.(g4dn|g5|g6|g6e|p4d|p4de|p5|p5e|p5en|[a-z]\d+g?a?d)\.")
+_HYPERPARAMETER_CHARACTERS = 256
+
+
+def check_settings(settings: Settings) -> None:
+    """SageMaker's rules that no model of its requests tells.
+
+    Raises:
+        SettingsError: one is broken; the text names the setting.
+    """
+    split_s3(settings.sagemaker_s3, "sagemaker_s3")
+    if settings.sagemaker_wheels:
+        split_s3(settings.sagemaker_wheels, "sagemaker_wheels")
+    for tag in settings.sagemaker_tags:
+        if "=" not in tag:
+            raise SettingsError(f"SEGLOOP_SAGEMAKER_TAGS has {tag!r}: write name=value.")
+    if settings.sagemaker_pipeline:
+        return
+    if not settings.sagemaker_role:
+        raise SettingsError("SEGLOOP_SAGEMAKER_ROLE is empty: give the ARN of the role that training jobs have.")
+    if bool(settings.sagemaker_subnets) != bool(settings.sagemaker_security_groups):
+        raise SettingsError("SEGLOOP_SAGEMAKER_SUBNETS and SEGLOOP_SAGEMAKER_SECURITY_GROUPS go together: set both.")
+    if settings.sagemaker_spot:
+        _check_spot(settings)
+    if settings.sagemaker_volume_kms_key and _OWN_DISK.match(settings.sagemaker_instance):
+        raise SettingsError(
+            f"SEGLOOP_SAGEMAKER_VOLUME_KMS_KEY can't be used with {settings.sagemaker_instance}, which has a disk of its own "
+            "that is always encrypted: leave it empty."
+        )
+
+
+def check_request(client: Any, operation: str, request: dict[str, Any]) -> None:
+    """Hold a request against the service's model.
+
+    Raises:
+        SettingsError: it does not fit; the text names the setting where the value is one's.
+    """
+    for name, value in request.get("HyperParameters", {}).items():
+        if len(value) > _HYPERPARAMETER_CHARACTERS:
+            raise SettingsError(
+                f"SEGLOOP_{name.upper()} has {len(value)} characters; a training job takes {_HYPERPARAMETER_CHARACTERS}."
+            )
+    shape = client.meta.service_model.operation_model(operation).input_shape
+    for path, problem in problems(shape, request):
+        raise SettingsError(f"{_named(path)} does not fit SageMaker's {operation}: {problem}")
+
+
+def problems(shape: Shape, value: Any) -> Iterator[tuple[str, str]]:
+    """What does not fit a shape of a service's model, as (path, what is wrong).
+
+    botocore's own validator looks at types, required members and least sizes; the service also at patterns, largest
+    sizes and enumerations.
+    """
+    report = ParamValidator().validate(value, shape)
+    if report.has_errors():
+        for line in report.generate_report().splitlines():
+            named = re.search(r"for parameter ([\w.\[\]]+)", line)
+            yield re.sub(r"\[\d+\]", "", named[1]) if named else "", line
+        return
+    yield from _limits(shape, value, "")
+
+
+def _limits(shape: Any, value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if shape.type_name == "structure":
+        for name, member in value.items():
+            yield from _limits(shape.members[name], member, f"{path}.{name}".lstrip("."))
+        return
+    size = value if shape.type_name in ("integer", "long") else len(value) if hasattr(value, "__len__") else None
+    largest = shape.metadata.get("max")
+    if size is not None and largest is not None and size > largest:
+        yield path, f"{value!r} is beyond the largest, {largest}"
+    if shape.type_name == "list":
+        for item in value:
+            yield from _limits(shape.member, item, path)
+    elif shape.type_name == "map":
+        for name, item in value.items():
+            yield from _limits(shape.key, name, path)
+            yield from _limits(shape.value, item, f"{path}.{name}")
+    elif shape.type_name == "string":
+        yield from _text(shape, value, path)
+
+
+def _text(shape: Any, value: str, path: str) -> Iterator[tuple[str, str]]:
+    if shape.enum and value not in shape.enum:
+        yield path, f"{value!r} is none that this version of boto3 knows: correct it, or update boto3"
+    pattern = shape.metadata.get("pattern")
+    # Python's expressions have no \p{...}.
+    if pattern and r"\p" not in pattern and not re.fullmatch(pattern, value):
+        yield path, f"{value!r} does not match {pattern}"
+
+
+def _check_spot(settings: Settings) -> None:
+    if settings.sagemaker_warm_pool_s:
+        raise SettingsError("SEGLOOP_SAGEMAKER_WARM_POOL_S can't be used with SEGLOOP_SAGEMAKER_SPOT: set it to 0.")
+    if 0 < settings.sagemaker_max_wait_s < settings.sagemaker_max_runtime_s:
+        raise SettingsError(
+            f"SEGLOOP_SAGEMAKER_MAX_WAIT_S is {settings.sagemaker_max_wait_s}, less than SEGLOOP_SAGEMAKER_MAX_RUNTIME_S "
+            f"({settings.sagemaker_max_runtime_s}): the time to wait holds the time to train."
+        )
+
+
+def _named(path: str) -> str:
+    for prefix, setting in _SETTINGS.items():
+        if path == prefix or path.startswith(f"{prefix}."):
+            return f"SEGLOOP_{setting.upper()}"
+    return path or "The request"

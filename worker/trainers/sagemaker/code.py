@@ -1,0 +1,61 @@
+"""The code channel: segloop's own source, the container's entry, and the packages that AWS's image lacks."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+import segloop
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements.txt"
+ENTRY = "train.py"
+
+#: What `segloop.training` imports and the image need not have. torch, torchvision and numpy are the image's own.
+PACKAGES = (
+    "annotated-types",
+    "anyio",
+    "certifi",
+    "defusedxml",
+    "filelock",
+    "h11",
+    "httpcore",
+    "httpx",
+    "idna",
+    "opencv-python-headless",
+    "orjson",
+    "pillow",
+    "platformdirs",
+    "pydantic",
+    "pydantic-core",
+    "pydantic-settings",
+    "python-dotenv",
+    "safetensors",
+    "scipy",
+    "tqdm",
+    "typing-extensions",
+    "typing-inspection",
+)
+
+# A zip's earliest date: the archive of the same source is the same.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def requirements_of(lock: str) -> str:
+    """The entries of PACKAGES in a lock file with hashes, each as it stands there."""
+    entries = re.split(r"(?m)^(?=\S)", lock)
+    chosen = [entry for entry in entries if re.split(r"[=\[ ]", entry, maxsplit=1)[0] in PACKAGES]
+    return "".join(re.sub(r"(?m)^ +#.*\n", "", entry) for entry in chosen)
+
+
+def code_files(folder: Path) -> dict[str, Path]:
+    """Make the code channel in a folder; its files by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "segloop.zip"
+    source = Path(segloop.__file__).parent
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(source.rglob("*.py")):
+            name = zipfile.ZipInfo(f"segloop/{path.relative_to(source).as_posix()}", _DATE)
+            file.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return {ENTRY: HERE / "entry.py", "requirements.txt": REQUIREMENTS, "segloop.zip": archive}

@@ -1,0 +1,110 @@
+"""A pipeline of SageMaker's that trains: its parameters filled, its executions followed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from segloop.errors import TrainingError
+from worker.trainers.base import RunStatus
+from worker.trainers.sagemaker.checks import check_request
+from worker.trainers.sagemaker.clients import Clients, code_of, explained
+
+#: The parameters that a pipeline must declare.
+REQUIRED = ("SnapshotS3Uri", "CodeS3Uri", "OutputS3Uri")
+
+
+def token_of(run_id: str, attempt: int) -> str:
+    """The token that makes the start of a run's execution idempotent."""
+    return hashlib.sha256(f"{run_id}\0{attempt}".encode()).hexdigest()
+
+
+def parameters_of(definition: str, values: Mapping[str, str]) -> list[dict[str, str]]:
+    """Values for the parameters that a pipeline's definition declares; those it does not are left out.
+
+    Raises:
+        TrainingError: it lacks a parameter of REQUIRED, or has one without a default that segloop knows no value for.
+    """
+    declared = {item["Name"]: item for item in json.loads(definition).get("Parameters", [])}
+    for name in REQUIRED:
+        if name not in declared:
+            raise TrainingError(f"The pipeline declares no parameter {name}: add it (docs/sagemaker.md lists them).")
+    for name, item in declared.items():
+        if name not in values and "DefaultValue" not in item:
+            raise TrainingError(f"The pipeline's parameter {name} has no default, and segloop has no value for it.")
+    return [{"Name": name, "Value": values[name]} for name in declared if name in values]
+
+
+def hyperparameter_name(name: str) -> str:
+    """The pipeline parameter of a hyperparameter: `train_epochs` is TrainEpochs."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+class Pipeline:
+    """Executions of one pipeline.
+
+    Raises (every method):
+        TrainingError: AWS refused.
+        TrainerUnavailable: SageMaker cannot be reached now.
+    """
+
+    def __init__(self, clients: Clients, name: str) -> None:
+        self._client = clients.sagemaker
+        self._name = name
+
+    def start(self, run_id: str, attempt: int, values: Mapping[str, str]) -> str:
+        """Start an execution, or find the one that was started for this run and attempt; its ARN."""
+        with explained("sagemaker:DescribePipeline"):
+            definition = self._client.describe_pipeline(PipelineName=self._name)["PipelineDefinition"]
+        request = {
+            "PipelineName": self._name,
+            "PipelineExecutionDisplayName": re.sub(r"[^A-Za-z0-9]+", "-", run_id).strip("-")[:82].rstrip("-"),
+            "PipelineParameters": parameters_of(definition, values),
+            "ClientRequestToken": token_of(run_id, attempt),
+        }
+        check_request(self._client, "StartPipelineExecution", request)
+        with explained("sagemaker:StartPipelineExecution"):
+            arn: str = self._client.start_pipeline_execution(**request)["PipelineExecutionArn"]
+        return arn
+
+    def execution(self, arn: str) -> dict[str, Any]:
+        """What DescribePipelineExecution says."""
+        with explained("sagemaker:DescribePipelineExecution"):
+            found: dict[str, Any] = self._client.describe_pipeline_execution(PipelineExecutionArn=arn)
+        return found
+
+    def job(self, arn: str) -> str | None:
+        """The name of the execution's training job, the latest; None if it has none yet."""
+        with explained("sagemaker:ListPipelineExecutionSteps"):
+            pages = self._client.get_paginator("list_pipeline_execution_steps").paginate(PipelineExecutionArn=arn)
+            steps = [step for page in pages for step in page["PipelineExecutionSteps"]]
+        jobs = [step["Metadata"]["TrainingJob"]["Arn"] for step in steps if "TrainingJob" in step.get("Metadata", {})]
+        return str(jobs[0]).rpartition("/")[2] if jobs else None
+
+    def stop(self, arn: str) -> None:
+        """Stop an execution; one that has ended stays as it is."""
+        with explained("sagemaker:StopPipelineExecution"):
+            try:
+                self._client.stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token_of(arn, 0))
+            except ClientError as error:
+                if code_of(error) not in ("ValidationException", "ConflictException"):
+                    raise
+
+
+def status_of(execution: Mapping[str, Any], job: RunStatus | None) -> RunStatus:
+    """The status of a run from its execution and, where there is one, that of its training job."""
+    state = execution["PipelineExecutionStatus"]
+    progress = job.progress if job is not None else {"stage": state, "message": f"SageMaker pipeline: {state}."}
+    if state == "Succeeded":
+        return RunStatus("finished", progress)
+    if state == "Failed":
+        reason = job.reason if job is not None else ""
+        return RunStatus("failed", progress, reason or execution.get("FailureReason") or "SageMaker gives no reason.")
+    if state == "Stopped":
+        return RunStatus("lost", progress, "The execution of the pipeline was stopped.")
+    return RunStatus("running", progress)

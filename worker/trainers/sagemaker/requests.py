@@ -1,0 +1,175 @@
+"""The request that creates a training job, and the names in it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segloop.errors import SettingsError
+from segloop.settings import Settings
+
+#: A training job's name has at most so many characters.
+_NAME_CHARACTERS = 63
+_CONTAINER_BASE = "/opt/ml"
+_IMAGE = "{account}.dkr.ecr.{region}.{suffix}/pytorch-training:2.10.0-{processor}-py313"
+_GPU = re.compile(r"ml\.[pg]\d")
+
+# The account that AWS's images of PyTorch are in, by region.
+_ACCOUNTS = {
+    "af-south-1": "626614931356",
+    "ap-east-1": "871362719292",
+    "ap-northeast-1": "763104351884",
+    "ap-northeast-2": "763104351884",
+    "ap-northeast-3": "364406365360",
+    "ap-south-1": "763104351884",
+    "ap-southeast-1": "763104351884",
+    "ap-southeast-2": "763104351884",
+    "ca-central-1": "763104351884",
+    "cn-north-1": "727897471807",
+    "cn-northwest-1": "727897471807",
+    "eu-central-1": "763104351884",
+    "eu-north-1": "763104351884",
+    "eu-south-1": "692866216735",
+    "eu-west-1": "763104351884",
+    "eu-west-2": "763104351884",
+    "eu-west-3": "763104351884",
+    "me-south-1": "217643126080",
+    "sa-east-1": "763104351884",
+    "us-east-1": "763104351884",
+    "us-east-2": "763104351884",
+    "us-gov-west-1": "442386744353",
+    "us-west-1": "763104351884",
+    "us-west-2": "763104351884",
+}
+
+#: The hyperparameter that names the run; the container leaves it alone, EventBridge tells it.
+RUN = "segloop_run"
+#: What the container's entry prints of the progress, one JSON object a line, after this word.
+PROGRESS = "segloop-progress"
+#: Numbers of the progress that become metrics of the training job.
+METRICS = ("step", "steps", "epoch", "loss", "miou", "eta_s")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders in S3 that a training reads, each s3://bucket/prefix/."""
+
+    snapshot: str
+    code: str
+    champion: str | None = None
+    weights: str | None = None
+    wheels: str | None = None
+
+    def channels(self) -> dict[str, str]:
+        """The folders by the name of their channel, which is the container's folder."""
+        named = {
+            "snapshot": self.snapshot,
+            "code": self.code,
+            "model": self.champion,
+            "weights": self.weights,
+            "wheels": self.wheels,
+        }
+        return {name: uri for name, uri in named.items() if uri is not None}
+
+
+def job_name(run_id: str, attempt: int) -> str:
+    """The name of a run's training job: the same for the same run and attempt, of letters, digits and dashes."""
+    clean = re.sub(r"[^A-Za-z0-9]+", "-", run_id).strip("-")
+    end = f"-{attempt}"
+    room = _NAME_CHARACTERS - len("segloop-") - len(end)
+    if clean != run_id or len(clean) > room:
+        digest = hashlib.sha256(run_id.encode()).hexdigest()[:12]
+        clean = f"{clean[: room - 13].rstrip('-')}-{digest}".lstrip("-")
+    return f"segloop-{clean}{end}"
+
+
+def default_image(region: str, instance: str) -> str:
+    """AWS's own image of PyTorch for a region and an instance type.
+
+    Raises:
+        SettingsError: the region's is not known.
+    """
+    account = _ACCOUNTS.get(region)
+    if account is None:
+        raise SettingsError(
+            f"SEGLOOP_SAGEMAKER_IMAGE is empty, and segloop does not know where AWS keeps its images for {region}: set it to "
+            "the pytorch-training image that AWS's list of Deep Learning Containers gives."
+        )
+    return _IMAGE.format(
+        account=account,
+        region=region,
+        suffix="amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com",
+        processor="gpu" if _GPU.match(instance) else "cpu",
+    )
+
+
+def training_job(
+    settings: Settings,
+    region: str,
+    name: str,
+    run_id: str,
+    inputs: Inputs,
+    hyperparameters: Mapping[str, str],
+    places: Mapping[str, str],
+) -> dict[str, Any]:
+    """The request of CreateTrainingJob; `places` has the addresses `output` and `checkpoints`."""
+    request: dict[str, Any] = {
+        "TrainingJobName": name,
+        "RoleArn": settings.sagemaker_role,
+        "AlgorithmSpecification": {
+            "TrainingImage": settings.sagemaker_image or default_image(region, settings.sagemaker_instance),
+            "TrainingInputMode": "File",
+            # Python is then the container's first process, and gets SIGTERM.
+            "ContainerEntrypoint": ["python3", f"{_CONTAINER_BASE}/input/data/code/train.py"],
+            "MetricDefinitions": [
+                {"Name": f"segloop:{metric}", "Regex": rf'{PROGRESS} .*"{metric}": ([0-9.eE+-]+)'} for metric in METRICS
+            ],
+        },
+        "HyperParameters": {**hyperparameters, RUN: run_id},
+        "InputDataConfig": [_channel(channel, uri) for channel, uri in inputs.channels().items()],
+        "OutputDataConfig": {"S3OutputPath": places["output"]},
+        "CheckpointConfig": {"S3Uri": places["checkpoints"], "LocalPath": f"{_CONTAINER_BASE}/checkpoints"},
+        "ResourceConfig": {
+            "InstanceType": settings.sagemaker_instance,
+            "InstanceCount": settings.sagemaker_instances,
+            "VolumeSizeInGB": settings.sagemaker_volume_gb,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": settings.sagemaker_max_runtime_s},
+        "EnableManagedSpotTraining": settings.sagemaker_spot,
+        "Tags": [{"Key": "segloop-run", "Value": run_id}, *map(_tag, settings.sagemaker_tags)],
+    }
+    _add_options(request, settings)
+    return request
+
+
+def _add_options(request: dict[str, Any], settings: Settings) -> None:
+    resources = request["ResourceConfig"]
+    if settings.sagemaker_spot:
+        wait_s = settings.sagemaker_max_wait_s or 2 * settings.sagemaker_max_runtime_s
+        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = wait_s
+    if settings.sagemaker_retries:
+        request["RetryStrategy"] = {"MaximumRetryAttempts": settings.sagemaker_retries}
+    if settings.sagemaker_warm_pool_s:
+        resources["KeepAlivePeriodInSeconds"] = settings.sagemaker_warm_pool_s
+    if settings.sagemaker_volume_kms_key:
+        resources["VolumeKmsKeyId"] = settings.sagemaker_volume_kms_key
+    if settings.sagemaker_output_kms_key:
+        request["OutputDataConfig"]["KmsKeyId"] = settings.sagemaker_output_kms_key
+    if settings.sagemaker_subnets:
+        request["VpcConfig"] = {
+            "Subnets": list(settings.sagemaker_subnets),
+            "SecurityGroupIds": list(settings.sagemaker_security_groups),
+        }
+
+
+def _channel(name: str, uri: str) -> dict[str, Any]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def _tag(text: str) -> dict[str, str]:
+    key, _, value = text.partition("=")
+    return {"Key": key.strip(), "Value": value.strip()}

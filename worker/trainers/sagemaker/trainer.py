@@ -1,0 +1,312 @@
+"""A trainer whose runs are SageMaker's: all that it knows is in the run's folder and in AWS."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from segloop.dataset import MANIFEST, Manifest, load_manifest
+from segloop.errors import TrainerUnavailable, TrainingError
+from segloop.settings import Settings
+from worker.trainers.base import Run, RunStatus
+from worker.trainers.sagemaker import pipelines
+from worker.trainers.sagemaker.archive import ARCHIVE_BYTES, extract_bundle
+from worker.trainers.sagemaker.checks import check_request, check_settings
+from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, code_of, explained
+from worker.trainers.sagemaker.code import ENTRY, code_files
+from worker.trainers.sagemaker.requests import RUN, Inputs, job_name, training_job
+from worker.trainers.sagemaker.status import status_of
+from worker.trainers.sagemaker.uploads import Bucket, Folder, digest_of, split_s3
+
+logger = logging.getLogger(__name__)
+
+#: How long a stop is waited for: SageMaker gives a training two minutes to save, then uploads; in seconds.
+STOP_S = 600.0
+#: Values of the hyperparameter `weights` that name weights and no file.
+_PUBLISHED = ("coco", "imagenet", "none")
+
+
+class SageMakerTrainer:
+    """Trains in training jobs of SageMaker, or in executions of a pipeline (setting `sagemaker_pipeline`).
+
+    Every method may be called again, by any process: a run's training job has a name, and a pipeline's execution a
+    token, that follow from the run's id and from how often it was lost.
+
+    Args:
+        code: files of the code channel, train.py among them, in place of segloop's own.
+        attempts: times that a call of AWS is tried in all.
+
+    Raises:
+        SettingsError: a setting is missing or breaks one of SageMaker's rules.
+    """
+
+    def __init__(self, settings: Settings, *, code: Path | None = None, attempts: int = ATTEMPTS) -> None:
+        check_settings(settings)
+        self._settings = settings
+        self._clients = Clients(settings, attempts)
+        self._bucket = Bucket(self._clients, settings.sagemaker_s3)
+        self._pipeline = pipelines.Pipeline(self._clients, settings.sagemaker_pipeline)
+        self._code = code
+
+    @property
+    def poll_later_s(self) -> float | None:
+        """The setting `sagemaker_poll_s`."""
+        return self._settings.sagemaker_poll_s
+
+    def submit(self, run: Run) -> None:
+        """Start a run, go on with one that was lost, or take up one that still runs or has ended.
+
+        Raises:
+            TrainingError, SettingsError: it cannot be started, and trying again would not help.
+            TrainerUnavailable: AWS cannot be reached now.
+        """
+        state = _read_state(run)
+        status = self._status(run, state)
+        if status is not None and status.state != "lost":
+            return
+        if status is not None:
+            state = {"attempt": state["attempt"] + 1}
+            _write_state(run, state)
+        if self._settings.sagemaker_pipeline:
+            self._start_execution(run, state)
+        else:
+            self._create_job(run, state["attempt"])
+
+    def poll(self, run: Run) -> RunStatus:
+        """How a submitted run is; `running`, with a line in the log, while AWS cannot be asked.
+
+        Raises:
+            TrainingError: AWS does not allow to ask.
+        """
+        try:
+            status = self._status(run, _read_state(run))
+        except TrainerUnavailable as error:
+            logger.warning("run %s: %s", run.id, error)
+            return RunStatus("running")
+        return status or RunStatus("lost", reason="SageMaker knows no training job of this run.")
+
+    def collect(self, run: Run) -> Path:
+        """The bundle folder of a finished run, downloaded and checked once.
+
+        Raises:
+            TrainingError: it is not finished, or what it left is not its bundle.
+            TrainerUnavailable: S3 cannot be reached now.
+        """
+        bundle = run.folder / "model"
+        if bundle.is_dir():
+            return bundle
+        name = self._job_of(run, _read_state(run))
+        job = self._describe(name) if name is not None else None
+        if job is None or status_of(job).state != "finished":
+            raise TrainingError(f"Run {run.id} has no trained bundle: its training job {name} is not completed.")
+        archive = run.folder / "model.tar.gz"
+        self._download(job["ModelArtifacts"]["S3ModelArtifacts"], archive)
+        part = run.folder / "model.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        extract_bundle(archive, part, load_manifest(run.snapshot).hash)
+        part.rename(bundle)
+        archive.unlink()
+        return bundle
+
+    def stop(self, run: Run) -> None:
+        """Stop a run so that it can be submitted again later; returns when it has stopped, or after ten minutes.
+
+        Raises:
+            TrainingError: AWS does not allow to stop it.
+            TrainerUnavailable: AWS cannot be reached now.
+        """
+        state = _read_state(run)
+        status = self._status(run, state)
+        if status is None or status.state != "running":
+            return
+        if "execution" in state:
+            self._pipeline.stop(state["execution"])
+        else:
+            self._stop_job(job_name(run.id, state["attempt"]))
+        deadline = time.monotonic() + STOP_S
+        while self.poll(run).state == "running":
+            if time.monotonic() > deadline:
+                logger.warning("run %s: SageMaker has not stopped it within %.0f s", run.id, STOP_S)
+                return
+            time.sleep(min(self._settings.sagemaker_poll_s, 5.0))
+
+    # -- training jobs
+
+    def _create_job(self, run: Run, attempt: int) -> None:
+        name = job_name(run.id, attempt)
+        inputs, folders, manifest = self._inputs(run)
+        hyperparameters = self._hyperparameters(run)
+        places = {"output": self._bucket.uri("output/"), "checkpoints": self._checkpoints(run)}
+        request = training_job(self._settings, self._clients.region, name, run.id, inputs, hyperparameters, places)
+        check_request(self._clients.sagemaker, "CreateTrainingJob", request)
+        self._upload(folders, manifest)
+        with explained("sagemaker:CreateTrainingJob"):
+            try:
+                self._clients.sagemaker.create_training_job(**request)
+            except ClientError as error:
+                if code_of(error) != "ResourceInUse":
+                    raise
+                logger.info("run %s: its training job %s is there already", run.id, name)
+                return
+        logger.info("run %s: training job %s created", run.id, name)
+
+    def _describe(self, name: str) -> dict[str, Any] | None:
+        with explained("sagemaker:DescribeTrainingJob"):
+            try:
+                found: dict[str, Any] = self._clients.sagemaker.describe_training_job(TrainingJobName=name)
+            except ClientError as error:
+                if code_of(error) in ("ValidationException", "ResourceNotFound") and "not found" in str(error).lower():
+                    return None
+                raise
+        return found
+
+    def _stop_job(self, name: str) -> None:
+        with explained("sagemaker:StopTrainingJob"):
+            try:
+                self._clients.sagemaker.stop_training_job(TrainingJobName=name)
+            except ClientError as error:
+                # It has just ended.
+                if code_of(error) != "ValidationException":
+                    raise
+
+    # -- either
+
+    def _status(self, run: Run, state: dict[str, Any]) -> RunStatus | None:
+        """How the run is; None if it was never submitted."""
+        name = self._job_of(run, state)
+        job = self._describe(name) if name is not None else None
+        status = status_of(job, self._settings.sagemaker_price_per_hour) if job is not None else None
+        if not self._settings.sagemaker_pipeline:
+            return status
+        if "execution" not in state:
+            return None
+        return pipelines.status_of(self._pipeline.execution(state["execution"]), status)
+
+    def _job_of(self, run: Run, state: dict[str, Any]) -> str | None:
+        if not self._settings.sagemaker_pipeline:
+            return job_name(run.id, state["attempt"])
+        return self._pipeline.job(state["execution"]) if "execution" in state else None
+
+    def _start_execution(self, run: Run, state: dict[str, Any]) -> None:
+        inputs, folders, manifest = self._inputs(run)
+        nothing = self._bucket.uri("nothing/")
+        values = {
+            "SnapshotS3Uri": inputs.snapshot,
+            "CodeS3Uri": inputs.code,
+            "ModelS3Uri": inputs.champion or nothing,
+            "WeightsS3Uri": inputs.weights or nothing,
+            "WheelsS3Uri": inputs.wheels or nothing,
+            "OutputS3Uri": self._bucket.uri("output/"),
+            "CheckpointS3Uri": self._checkpoints(run),
+            **{
+                pipelines.hyperparameter_name(name): value
+                for name, value in {**self._hyperparameters(run), RUN: run.id}.items()
+            },
+        }
+        self._upload(folders, manifest)
+        # A channel needs an object.
+        self._bucket.put("nothing/nothing", b"")
+        execution = self._pipeline.start(run.id, state["attempt"], values)
+        _write_state(run, {**state, "execution": execution})
+        logger.info("run %s: pipeline execution %s started", run.id, execution)
+
+    # -- what a training reads
+
+    def _inputs(self, run: Run) -> tuple[Inputs, list[Folder], Manifest]:
+        """The addresses of a run's channels, and the folders that have to be there."""
+        manifest = load_manifest(run.snapshot)
+        names = {MANIFEST, *(name for item in manifest.items for name in (item.image, item.mask))}
+        snapshot = Folder(f"snapshots/{manifest.hash}", {name: run.snapshot / name for name in names}, MANIFEST)
+        code = _folder("code", self._code_files(run), ENTRY)
+        champion = weights = None
+        if run.champion is not None:
+            files = {name: run.champion / name for name in ("model.safetensors", "version.json")}
+            champion = _folder("champions", files, "version.json")
+        elif (file := _weights_file(run)) is not None:
+            info = file.with_name("version.json")
+            weights = _folder("weights", {path.name: path for path in (file, info) if path.is_file()}, file.name)
+        folders = [folder for folder in (snapshot, code, champion, weights) if folder is not None]
+        inputs = Inputs(
+            snapshot=self._uri(snapshot),
+            code=self._uri(code),
+            champion=self._uri(champion) if champion is not None else None,
+            weights=self._uri(weights) if weights is not None else None,
+            wheels=self._settings.sagemaker_wheels or None,
+        )
+        return inputs, folders, manifest
+
+    def _upload(self, folders: list[Folder], manifest: Manifest) -> None:
+        latest = f"snapshots/latest-{manifest.project}"
+        earlier = (self._bucket.read(latest) or b"").decode()
+        for folder in folders:
+            is_next = folder.last == MANIFEST and earlier not in ("", manifest.hash)
+            sent = self._bucket.upload(folder, earlier=f"snapshots/{earlier}" if is_next else "")
+            logger.info("%s: %d of %d files sent", self._uri(folder), sent, len(folder.files))
+        if earlier != manifest.hash:
+            self._bucket.put(latest, manifest.hash.encode())
+
+    def _code_files(self, run: Run) -> dict[str, Path]:
+        if self._code is None:
+            return code_files(run.folder / "code")
+        return {path.name: path for path in self._code.iterdir() if path.is_file()}
+
+    def _hyperparameters(self, run: Run) -> dict[str, str]:
+        """The run's own, with the paths and the device of the machine that it gets."""
+        hyperparameters = {**run.hyperparameters}
+        if "device" in hyperparameters:
+            hyperparameters["device"] = "auto"
+        if run.champion is not None and _weights_file(run) is not None:
+            # The champion's weights go before them.
+            hyperparameters["weights"] = "none"
+        elif (file := _weights_file(run)) is not None:
+            hyperparameters["weights"] = f"/opt/ml/input/data/weights/{file.name}"
+        return hyperparameters
+
+    def _checkpoints(self, run: Run) -> str:
+        return self._bucket.uri(f"checkpoints/{run.id}/")
+
+    def _uri(self, folder: Folder) -> str:
+        return self._bucket.uri(f"{folder.key}/")
+
+    def _download(self, address: str, path: Path) -> None:
+        bucket, key = split_s3(address, "sagemaker_s3")
+        with explained("s3:GetObject"):
+            size = self._clients.s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
+            if size > ARCHIVE_BYTES:
+                raise TrainingError(f"{address} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
+            self._clients.s3.download_file(bucket, key, str(path))
+
+
+def _folder(kind: str, files: dict[str, Path], last: str) -> Folder:
+    return Folder(f"{kind}/{digest_of(files)}", files, last)
+
+
+def _weights_file(run: Run) -> Path | None:
+    """The file of this machine that the hyperparameter `weights` names."""
+    weights = run.hyperparameters.get("weights", "none")
+    if weights in _PUBLISHED:
+        return None
+    if not Path(weights).is_file():
+        raise TrainingError(f"SEGLOOP_WEIGHTS is {weights!r}, which is no file: use coco, imagenet, none or a file.")
+    return Path(weights)
+
+
+def _read_state(run: Run) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((run.folder / "sagemaker.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {"attempt": 1}
+    return state
+
+
+def _write_state(run: Run, state: dict[str, Any]) -> None:
+    part = run.folder / "sagemaker.json.part"
+    part.write_text(json.dumps(state), "utf-8")
+    part.replace(run.folder / "sagemaker.json")
