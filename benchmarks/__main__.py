@@ -1,4 +1,8 @@
-"""`make bench`: every benchmark, one after the other, each in a process of its own."""
+"""`make bench`: the benchmarks, one after the other, each in a process of its own.
+
+What concerns masks and serving, in under ten minutes; with `--learning` what concerns training and annotations, in five
+more. `benchmarks.camvid` and `benchmarks.acquisition` train for long, and are run by themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,17 @@ from pathlib import Path
 
 from benchmarks import table
 
-BENCHMARKS = ("codec", "polygons", "images", "latency", "training")
+BENCHMARKS = ("codec", "polygons", "images", "latency")
+#: Those of `--learning`.
+LEARNING = ("training", "adaptation", "sync")
 #: Those that measure a version with its engines; all the same one.
 OF_A_VERSION = ("engines", "serving", "interactive", "memory", "scaling")
 
 
 def main() -> int:
     """Run them; the highest exit status among them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--learning", action="store_true", help="the benchmarks of learning too")
     parser.add_argument("--out", type=Path, help="a file for the JSON lines")
     parser.add_argument("--write", action="store_true", help="write the table of docs/PERFORMANCE.md")
     given = parser.parse_args()
@@ -25,6 +32,8 @@ def main() -> int:
         commands = [[f"benchmarks.{name}"] for name in BENCHMARKS]
         commands.append(["benchmarks.versions", version])
         commands += [[f"benchmarks.{name}", "--version", version] for name in OF_A_VERSION]
+        if given.learning:
+            commands += [[f"benchmarks.{name}"] for name in LEARNING]
         outcomes = [run(command) for command in commands]
     lines = [line for _, output in outcomes for line in output]
     if given.out:

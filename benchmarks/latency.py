@@ -38,7 +38,7 @@ INPUT_SIZE = 256
 def main() -> int:
     """Measure, and print one JSON line."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--seconds", type=float, default=25.0, help="length of each of the two measurements")
+    arguments.add_argument("--seconds", type=float, default=15.0, help="length of each of the two measurements")
     seconds = arguments.parse_args().seconds
     with tempfile.TemporaryDirectory(prefix="segloop-latency-") as name:
         folder = Path(name)

@@ -31,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_option(parser)
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="length of the measurement of each number of clients"
+        "--seconds", type=float, default=3.0, help="length of the measurement of each number of clients"
     )
     given = parser.parse_args()
     with (

@@ -12,8 +12,7 @@ from typing import Any
 from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
 from segloop.errors import RegistryError, TrainingError
 from worker.jobs.mirroring import open_mirror, sync_mirror
-from worker.jobs.retraining import WEIGHTS_FILE
-from worker.jobs.workshop import Workshop
+from worker.jobs.workshop import WEIGHTS_FILE, Workshop
 from worker.trainers.base import Run
 
 Progress = Callable[[dict[str, Any]], None]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS_FILE = "model.safetensors"
+
 Compare = Callable[[Path, Path | None, Path, tuple[str, ...], Settings], dict[str, Any]]
 Export = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]

@@ -1,0 +1,105 @@
+"""The training of a retrain: with this process to its end, or elsewhere while no worker waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segloop.errors import TrainingError
+from segloop.policy import Recipe
+from segloop.settings import Settings
+from worker.jobs.files import read_json, write_json
+from worker.jobs.workshop import Workshop
+from worker.queue import Parked
+from worker.trainers.base import Run, RunStatus
+
+logger = logging.getLogger(__name__)
+
+#: What progress says of a run that trains.
+TRAINING: Mapping[Recipe, str] = {"full": "Training.", "quick": "Quick adaptation: training the head alone."}
+
+#: How often a training that was killed from outside is started again within one job.
+MAX_LOST = 3
+
+#: Longest time between two looks at a training that goes on by itself, in seconds.
+LONGEST_LOOK_S = 300.0
+
+
+def train(shop: Workshop, settings: Settings, project: str, run: Run, recipe: Recipe) -> Path:
+    """Train a run; its bundle.
+
+    Raises:
+        Parked: the training goes on elsewhere; this is to be called again.
+        TrainingError: it failed, was lost too often, took too long, or somebody asked for its stop.
+    """
+    shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe]})
+    if shop.trainer.poll_later_s is None:
+        return _train_here(shop, project, run, recipe)
+    return _train_elsewhere(shop, settings, project, run, recipe, shop.trainer.poll_later_s)
+
+
+def _train_here(shop: Workshop, project: str, run: Run, recipe: Recipe) -> Path:
+    """Train with this process, to the end."""
+    lost = 0
+    shown: Mapping[str, Any] | None = None
+    shop.trainer.submit(run)
+    try:
+        while (status := shop.trainer.poll(run)).state != "finished":
+            lost = _go_on(shop, project, run, status, lost)
+            if status.progress is not None and status.progress != shown:
+                shown = status.progress
+                shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **shown})
+            time.sleep(shop.poll_s)
+    except BaseException:
+        shop.trainer.stop(run)
+        raise
+    return shop.trainer.collect(run)
+
+
+def _train_elsewhere(shop: Workshop, settings: Settings, project: str, run: Run, recipe: Recipe, poll_s: float) -> Path:
+    """Submit a run that goes on by itself, or look how it is: its bundle once it has finished.
+
+    Nothing is stopped by an interruption: the next worker looks again.
+
+    Raises:
+        Parked: it still runs; the next look is after a tenth of the time that it has taken, at least `poll_s`.
+    """
+    known = read_json(run.folder / "training.json")
+    if known is None:
+        shop.trainer.submit(run)
+        known = {"submitted_at": time.time(), "lost": 0}
+        write_json(run.folder / "training.json", known)
+    age_s = time.time() - known["submitted_at"]
+    status = shop.trainer.poll(run)
+    if status.state == "finished":
+        return shop.trainer.collect(run)
+    if age_s > settings.job_timeout_s:
+        shop.trainer.stop(run)
+        raise TrainingError(f"The training took longer than job_timeout_s={settings.job_timeout_s}.")
+    lost = _go_on(shop, project, run, status, known["lost"])
+    write_json(run.folder / "training.json", {**known, "lost": lost})
+    shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **(status.progress or {})})
+    raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
+
+
+def _go_on(shop: Workshop, project: str, run: Run, status: RunStatus, lost: int) -> int:
+    """Submit a lost run again; how often it was lost by now.
+
+    Raises:
+        TrainingError: it failed, was lost too often, or somebody asked for its stop.
+    """
+    if shop.jobs.stop_asked(project, run.id):
+        shop.trainer.stop(run)
+        raise TrainingError("Somebody stopped the training.")
+    if status.state == "failed":
+        raise TrainingError(status.reason)
+    if status.state != "lost":
+        return lost
+    if lost >= MAX_LOST:
+        raise TrainingError(f"The training was killed {lost + 1} times: {status.reason}")
+    logger.warning("run %s: %s Going on from its checkpoint.", run.id, status.reason)
+    shop.trainer.submit(run)
+    return lost + 1
