@@ -46,10 +46,12 @@ test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAK
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 	@$(BIN)/python -m pytest -q -m "not label_studio and not slow"
 
-lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's image lacks
+lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's images lack
 	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
 	@$(BIN)/python -m worker.trainers.sagemaker requirements.lock > worker/trainers/sagemaker/requirements.part
 	@mv worker/trainers/sagemaker/requirements.part worker/trainers/sagemaker/requirements.txt
+	@$(BIN)/python -m worker.endpoints requirements.lock > worker/endpoints/requirements.part
+	@mv worker/endpoints/requirements.part worker/endpoints/requirements.txt
 
 bench: $(READY)  ## every published figure
 	@$(BIN)/python -m benchmarks

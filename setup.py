@@ -76,7 +76,7 @@ setup(
     include_package_data=True,
     package_data={
         "segloop": ["templates/*", "static/*", "py.typed"],
-        "worker": ["py.typed", "trainers/sagemaker/requirements.txt"],
+        "worker": ["py.typed", "trainers/sagemaker/requirements.txt", "endpoints/requirements.txt"],
     },
     # optional: without a C compiler the codec runs on NumPy, several times slower
     ext_modules=[Extension("segloop.masks._rle", ["segloop/masks/_rle.c"], optional=True)],

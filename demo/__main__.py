@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from demo.data import DemoData, from_folder, generated
 from demo.label_studio import RunningLabelStudio, installed, template
+from demo.sagemaker import emulated
 from demo.stack import RunningSegloop
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import Credentials, LabelStudio
@@ -37,6 +39,7 @@ Variables:
   DEMO_DATA=FOLDER   use train/images, train/masks, val/images, val/masks (class indices) instead of drawn scenes
   DEMO_TRAIN=N       images that the annotator labels (48, or 100 of a folder)
   DEMO_VAL=N         images that nobody labels, to measure the pre-labels with (12, or 24 of a folder)
+  DEMO_TRAINER=NAME  local, or sagemaker: training jobs in an emulator of Amazon SageMaker on this machine
   SEGLOOP_...        any setting of segloop, such as SEGLOOP_INPUT_SIZE
 """
 
@@ -253,13 +256,20 @@ class Demo:
         return response
 
 
-def run(data: DemoData, folder: Path, stay: bool) -> int:
+def trainer_settings(name: str, folder: Path) -> AbstractContextManager[dict[str, Any]]:
+    """The settings of a place to train in, which is there as long as they are used."""
+    if name not in ("local", "sagemaker"):
+        raise SystemExit(f"DEMO_TRAINER is {name!r}: use local or sagemaker.")
+    return emulated(folder) if name == "sagemaker" else nullcontext({})
+
+
+def run(data: DemoData, folder: Path, trainer: str, stay: bool) -> int:
     """Show everything; 0, or 1 if a promise was not kept."""
     installing = console.status("Preparing Label Studio (its first time takes a minute or two) ...")
     with installing:
         installed(), template()
-    with RunningLabelStudio() as label_studio:
-        settings = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key}
+    with trainer_settings(trainer, folder) as elsewhere, RunningLabelStudio() as label_studio:
+        settings = {**elsewhere, "label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key}
         # a short run: what two cores learn from scratch in two or three minutes
         settings |= {"weights": "none", "input_size": 192, "train_epochs": 1, "train_min_steps": 2 * len(data.train)}
         own = {
@@ -343,7 +353,8 @@ def main() -> int:
     val = int(os.environ.get("DEMO_VAL", 24 if given else 12))
     try:
         data = from_folder(Path(given), train, val) if given else generated(folder / "scenes", train, val)
-        return run(data, folder, stay=os.environ.get("DEMO_EXIT") != "1")
+        trainer = os.environ.get("DEMO_TRAINER") or "local"
+        return run(data, folder, trainer, stay=os.environ.get("DEMO_EXIT") != "1")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 
 from segloop import __version__
-from segloop.errors import SegloopError, UnknownProject
+from segloop.errors import QueueUnavailable, SegloopError, UnknownProject
 from segloop.settings import PROJECT_SETTINGS, Settings, load_settings
 
 # What only some commands need is imported by them: `segloop serve` has to answer soon.
@@ -211,6 +211,76 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
         raise SystemExit(1)
 
 
+@main.command()
+@_shared_options
+def stop(project: str | None, as_json: bool) -> None:
+    """Stop the training of a project that is queued or under way; what is served stays as it is."""
+    from segloop.registry import open_registry
+    from worker.queue import Jobs
+
+    settings = load_settings()
+    registry = open_registry(settings)
+    key = registry.resolve(project) if project is not None else _only(registry.projects(), settings)
+    jobs = Jobs.open(settings, timeout_s=5)
+    try:
+        job_id = jobs.ask_stop(key) if jobs.live_retrain(key) is not None else None
+    finally:
+        jobs.close()
+    if as_json:
+        _print_json({"project": key, "job": job_id})
+    elif job_id is None:
+        click.echo(f"project {key} has no training under way")
+    else:
+        click.echo(f"project {key}: job {job_id} is asked to stop; it ends within seconds, in SageMaker within minutes")
+
+
+@main.group()
+def sagemaker() -> None:
+    """Serve a version from a SageMaker endpoint."""
+
+
+@sagemaker.command()
+@click.argument("version")
+@click.option("--endpoint", required=True, help="Name of the endpoint that is made, or updated.")
+@click.option("--instance", default="ml.c6i.xlarge", show_default=True, help="Instance type.")
+@click.option("--count", default=1, show_default=True, help="Instances.")
+@click.option("--serverless", default=0, metavar="MEMORY_MB", help="No instances: pay by request (1024 to 6144 MB).")
+@click.option("--concurrency", default=5, show_default=True, help="Requests at a time of a serverless endpoint.")
+@click.option("--alarm", "alarms", multiple=True, metavar="NAME", help="CloudWatch alarm that rolls an update back.")
+@click.option("--image", default="", help="Container image in place of AWS's own.")
+@click.option("--dry-run", is_flag=True, help="Check and print the requests, and send nothing.")
+@_shared_options
+def deploy(version: str, project: str | None, as_json: bool, dry_run: bool, serverless: int, **own: Any) -> None:
+    """Have an endpoint serve a version, and wait until it does; where it does already, nothing changes."""
+    from worker.endpoints import Deployment, Wish
+
+    settings = load_settings()
+    registry, key = _open(settings, project)
+    wish = Wish(serverless_mb=serverless, **own)
+    result = Deployment(settings, registry).deploy(key, version, wish, _tell, dry_run=dry_run)
+    champion = registry.champion(key)
+    serves_here = settings.endpoint == wish.endpoint and champion is not None and champion.version == version
+    if result["done"] != "nothing" and serves_here:
+        _refresh_predictions(settings, key, version)
+    if as_json or dry_run:
+        _print_json(result)
+    else:
+        click.echo(f"endpoint {wish.endpoint}: {result['done']}; it serves {version} of project {key}")
+
+
+def _refresh_predictions(settings: Settings, project: str, version: str) -> None:
+    """Predict what could not be predicted before the endpoint served the version."""
+    from worker.queue import Jobs
+
+    jobs = Jobs.open(settings, timeout_s=5)
+    try:
+        jobs.enqueue_prelabel(project, version)
+    except QueueUnavailable as error:
+        click.echo(f"The predictions in Label Studio are not refreshed: {error}", err=True)
+    finally:
+        jobs.close()
+
+
 def _tell(progress: dict[str, Any]) -> None:
     """A line of progress on stderr, rewritten in place on a terminal."""
     step = f" {progress['step']} of {progress['steps']}" if "step" in progress and "steps" in progress else ""
@@ -224,11 +294,14 @@ def _open(settings: Settings, project: str | None) -> tuple[Registry, str]:
     registry = open_registry(settings)
     if project is not None:
         return registry, registry.resolve(project)
-    trained = [key for key in registry.projects() if registry.versions(key)]
-    if len(trained) == 1:
-        return registry, trained[0]
-    if trained:
-        raise UnknownProject(f"the store has several projects ({', '.join(trained)}); name one with --project")
+    return registry, _only([key for key in registry.projects() if registry.versions(key)], settings)
+
+
+def _only(projects: list[str], settings: Settings) -> str:
+    if len(projects) == 1:
+        return projects[0]
+    if projects:
+        raise UnknownProject(f"the store has several projects ({', '.join(projects)}); name one with --project")
     raise UnknownProject(f"the store {settings.store_url} has no version yet; press Start Training in Label Studio")
 
 

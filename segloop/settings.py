@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from segloop.errors import BadRequest, SettingsError
 
 _MIB = 2**20
 _MEGAPIXEL = 10**6
+_ENGINES = ("auto", "torch", "openvino", "openvino-int8")
+_ENDPOINT_PREFIX = "sagemaker:"
+_ENDPOINT = re.compile(r"sagemaker:[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 # sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
 _SOCKET_PATH_BYTES = 103
 # what torchrun sets, and what stands for a process alone
@@ -201,10 +205,11 @@ class Settings(BaseSettings):
     )
 
     # -- Serving
-    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = Field(
+    engine: str = Field(
         "auto",
         description="What runs the network: auto takes torch on a GPU, and on a CPU the int8 model where it is as good "
-        "as the exact one, else the exact one (openvino).",
+        "as the exact one, else the exact one (openvino). sagemaker:NAME asks a SageMaker endpoint (docs/sagemaker.md). "
+        "One of `auto`, `torch`, `openvino`, `openvino-int8`, `sagemaker:NAME`.",
     )
     predict_requests: int = Field(
         16,
@@ -405,12 +410,24 @@ class Settings(BaseSettings):
             raise ValueError("must be api or s3://bucket/prefix")
         return value.rstrip("/")
 
+    @field_validator("engine")
+    @classmethod
+    def _engine_or_endpoint(cls, value: str) -> str:
+        if value not in _ENGINES and not _ENDPOINT.fullmatch(value):
+            raise ValueError(f"use {', '.join(_ENGINES)}, or sagemaker:NAME with the name of a SageMaker endpoint")
+        return value
+
     @field_validator("label_studio_url", "public_url")
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
+
+    @property
+    def endpoint(self) -> str:
+        """The SageMaker endpoint that runs the network; empty where one of this machine's engines does."""
+        return self.engine.removeprefix(_ENDPOINT_PREFIX) if self.engine.startswith(_ENDPOINT_PREFIX) else ""
 
     @property
     def has_password(self) -> bool:

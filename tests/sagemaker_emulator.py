@@ -1,4 +1,4 @@
-"""An emulator of SageMaker's training jobs and pipelines: AWS's JSON protocol, S3 (moto's), and real child processes.
+"""An emulator of SageMaker's training jobs, pipelines and (hosting_emulator.py) endpoints: AWS's JSON protocol, S3 (moto's), and real child processes.
 
 A job's container is a process with /opt/ml of its own and PID 1 where the tests run as root (a private mount and PID
 namespace), else one that gets a base folder in place of /opt/ml.
@@ -28,21 +28,15 @@ import boto3
 from botocore.session import get_session
 from moto.server import ThreadedMotoServer
 
+from tests.hosting_emulator import ACCOUNT, Hosting, Refusal
 from worker.trainers.sagemaker.checks import problems
 
-ACCOUNT = "123456789012"
+__all__ = ["ACCOUNT", "Emulator", "Refusal", "emulated_aws"]
+
 ML = Path("/opt/ml")
 #: Real seconds that a container has to end after SIGTERM; SageMaker gives 120.
 GRACE_S = 10.0
 Json = dict[str, Any]
-
-
-class Refusal(Exception):
-    """An error that the service answers with."""
-
-    def __init__(self, code: str, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.code, self.message, self.status = code, message, status
 
 
 @dataclass
@@ -73,6 +67,7 @@ class Emulator:
         calls: every operation that was asked for, in order.
         start_s: real seconds that a job takes to start.
         environment: variables of the image.
+        hosting: its endpoints.
     """
 
     def __init__(self, s3_url: str, folder: Path, *, second_s: float = 1.0) -> None:
@@ -84,6 +79,7 @@ class Emulator:
         self.executions: dict[str, Json] = {}
         self.start_s = 0.0
         self.environment: dict[str, str] = {}
+        self.hosting = Hosting(self)
         self._model = get_session().get_service_model("sagemaker")
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
@@ -101,6 +97,7 @@ class Emulator:
             job.wish = job.wish or "stop"
         for thread in self._threads:
             thread.join()
+        self.hosting.close()
         self._server.shutdown()
         self._server.server_close()
         self.s3.close()
@@ -121,7 +118,7 @@ class Emulator:
             raise Refusal("ValidationException", f"{path}: {problem}")
         method = re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
         with self._lock:
-            answer: Json = getattr(self, method)(request)
+            answer: Json = getattr(self if hasattr(self, method) else self.hosting, method)(request)
         return answer
 
     # -- training jobs
@@ -377,6 +374,7 @@ def emulated_aws(folder: Path, bucket: str) -> Iterator[tuple[Emulator, dict[str
                     "AWS_ENDPOINT_URL_S3": emulator.s3_url,
                     "AWS_ENDPOINT_URL_SQS": emulator.s3_url,
                     "AWS_ENDPOINT_URL_SAGEMAKER": emulator.url,
+                    "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": emulator.url,
                     "AWS_ACCESS_KEY_ID": "test",
                     "AWS_SECRET_ACCESS_KEY": "test",
                     "AWS_DEFAULT_REGION": "us-east-1",
@@ -440,15 +438,26 @@ def _handler(emulator: Emulator) -> Callable[..., BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path.startswith("/endpoints/"):
+                self._invoke(self.path.split("/")[2], body)
+                return
             operation = self.headers["X-Amz-Target"].removeprefix("SageMaker.")
             try:
                 status, answer = 200, emulator.answer(operation, json.loads(body))
             except Refusal as refusal:
                 status, answer = refusal.status, {"__type": refusal.code, "message": refusal.message}
-            data = json.dumps(answer).encode()
+            self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/x-amz-json-1.1"})
+
+        def _invoke(self, name: str, body: bytes) -> None:
+            emulator.calls.append("InvokeEndpoint")
+            status, data, error = emulator.hosting.invoke(name, body, dict(self.headers))
+            content_type = "application/json" if error else "application/x-npy"
+            self._send(status, data, {"Content-Type": content_type, "x-amzn-errortype": error})
+
+        def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/x-amz-json-1.1")
-            self.send_header("Content-Length", str(len(data)))
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 

@@ -103,6 +103,18 @@ class Batcher:
         return [entry for entry in self._pending if entry.image.shape == self._pending[0].image.shape]
 
 
+class Unbatched(Batcher):
+    """For an engine that computes elsewhere: concurrent callers ask it side by side, an image at a time."""
+
+    def logits(self, images: Sequence[Float32], deadline: float | None = None) -> list[Float32]:
+        """As Batcher's; a call that has begun is not broken off at the deadline."""
+        found = []
+        for image in images:
+            _left_s(deadline)
+            found.append(self.engine.logits(image[None])[0])
+        return found
+
+
 def _left_s(deadline: float | None) -> float | None:
     if deadline is None:
         return None

@@ -12,6 +12,8 @@ from segloop.errors import EngineError, SettingsError
 
 _NPY: Final = "application/x-npy"
 _CONNECT_TIMEOUT_S: Final = 3.0
+#: Requests at a time that keep their connections.
+_CONNECTIONS: Final = 64
 #: The largest answer that is read, in bytes; SageMaker's own limit is below it.
 _ANSWER_BYTES: Final = 64 * 2**20
 
@@ -19,8 +21,9 @@ _ANSWER_BYTES: Final = 64 * 2**20
 class SageMakerEngine:
     """Sends batches to an endpoint as .npy (float32 (B, 3, h, w)) and takes logits float32 (B, C, h', w') as .npy back.
 
-    The endpoint is told the version by the header of custom attributes (`version=v3-...`); one that serves another is
-    to answer with an error. Thread-safe; boto3's default chain of credentials.
+    The endpoint is told the version by the header of custom attributes (`version=v3-...`), and by a parameter of the
+    content type, which AWS's image passes on where it may lose the header; one that serves another is to answer with
+    an error. Thread-safe; boto3's default chain of credentials.
 
     Args:
         timeout_s: longest wait for an answer, of each try.
@@ -44,6 +47,7 @@ class SageMakerEngine:
         config = Config(
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=timeout_s,
+            max_pool_connections=_CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": attempts},
         )
         # Any: the stubs of boto3 come with S3's alone.
@@ -64,7 +68,7 @@ class SageMakerEngine:
         try:
             reply = self._client.invoke_endpoint(
                 EndpointName=self._endpoint,
-                ContentType=_NPY,
+                ContentType=f"{_NPY}; version={self._version}",
                 Accept=_NPY,
                 CustomAttributes=f"version={self._version}",
                 Body=body.getvalue(),
@@ -84,7 +88,7 @@ class SageMakerEngine:
             raise EngineError(f"the SageMaker endpoint {self._endpoint} answers with more than {_ANSWER_BYTES} bytes")
         try:
             logits = np.load(io.BytesIO(answer), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, MemoryError) as error:
             raise EngineError(f"the SageMaker endpoint {self._endpoint} answers with no .npy: {error}") from error
         if not isinstance(logits, np.ndarray) or logits.ndim != 4 or len(logits) != images or 0 in logits.shape:
             shape = getattr(logits, "shape", None)

@@ -101,17 +101,19 @@ def pick_engine(settings: Settings, exported: Mapping[str, Any]) -> EngineName:
     """The engine for a version, whose version.json has `exported` under "engines".
 
     On a GPU torch; on a CPU the int8 model where it passed its gate, else the exact one. An int8 model that did not
-    pass never serves; a version that could not be exported is run by torch.
+    pass never serves; a version that could not be exported is run by torch. What an endpoint does not serve, as before
+    any training, runs as with `auto`.
     """
-    if settings.engine == "torch" or (settings.engine == "auto" and on_gpu(settings)):
+    engine = "auto" if settings.endpoint else settings.engine
+    if engine == "torch" or (engine == "auto" and on_gpu(settings)):
         return "torch"
     if error := exported.get("error"):
         logger.warning("torch serves: the version could not be exported: %s", error)
         return "torch"
     int8 = exported.get("openvino-int8") or {}
-    if settings.engine != "openvino" and int8.get("serves"):
+    if engine != "openvino" and int8.get("serves"):
         return "openvino-int8"
-    if settings.engine == "openvino-int8":
+    if engine == "openvino-int8":
         logger.warning("fp32 serves instead of int8: %s", int8.get("reason", "the version has no int8 model"))
     return "openvino"
 

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segloop.acquisition import Certainty, certainty, embedding
-from segloop.serving.batching import Batcher
+from segloop.serving.batching import Batcher, Unbatched
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
+
+#: How often an endpoint is asked for one image.
+_TRIES: Final = 3
 
 
 class Picture(Protocol):
@@ -137,9 +140,12 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     Raises:
         VersionNotFound: the project has no such version.
         RegistryError: the store is unreachable or the version's files are not what its manifest says.
-        SettingsError: a GPU is asked for and there is none.
+        SettingsError: a GPU is asked for and there is none, or no AWS region is known for the endpoint.
     """
     info = registry.get(project, version)
+    if settings.endpoint:
+        logger.info("project %s: %s runs on the SageMaker endpoint %s", project, version, settings.endpoint)
+        return _model_of(info, Unbatched(_remote(settings, version)))
     name = pick_engine(settings, info.engines)
     engine: Engine
     if name == "torch":
@@ -150,8 +156,22 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     else:
         engine = OpenVINOEngine(_exported(registry, info, name, settings), settings.workers)
     logger.info("project %s: %s runs on %s", project, version, name)
+    return _model_of(info, Batcher(engine))
+
+
+def _model_of(info: VersionInfo, batcher: Batcher) -> ServedModel:
     return ServedModel(
-        version, project, info.classes, info.input_size, Batcher(engine), info.long_side, info.temperature
+        info.version, info.project, info.classes, info.input_size, batcher, info.long_side, info.temperature
+    )
+
+
+def _remote(settings: Settings, version: str) -> Engine:
+    """The endpoint's engine; all its tries together take about as long as a /predict has."""
+    from segloop.serving.endpoint import SageMakerEngine
+
+    timeout_s = settings.predict_deadline_s / (_TRIES + 1)
+    return SageMakerEngine(
+        settings.endpoint, version, region=settings.sagemaker_region, timeout_s=timeout_s, attempts=_TRIES
     )
 
 

@@ -225,6 +225,7 @@ def test_an_empty_batch_is_answered(make_world):
     assert world.predict().json["results"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", [{0}, {0, 5, 11}])
 def test_a_slow_image_costs_the_others_of_its_batch_nothing(make_world, slow):
     world = make_world(predict_deadline_s=3)

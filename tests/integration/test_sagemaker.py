@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from segloop.network import load_bundle
 from segloop.registry import bundles
 from segloop.settings import Settings
 from tests.aws_smoke import smoke
+from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal
 from tests.snapshots import Example, write_snapshot
 from worker.trainers.base import Run, RunStatus
@@ -31,6 +29,8 @@ from worker.trainers.sagemaker import SageMakerTrainer
 from worker.trainers.sagemaker.code import PACKAGES
 from worker.trainers.sagemaker.events import Events
 from worker.trainers.sagemaker.requests import job_name
+
+pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).resolve().parents[1]
 ROLE = "arn:aws:iam::123456789012:role/segloop-training"
@@ -477,51 +477,13 @@ def test_events_tell_of_ends(s3_server: str, monkeypatch: pytest.MonkeyPatch) ->
 # -- the real training
 
 
-def packages_of(*names: str) -> set[str]:
-    """Distributions with all that they require."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name not in found:
-            found.add(name)
-            with suppress(metadata.PackageNotFoundError):
-                required = [text for text in metadata.requires(name) or [] if "extra ==" not in text]
-                waiting += [re.split(r"[^A-Za-z0-9._-]", text)[0] for text in required]
-    return found
-
-
-def image_site(folder: Path) -> Path:
-    """A folder for PYTHONPATH that leaves a container only what AWS's image has and the code channel brings."""
-    kept = packages_of("torch", "torchvision") | {"pip", "setuptools", *PACKAGES}
-    modules = metadata.packages_distributions()
-    hidden = {
-        name for name, owners in modules.items() if not {owner.lower().replace("_", "-") for owner in owners} & kept
-    }
-    assert {"boto3", "rq", "flask", "label_studio_sdk"} <= hidden
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        f"""import sys
-from importlib.machinery import PathFinder
-hidden = {hidden - {"segloop", "worker"}!r}
-class Image:
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in hidden else PathFinder.find_spec(name, path, target)
-others = [finder for finder in sys.meta_path if finder is not PathFinder and "editable" not in repr(finder).lower()]
-sys.meta_path[:] = [*others, Image()]
-""",
-        "utf-8",
-    )
-    return folder
-
-
 @pytest.mark.slow
 def test_segloop_trains_in_the_container(
     emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the very smoke test that `make test-aws` runs in an account."""
     emulator.second_s = 1.0
-    emulator.environment = {"PYTHONPATH": str(image_site(tmp_path / "site"))}
+    emulator.environment = {"PYTHONPATH": str(image_site(tmp_path / "site", PACKAGES))}
     folder = tmp_path / "run"
     folder.mkdir()
     code = smoke(settings_of(tmp_path), folder)

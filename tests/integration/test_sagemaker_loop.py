@@ -21,6 +21,8 @@ from worker.jobs import Workshop, run_retrain
 from worker.queue import Jobs, Parked
 from worker.trainers.sagemaker import SageMakerTrainer
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parents[1]
 ROLE = "arn:aws:iam::123456789012:role/segloop-training"
 

@@ -10,6 +10,7 @@ from segloop import __version__
 from segloop.cli import main
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
+from worker.queue import Jobs
 
 PROJECT = "29.1795383040"
 
@@ -151,3 +152,30 @@ def test_the_settings_page_is_printed() -> None:
     assert result.exit_code == 0
     assert result.output.startswith("# Settings\n")
     assert "| `SEGLOOP_RETRAIN_THRESHOLD`<br>*per project* (`retrain_threshold`) | `100` |" in result.output
+
+
+# -- a training is stopped
+
+
+def test_stop_asks_the_live_training(registry: Registry, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    monkeypatch.setenv("SEGLOOP_REDIS_URL", redis_url)
+    registry.write_json(PROJECT, "project.json", {})
+    assert run("stop").output == f"project {PROJECT} has no training under way\n"
+    jobs = Jobs.open(Settings(redis_url=redis_url))
+    job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    assert not jobs.stop_asked(PROJECT, job_id)
+    result = run("stop", "--project", "29")
+    assert (result.exit_code, job_id in result.output) == (0, True)
+    assert jobs.stop_asked(PROJECT, job_id)
+    assert json.loads(run("stop", "--json").output) == {"project": PROJECT, "job": job_id}
+    registry.write_json("30.2", "project.json", {})
+    assert "name one with --project" in run("stop").output
+    jobs.close()
+
+
+def test_stop_without_a_queue_is_one_line(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGLOOP_REDIS_URL", "redis://127.0.0.1:9/0")
+    registry.write_json(PROJECT, "project.json", {})
+    result = run("stop")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.startswith("Error: ")

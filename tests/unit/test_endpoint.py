@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from segloop.errors import EngineError, SettingsError
+from segloop.errors import DeadlinePassed, EngineError, SettingsError
+from segloop.serving.batching import Unbatched
 from segloop.serving.endpoint import SageMakerEngine
 
 
@@ -27,6 +30,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, bytes]] = []
         self.seen: list[tuple[str, str]] = []
+        self.meeting: threading.Barrier | None = None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,6 +39,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.seen.append((self.path, self.headers["X-Amzn-SageMaker-Custom-Attributes"]))
+        if self.server.meeting is not None:
+            self.server.meeting.wait(30)
         if self.server.answers:
             status, answer = self.server.answers.pop(0)
         else:
@@ -107,6 +113,21 @@ def test_what_are_no_logits_is_refused(
     endpoint.answers.append((200, answer))
     with pytest.raises(EngineError, match=expected):
         engine.logits(BATCH)
+
+
+def test_callers_ask_side_by_side(endpoint: Endpoint, engine: SageMakerEngine) -> None:
+    """Two calls are under way at once: each is answered only when the other has arrived."""
+    endpoint.meeting = threading.Barrier(2)
+    batcher = Unbatched(engine)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda image: batcher.logits([image])[0], BATCH))
+    np.testing.assert_array_equal(answers[1][0], BATCH[1].mean(axis=0))
+
+
+def test_nothing_is_asked_after_the_deadline(endpoint: Endpoint, engine: SageMakerEngine) -> None:
+    with pytest.raises(DeadlinePassed):
+        Unbatched(engine).logits(list(BATCH), time.monotonic() - 1)
+    assert endpoint.seen == []
 
 
 def test_a_region_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,9 @@ def settings(**values: str) -> Settings:
         ("openvino-int8", PASSED, "openvino-int8", None),
         ("torch", {}, "torch", None),
         ("torch", PASSED, "torch", None),
+        # what the endpoint does not serve, as before any training
+        ("sagemaker:street", {}, "openvino", None),
+        ("sagemaker:street", PASSED, "openvino-int8", None),
     ],
 )
 def test_the_engine_on_a_cpu(caplog, engine, exported, picked, warning):

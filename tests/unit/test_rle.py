@@ -296,6 +296,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_memory_is_bounded_by_the_code_and_the_image(name: str) -> None:
     rle = pack((SIDE * SIDE * 4, 32), *EDITOR_HEADER, (0, 3)) + HOSTILE[name]

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import click
 import pytest
 
+from segloop.cli import main
 from segloop.errors import SettingsError, TrainingError
 from segloop.settings import Settings
 from tests.snapshots import write_base
@@ -386,16 +388,14 @@ def test_what_is_installed_is_not_installed_again() -> None:
     assert entry.lacking(REQUIREMENTS.read_text("utf-8")) == ""
 
 
-def test_what_cannot_be_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry, "BASE", tmp_path)
+def test_what_cannot_be_installed_is_told(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"no-such-thing==1.0 --hash=sha256:{'0' * 64}\n", "utf-8")
     target = tmp_path / "target"
     target.mkdir()
-    assert entry.install(requirements, target, wheels) != 0
-    assert "no-such-thing==1.0" in (tmp_path / "output" / "failure").read_text("utf-8")
+    assert "no-such-thing==1.0" in entry.install(requirements, target, wheels)
 
 
 def test_wheels_are_installed_offline(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_wheels_are_installed_offline(tmp_path: Path) -> None:
     requirements.write_text(f"tinything==1.0 --hash=sha256:{sha256}\n", "utf-8")
     target = tmp_path / "target"
     target.mkdir()
-    assert entry.install(requirements, target, wheels) == 0
+    assert entry.install(requirements, target, wheels) == ""
     assert (target / "tinything.py").read_text("utf-8") == "VALUE = 7\n"
 
 
@@ -461,9 +461,21 @@ def test_sigterm_is_passed_on(tmp_path: Path) -> None:
 
 def test_the_page_lists_every_permission_and_its_policies_are_json() -> None:
     page = (ROOT / "docs" / "sagemaker.md").read_text("utf-8")
-    source = "".join(path.read_text("utf-8") for path in (ROOT / "worker/trainers/sagemaker").glob("*.py"))
+    files = [*(ROOT / "worker/trainers/sagemaker").glob("*.py"), *(ROOT / "worker/endpoints").glob("*.py")]
+    source = "".join(path.read_text("utf-8") for path in files)
     actions = set(re.findall(r'explained\("([a-z0-9]+:[A-Za-z]+)"\)', source))
-    assert {"s3:PutObject", "sagemaker:CreateTrainingJob", "sqs:DeleteMessage"} <= actions
+    assert {"s3:PutObject", "sagemaker:CreateTrainingJob", "sqs:DeleteMessage", "sagemaker:UpdateEndpoint"} <= actions
+    fenced = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", page)
+    plain = "".join(text for language, text in fenced if not language)
+    commands = re.findall(r"^segloop (.*)$", plain, re.MULTILINE)
+    assert commands
+    for command in commands:
+        names = [word for word in command.split() if not word.startswith("-")]
+        options = {word for word in command.split() if word.startswith("--")}
+        found: Any = main
+        while isinstance(found, click.Group):
+            found = found.commands[names.pop(0)]
+        assert options <= {name for parameter in found.params for name in parameter.opts}, command
     assert {action for action in actions if action not in page} == set()
     blocks = re.findall(r"(?s)```json\n(.*?)```", page)
     assert len(blocks) >= 5

@@ -84,6 +84,17 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
         ("SEGLOOP_PORT", "70000", r"^The setting SEGLOOP_PORT is '70000': .*65535"),
         ("SEGLOOP_ARCH", "unet", r"^The setting SEGLOOP_ARCH is 'unet': .*deeplabv3_resnet50"),
         ("LABEL_STUDIO_URL", "localhost:8080", r"^The setting SEGLOOP_LABEL_STUDIO_URL is 'localhost:8080': .*http://"),
+        (
+            "SEGLOOP_ENGINE",
+            "onnx",
+            r"^The setting SEGLOOP_ENGINE is 'onnx': .*auto, torch, openvino, openvino-int8, or sagem",
+        ),
+        (
+            "SEGLOOP_ENGINE",
+            "sagemaker:",
+            r"^The setting SEGLOOP_ENGINE is 'sagemaker:': .*name of a SageMaker endpoint",
+        ),
+        ("SEGLOOP_ENGINE", "sagemaker:a_b", r"^The setting SEGLOOP_ENGINE is 'sagemaker:a_b': "),
         ("SEGLOOP_VAL_FRACTION", "1", r"^The setting SEGLOOP_VAL_FRACTION is '1': .*less than 1"),
     ],
 )
@@ -116,6 +127,11 @@ def test_without_a_password_only_loopback_is_bound() -> None:
 def test_the_store_is_a_folder_or_s3() -> None:
     assert Settings(store="versions").store_url == str(Path("versions").absolute())
     assert Settings(store="s3://bucket/prefix/").store_url == "s3://bucket/prefix"
+
+
+def test_an_engine_may_be_an_endpoint() -> None:
+    assert Settings(engine="sagemaker:street-1").endpoint == "street-1"
+    assert Settings(engine="openvino-int8").endpoint == ""
 
 
 def test_settings_are_frozen() -> None:
@@ -196,5 +212,5 @@ def test_settings_alone_reads_the_environment() -> None:
     readers = {
         path.name for path in sources if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     }
-    # entry.py is the first process of a training container: segloop is not there yet.
-    assert readers <= {"settings.py", "entry.py"}
+    # entry.py and inference.py are the first processes of containers: segloop is not there yet.
+    assert readers <= {"settings.py", "entry.py", "inference.py"}

@@ -167,4 +167,8 @@ def export_models(bundle: Path, snapshot: Path | None, out: Path, settings: Sett
 def _load_model(registry: Registry, project: str, version: str, settings: Settings) -> ServedModel:
     from segloop.serving import load_served_model
 
-    return load_served_model(registry, project, version, settings)
+    model = load_served_model(registry, project, version, settings)
+    if settings.endpoint:
+        # an endpoint that serves another version would refuse every task, one by one
+        model.warm_up()
+    return model

@@ -18,6 +18,7 @@ _SETTINGS = {
     "AlgorithmSpecification.TrainingImage": "sagemaker_image",
     "CheckpointConfig": "sagemaker_s3",
     "InputDataConfig": "sagemaker_s3",
+    "ExecutionRoleArn": "sagemaker_role",
     "OutputDataConfig.KmsKeyId": "sagemaker_output_kms_key",
     "OutputDataConfig": "sagemaker_s3",
     "PipelineName": "sagemaker_pipeline",
@@ -33,6 +34,17 @@ _SETTINGS = {
     "Tags": "sagemaker_tags",
     "VpcConfig.SecurityGroupIds": "sagemaker_security_groups",
     "VpcConfig.Subnets": "sagemaker_subnets",
+}
+
+#: Where an option of `segloop sagemaker deploy` stands in a request.
+_OPTIONS = {
+    "DeploymentConfig.AutoRollbackConfiguration": "--alarm",
+    "EndpointName": "--endpoint",
+    "PrimaryContainer.Image": "--image",
+    "ProductionVariants.InitialInstanceCount": "--count",
+    "ProductionVariants.InstanceType": "--instance",
+    "ProductionVariants.ServerlessConfig.MaxConcurrency": "--concurrency",
+    "ProductionVariants.ServerlessConfig.MemorySizeInMB": "--serverless",
 }
 
 #: Instances with a disk of their own, which takes no key of yours.
@@ -138,7 +150,8 @@ def _check_spot(settings: Settings) -> None:
 
 
 def _named(path: str) -> str:
-    for prefix, setting in _SETTINGS.items():
+    named = {prefix: f"SEGLOOP_{setting.upper()}" for prefix, setting in _SETTINGS.items()} | _OPTIONS
+    for prefix, name in named.items():
         if path == prefix or path.startswith(f"{prefix}."):
-            return f"SEGLOOP_{setting.upper()}"
+            return name
     return path or "The request"

@@ -97,7 +97,7 @@ def meaning(action: str, error: ClientError) -> SegloopError:
     if code == "ResourceLimitExceeded":
         return TrainingError(
             f"A quota of the AWS account is used up: {message} Ask for more in the console of Service Quotas, "
-            "or set SEGLOOP_SAGEMAKER_INSTANCE to a type that the account has."
+            "or take an instance type that the account has (SEGLOOP_SAGEMAKER_INSTANCE; of an endpoint, --instance)."
         )
     if code in _DENIED:
         return TrainingError(

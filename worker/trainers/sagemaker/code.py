@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import segloop
@@ -42,10 +43,10 @@ PACKAGES = (
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def requirements_of(lock: str) -> str:
-    """The entries of PACKAGES in a lock file with hashes, each as it stands there."""
+def requirements_of(lock: str, packages: Collection[str] = PACKAGES) -> str:
+    """The entries of some packages in a lock file with hashes, each as it stands there."""
     entries = re.split(r"(?m)^(?=\S)", lock)
-    chosen = [entry for entry in entries if re.split(r"[=\[ ]", entry, maxsplit=1)[0] in PACKAGES]
+    chosen = [entry for entry in entries if re.split(r"[=\[ ]", entry, maxsplit=1)[0] in packages]
     return "".join(re.sub(r"(?m)^ +#.*\n", "", entry) for entry in chosen)
 
 
@@ -53,9 +54,14 @@ def code_files(folder: Path) -> dict[str, Path]:
     """Make the code channel in a folder; its files by name."""
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "segloop.zip"
+    write_source(archive)
+    return {ENTRY: HERE / "entry.py", "requirements.txt": REQUIREMENTS, "segloop.zip": archive}
+
+
+def write_source(archive: Path) -> None:
+    """Write segloop's own source as a zip; that of the same source is the same."""
     source = Path(segloop.__file__).parent
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(source.rglob("*.py")):
             name = zipfile.ZipInfo(f"segloop/{path.relative_to(source).as_posix()}", _DATE)
             file.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    return {ENTRY: HERE / "entry.py", "requirements.txt": REQUIREMENTS, "segloop.zip": archive}

@@ -38,9 +38,10 @@ def main() -> int:
     packages = Path(tempfile.mkdtemp(prefix="segloop-"))
     with zipfile.ZipFile(CODE / "segloop.zip") as archive:
         archive.extractall(packages)
-    code = install(CODE / "requirements.txt", packages, BASE / "input" / "data" / "wheels")
-    if code:
-        return code
+    problem = install(CODE / "requirements.txt", packages, BASE / "input" / "data" / "wheels")
+    if problem:
+        fail(f"The container cannot install what its image lacks: {problem}")
+        return 1
     path = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
     return run(command(), {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})
 
@@ -56,11 +57,11 @@ def lacking(requirements: str) -> str:
     return "".join(entry for entry in entries if entry.split("==")[0] in missing)
 
 
-def install(requirements: Path, target: Path, wheels: Path) -> int:
-    """Install what is lacking into a folder, from the wheels channel where there is one; pip's exit status."""
+def install(requirements: Path, target: Path, wheels: Path) -> str:
+    """Install what is lacking into a folder, from a folder of wheels where there is one; what is wrong, if it fails."""
     text = lacking(requirements.read_text("utf-8"))
     if not text:
-        return 0
+        return ""
     wanted = target / "requirements.txt"
     wanted.write_text(text, "utf-8")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
@@ -69,9 +70,7 @@ def install(requirements: Path, target: Path, wheels: Path) -> int:
         [*pip, *source, "--target", str(target), "-r", str(wanted)], stderr=subprocess.PIPE, text=True, check=False
     )
     sys.stderr.write(result.stderr)
-    if result.returncode:
-        fail(f"The container cannot install what its image lacks: {result.stderr.strip()[-700:]}")
-    return result.returncode
+    return result.stderr.strip()[-700:] or f"pip ended with {result.returncode}" if result.returncode else ""
 
 
 def command() -> list[str]:

@@ -14,7 +14,7 @@ from segloop.settings import Settings
 #: A training job's name has at most so many characters.
 _NAME_CHARACTERS = 63
 _CONTAINER_BASE = "/opt/ml"
-_IMAGE = "{account}.dkr.ecr.{region}.{suffix}/pytorch-training:2.10.0-{processor}-py313"
+_TRAINING_IMAGE = "pytorch-training:2.10.0-{processor}-py313"
 _GPU = re.compile(r"ml\.[pg]\d")
 
 # The account that AWS's images of PyTorch are in, by region.
@@ -86,24 +86,27 @@ def job_name(run_id: str, attempt: int) -> str:
     return f"segloop-{clean}{end}"
 
 
-def default_image(region: str, instance: str) -> str:
-    """AWS's own image of PyTorch for a region and an instance type.
+def default_image(
+    region: str, instance: str, image: str = _TRAINING_IMAGE, named: str = "SEGLOOP_SAGEMAKER_IMAGE is empty"
+) -> str:
+    """AWS's own image of PyTorch for a region and an instance type; `{processor}` in `image` becomes cpu or gpu.
 
     Raises:
-        SettingsError: the region's is not known.
+        SettingsError: the region's is not known; the text begins with `named`.
     """
     account = _ACCOUNTS.get(region)
     if account is None:
         raise SettingsError(
-            f"SEGLOOP_SAGEMAKER_IMAGE is empty, and segloop does not know where AWS keeps its images for {region}: set it to "
-            "the pytorch-training image that AWS's list of Deep Learning Containers gives."
+            f"{named}, and segloop does not know where AWS keeps its images for {region}: give the {image.split(':')[0]} "
+            "image that AWS's list of Deep Learning Containers gives."
         )
-    return _IMAGE.format(
-        account=account,
-        region=region,
-        suffix="amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com",
-        processor="gpu" if _GPU.match(instance) else "cpu",
-    )
+    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return f"{account}.dkr.ecr.{region}.{suffix}/{image.format(processor='gpu' if has_gpu(instance) else 'cpu')}"
+
+
+def has_gpu(instance: str) -> bool:
+    """Whether instances of a type have a GPU."""
+    return _GPU.match(instance) is not None
 
 
 def training_job(
@@ -139,7 +142,7 @@ def training_job(
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": settings.sagemaker_max_runtime_s},
         "EnableManagedSpotTraining": settings.sagemaker_spot,
-        "Tags": [{"Key": "segloop-run", "Value": run_id}, *map(_tag, settings.sagemaker_tags)],
+        "Tags": [{"Key": "segloop-run", "Value": run_id}, *map(tag_of, settings.sagemaker_tags)],
     }
     _add_options(request, settings)
     return request
@@ -170,6 +173,7 @@ def _channel(name: str, uri: str) -> dict[str, Any]:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
 
 
-def _tag(text: str) -> dict[str, str]:
+def tag_of(text: str) -> dict[str, str]:
+    """A tag of the setting `sagemaker_tags`, name=value."""
     key, _, value = text.partition("=")
     return {"Key": key.strip(), "Value": value.strip()}

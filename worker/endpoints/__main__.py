@@ -1,0 +1,11 @@
+"""`python -m worker.endpoints requirements.lock` prints requirements.txt of this folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from worker.endpoints.packing import PACKAGES
+from worker.trainers.sagemaker.code import requirements_of
+
+sys.stdout.write(requirements_of(Path(sys.argv[1]).read_text("utf-8"), PACKAGES))

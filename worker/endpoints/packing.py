@@ -1,0 +1,86 @@
+"""model.tar.gz of an endpoint: a version's files, and the code that answers with them."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+from pathlib import Path
+
+from segloop.registry import Registry, VersionInfo
+from segloop.registry.versions import VERSION_FILE, WEIGHTS
+from segloop.serving.engines import pick_engine
+from segloop.settings import Settings
+from worker.trainers.sagemaker import code
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements.txt"
+ENTRY = "inference.py"
+
+#: What `segloop.serving.handler` imports and the image need not have. torch, torchvision and numpy are the image's own.
+PACKAGES = (
+    "annotated-types",
+    "anyio",
+    "cachetools",
+    "certifi",
+    "filelock",
+    "h11",
+    "httpcore",
+    "httpx",
+    "idna",
+    "opencv-python-headless",
+    "openvino",
+    "openvino-telemetry",
+    "platformdirs",
+    "pydantic",
+    "pydantic-core",
+    "pydantic-settings",
+    "python-dotenv",
+    "safetensors",
+    "typing-extensions",
+    "typing-inspection",
+)
+
+#: Weights hardly shrink.
+_LEVEL = 1
+
+
+def archive_files(registry: Registry, info: VersionInfo, settings: Settings, folder: Path) -> dict[str, Path]:
+    """The files of the archive by their names in it; what has to be made is made in a folder.
+
+    Of the version they are version.json and what the engine of these settings (`device` and `engine`) needs.
+
+    Raises:
+        RegistryError: the store is unreachable, or a file is not the one that version.json describes.
+    """
+    names = _model_files(info, settings)
+    bundle = registry.bundle(info.project, info.version, names)
+    source = folder / "segloop.zip"
+    code.write_source(source)
+    return {
+        **{name: bundle / name for name in (VERSION_FILE, *names)},
+        f"code/{ENTRY}": HERE / ENTRY,
+        # requirements.txt would be installed by AWS's image, with all that the packages ask for
+        "code/lacking.txt": REQUIREMENTS,
+        "code/segloop.zip": source,
+        "code/segloop_entry.py": code.HERE / "entry.py",
+    }
+
+
+def write_archive(files: dict[str, Path], archive: Path) -> None:
+    """Write a .tar.gz; that of the same files is the same."""
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = files[name].stat().st_size
+            with files[name].open("rb") as file:
+                tar.addfile(member, file)
+
+
+def _model_files(info: VersionInfo, settings: Settings) -> list[str]:
+    name = pick_engine(settings, info.engines)
+    files = [f"{name}.xml", f"{name}.bin"]
+    return files if name != "torch" and info.files.keys() >= set(files) else [WEIGHTS]
