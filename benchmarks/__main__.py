@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks import table
@@ -46,11 +47,13 @@ def main() -> int:
 def run(command: list[str]) -> tuple[int, list[str]]:
     """Exit status and lines of output of a module, echoed as they come."""
     lines = []
+    began = time.perf_counter()
     with subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             sys.stdout.write(line)
             sys.stdout.flush()
             lines.append(line)
+    print(f"{command[0]}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return process.returncode, lines
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def paired_ms(ours: Callable[[], object], theirs: Callable[[], object], seconds: float = 3.0) -> tuple[float, float]:
+def paired_ms(ours: Callable[[], object], theirs: Callable[[], object], seconds: float = 2.0) -> tuple[float, float]:
     """Median times of two functions in milliseconds, run in turns so that a busy machine slows both.
 
     Each runs once unmeasured, then both in turns for about `seconds`, at least 3 and at most 200 times.
@@ -56,7 +56,7 @@ def compare(
     *,
     against: str,
     target: float,
-    seconds: float = 3.0,
+    seconds: float = 2.0,
     **facts: Any,
 ) -> bool:
     """Time both in turns and report how many times faster ours is."""

@@ -47,7 +47,7 @@ def decoding(jpeg: bytes) -> bool:
         theirs,
         against="Pillow: full decode, resize",
         target=3.3,
-        seconds=6.0,
+        seconds=5.0,
         file_bytes=len(jpeg),
         mean_difference=float(np.abs(ours().astype(np.int16) - theirs()).mean()),
     )
@@ -75,7 +75,7 @@ def upsampling(logits: Float32) -> tuple[bool, bool]:
             theirs,
             against=against,
             target=18.0,
-            seconds=12.0,
+            seconds=8.0,
             threads=torch.get_num_threads(),
         ),
         report("images", "labels of the upsampled logits", agreement, unit="agreement", target=0.9999, against=against),

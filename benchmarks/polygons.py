@@ -40,7 +40,7 @@ def main() -> int:
                 lambda tolerance_px=tolerance_px: skimage_polygons(masks, tolerance_px),
                 against="skimage find_contours and approximate_polygon",
                 target=FASTER,
-                seconds=8.0,
+                seconds=5.0,
                 points=sum(len(points) for polygons in ours for points in polygons),
                 their_points=sum(len(points) for polygons in theirs for points in polygons),
             )
