@@ -1,0 +1,5 @@
+"""`python -m segloop.cli`."""
+
+from segloop.cli import main
+
+main()

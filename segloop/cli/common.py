@@ -1,0 +1,72 @@
+"""What the commands share: options, errors, the store that they open, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segloop.errors import SegloopError, UnknownProject
+from segloop.settings import Settings
+
+# What only some commands need is imported by them: `segloop serve` has to answer soon.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segloop.registry import Registry
+
+
+class Group(click.Group):
+    """A group where a mistake of the user is one line on stderr and exit status 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SegloopError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
+    return click.option("--project", "-p", help="Id of the project; needed only where the store has several.")(command)
+
+
+def open_store(settings: Settings, project: str | None) -> tuple[Registry, str]:
+    from segloop.registry import open_registry
+
+    registry = open_registry(settings)
+    if project is not None:
+        return registry, registry.resolve(project)
+    return registry, only([key for key in registry.projects() if registry.versions(key)], settings)
+
+
+def only(projects: list[str], settings: Settings) -> str:
+    if len(projects) == 1:
+        return projects[0]
+    if projects:
+        raise UnknownProject(f"the store has several projects ({', '.join(projects)}); name one with --project")
+    raise UnknownProject(f"the store {settings.store_url} has no version yet; press Start Training in Label Studio")
+
+
+def tell(progress: dict[str, Any]) -> None:
+    """A line of progress on stderr, rewritten in place on a terminal."""
+    step = f" {progress['step']} of {progress['steps']}" if "step" in progress and "steps" in progress else ""
+    text = progress.get("message") or f"{progress.get('phase', '')}{step}"
+    click.echo(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, err=True, nl=not sys.stderr.isatty())
+
+
+def share(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)

@@ -1,0 +1,55 @@
+"""Commands that start segloop, and that stop a training."""
+
+from __future__ import annotations
+
+import click
+
+from segloop.cli.common import only, print_json, shared_options
+from segloop.settings import load_settings
+
+
+@click.command()
+def up() -> None:
+    """Start everything on this machine: server, workers and, unless REDIS_URL is set, the queue's own Valkey."""
+    import segloop.supervisor
+
+    segloop.supervisor.up(load_settings())
+
+
+@click.command()
+def serve() -> None:
+    """Start the server alone."""
+    import segloop.supervisor
+
+    segloop.supervisor.serve(load_settings())
+
+
+@click.command()
+def worker() -> None:
+    """Start one worker alone."""
+    import segloop.supervisor
+
+    segloop.supervisor.work(load_settings())
+
+
+@click.command()
+@shared_options
+def stop(project: str | None, as_json: bool) -> None:
+    """Stop the training of a project that is queued or under way; what is served stays as it is."""
+    from segloop.registry import open_registry
+    from worker.queue import Jobs
+
+    settings = load_settings()
+    registry = open_registry(settings)
+    key = registry.resolve(project) if project is not None else only(registry.projects(), settings)
+    jobs = Jobs.open(settings, timeout_s=5)
+    try:
+        job_id = jobs.ask_stop(key) if jobs.live_retrain(key) is not None else None
+    finally:
+        jobs.close()
+    if as_json:
+        print_json({"project": key, "job": job_id})
+    elif job_id is None:
+        click.echo(f"project {key} has no training under way")
+    else:
+        click.echo(f"project {key}: job {job_id} is asked to stop; it ends within seconds, in SageMaker within minutes")

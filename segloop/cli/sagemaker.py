@@ -1,0 +1,58 @@
+"""Commands about Amazon SageMaker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from segloop.cli.common import open_store, print_json, shared_options, tell
+from segloop.errors import QueueUnavailable
+from segloop.settings import Settings, load_settings
+
+
+@click.group()
+def sagemaker() -> None:
+    """Serve a version from a SageMaker endpoint."""
+
+
+@sagemaker.command()
+@click.argument("version")
+@click.option("--endpoint", required=True, help="Name of the endpoint that is made, or updated.")
+@click.option("--instance", default="ml.c6i.xlarge", show_default=True, help="Instance type.")
+@click.option("--count", default=1, show_default=True, help="Instances.")
+@click.option("--serverless", default=0, metavar="MEMORY_MB", help="No instances: pay by request (1024 to 6144 MB).")
+@click.option("--concurrency", default=5, show_default=True, help="Requests at a time of a serverless endpoint.")
+@click.option("--alarm", "alarms", multiple=True, metavar="NAME", help="CloudWatch alarm that rolls an update back.")
+@click.option("--image", default="", help="Container image in place of AWS's own.")
+@click.option("--dry-run", is_flag=True, help="Check and print the requests, and send nothing.")
+@shared_options
+def deploy(version: str, project: str | None, as_json: bool, dry_run: bool, serverless: int, **own: Any) -> None:
+    """Have an endpoint serve a version, and wait until it does; where it does already, nothing changes."""
+    from worker.endpoints import Deployment, Wish
+
+    settings = load_settings()
+    registry, key = open_store(settings, project)
+    wish = Wish(serverless_mb=serverless, **own)
+    result = Deployment(settings, registry).deploy(key, version, wish, tell, dry_run=dry_run)
+    champion = registry.champion(key)
+    serves_here = settings.endpoint == wish.endpoint and champion is not None and champion.version == version
+    if result["done"] != "nothing" and serves_here:
+        _refresh_predictions(settings, key, version)
+    if as_json or dry_run:
+        print_json(result)
+    else:
+        click.echo(f"endpoint {wish.endpoint}: {result['done']}; it serves {version} of project {key}")
+
+
+def _refresh_predictions(settings: Settings, project: str, version: str) -> None:
+    """Predict what could not be predicted before the endpoint served the version."""
+    from worker.queue import Jobs
+
+    jobs = Jobs.open(settings, timeout_s=5)
+    try:
+        jobs.enqueue_prelabel(project, version)
+    except QueueUnavailable as error:
+        click.echo(f"The predictions in Label Studio are not refreshed: {error}", err=True)
+    finally:
+        jobs.close()

@@ -1,0 +1,173 @@
+"""Commands about versions: list, show, promote, roll back, reproduce."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segloop.cli.common import console, open_store, print_json, share, shared_options, tell
+from segloop.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from segloop.registry import Champion, VersionInfo
+
+
+@click.group()
+def versions() -> None:
+    """List, show, promote and roll back the versions of a project."""
+
+
+@versions.command("list")
+@shared_options
+def list_versions(project: str | None, as_json: bool) -> None:
+    """List the versions of a project, oldest first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    settings = load_settings()
+    registry, key = open_store(settings, project)
+    champion = registry.champion(key)
+    infos = registry.versions(key)
+    if as_json:
+        print_json([_summary(info, champion) for info in infos])
+        return
+    table = Table("", "version", "created", "mIoU", "champion's mIoU", "decision", title=f"project {key}")
+    for info in infos:
+        served = champion is not None and champion.version == info.version
+        reason = (info.decision or {}).get("reason", "")
+        cells = [info.created_at[:19], _miou(info.metrics, settings), _miou(info.champion_metrics, settings), reason]
+        table.add_row("*" if served else "", f"[bold]{info.version}[/]", *(escape(str(cell)) for cell in cells))
+    console().print(table)
+    console().print(f"* is served since {champion.promoted_at[:19]}" if champion else "No version is served.")
+
+
+@versions.command("show")
+@click.argument("version", required=False)
+@shared_options
+def show_version(version: str | None, project: str | None, as_json: bool) -> None:
+    """Show a version, or without one the version that is served."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    settings = load_settings()
+    registry, key = open_store(settings, project)
+    champion = registry.champion(key)
+    if version is None:
+        if champion is None:
+            raise click.ClickException(f"project {key} serves no version yet; see: segloop versions list")
+        version = champion.version
+    info = registry.get(key, version)
+    served = champion is not None and champion.version == version
+    if as_json:
+        print_json({**dataclasses.asdict(info), "champion": served})
+        return
+    facts = Table(title=f"{version} of project {key}", show_header=False)
+    for name, value in (
+        ("served", f"since {champion.promoted_at[:19]}: {champion.reason}" if champion and served else "no"),
+        ("created", info.created_at[:19]),
+        ("network", f"{info.arch}, output stride {info.output_stride}, {info.input_size} px"),
+        ("parent", info.parent or "none"),
+        ("decision", (info.decision or {}).get("reason", "none")),
+        ("mIoU", _miou(info.metrics, settings)),
+        ("pixel accuracy", share(info.metrics.get("pixel_accuracy"))),
+        ("boundary F1", share(info.metrics.get("boundary_f1"))),
+        ("calibration error", share(info.metrics.get("calibration_error"))),
+        *(
+            (f"engine {name}", engine["reason"] if engine["serves"] else f"does not serve. {engine['reason']}")
+            for name, engine in info.engines.items()
+            if isinstance(engine, dict) and "reason" in engine
+        ),
+    ):
+        facts.add_row(name, escape(str(value)))
+    scores = Table("class", "IoU", "champion's IoU", "boundary F1")
+    theirs = (info.champion_metrics or {}).get("iou") or {}
+    boundary = info.metrics.get("boundary_f1_by_class") or {}
+    for name in info.classes:
+        own = (info.metrics.get("iou") or {}).get(name)
+        scores.add_row(escape(name), share(own), share(theirs.get(name)), share(boundary.get(name)))
+    console().print(facts, scores)
+
+
+@versions.command()
+@click.argument("version")
+@click.option("--reason", default="Promoted by hand.", show_default=True, help="Kept with the promotion.")
+@shared_options
+def promote(version: str, reason: str, project: str | None, as_json: bool) -> None:
+    """Serve a version from now on."""
+    registry, key = open_store(load_settings(), project)
+    _report(registry.promote(key, version, reason), key, as_json)
+
+
+@versions.command()
+@click.option("--reason", default="Rolled back by hand.", show_default=True, help="Kept with the rollback.")
+@shared_options
+def rollback(reason: str, project: str | None, as_json: bool) -> None:
+    """Serve the version again that was served before; once more goes one further back."""
+    registry, key = open_store(load_settings(), project)
+    _report(registry.rollback(key, reason), key, as_json)
+
+
+@click.command()
+@click.argument("version")
+@click.option(
+    "--tolerance",
+    default=0.02,
+    show_default=True,
+    help="Largest difference of mIoU. Without a wall-clock budget, the same machine gives the very same metrics.",
+)
+@shared_options
+def reproduce(version: str, tolerance: float, project: str | None, as_json: bool) -> None:
+    """Train a version again from the same snapshot, and compare its metrics; exit status 1 if they differ."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from worker.jobs import Workshop
+    from worker.jobs.reproduction import run_reproduce
+
+    settings = load_settings()
+    _, key = open_store(settings, project)
+    with Workshop.open(settings) as shop:
+        result = run_reproduce(shop, key, version, tell)
+    difference = result["difference"]
+    same = difference is not None and abs(difference) <= tolerance
+    if as_json:
+        print_json({**result, "tolerance": tolerance, "same": same})
+    else:
+        table = Table("", version, "again", title=f"{result['tasks']} tasks, snapshot {result['snapshot'][:12]}")
+        then, now = result["metrics"], result["reproduced"]
+        for label, name in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("boundary F1", "boundary_f1")):
+            table.add_row(label, share(then.get(name)), share(now.get(name)))
+        for name, iou in (now.get("iou") or {}).items():
+            table.add_row(escape(f"IoU {name}"), share((then.get("iou") or {}).get(name)), share(iou))
+        console().print(table)
+        click.echo(f"The same within {tolerance:g} mIoU." if same else f"Not the same within {tolerance:g} mIoU.")
+    if not same:
+        raise SystemExit(1)
+
+
+def _report(champion: Champion, project: str, as_json: bool) -> None:
+    if as_json:
+        print_json(dataclasses.asdict(champion))
+    else:
+        click.echo(f"project {project} serves {champion.version} (generation {champion.generation})")
+
+
+def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, Any]:
+    return {
+        "version": info.version,
+        "created_at": info.created_at,
+        "parent": info.parent,
+        "metrics": info.metrics,
+        "champion_metrics": info.champion_metrics,
+        "decision": info.decision,
+        "champion": champion is not None and champion.version == info.version,
+    }
+
+
+def _miou(metrics: dict[str, Any] | None, settings: Settings) -> str:
+    shown = share((metrics or {}).get("miou"))
+    tasks = (metrics or {}).get("tasks")
+    few = isinstance(tasks, int) and tasks < settings.min_val_tasks
+    return f"{shown} (only {tasks} held-out tasks)" if few else shown
