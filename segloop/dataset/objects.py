@@ -118,9 +118,8 @@ class Memory:
 
     def prune(self) -> None:
         """Remove the files that no task of the mirror needs. A snapshot that was taken keeps its own."""
-        labelled = "SELECT id FROM tasks WHERE submitted > 0"
-        for table in ("images", "drawings"):
-            self._db.execute(f"DELETE FROM {table} WHERE task NOT IN ({labelled})")  # noqa: S608
+        self._db.execute("DELETE FROM images WHERE task NOT IN (SELECT id FROM tasks WHERE submitted > 0)")
+        self._db.execute("DELETE FROM drawings WHERE task NOT IN (SELECT id FROM tasks WHERE submitted > 0)")
         wanted = {row[0] for row in self._db.execute("SELECT file FROM images")}
         for (items,) in self._db.execute("SELECT items FROM drawings"):
             wanted.update(name for item in orjson.loads(items) for name in (item["image"], item["mask"]))

@@ -50,13 +50,6 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def jobs(settings: Settings) -> Iterator[Jobs]:
-    jobs = Jobs.open(settings, timeout_s=5)
-    yield jobs
-    jobs.close()
-
-
-@pytest.fixture
 def shop(settings: Settings, jobs: Jobs, emulator: Emulator, tmp_path: Path) -> Workshop:
     registry = open_registry(settings)
     registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
