@@ -11,7 +11,7 @@ from segloop.web.auth import is_loopback
 _settings = load_settings()
 
 bind = f"{_settings.bind_host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = "segloop.web.lingering.LingeringWorker"
 workers = _settings.workers
 threads = _settings.threads
 timeout = 120
