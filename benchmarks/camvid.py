@@ -5,7 +5,8 @@ retrains, each within the same wall-clock budget, cold (random weights) and warm
 retrains are), and a quick adaptation of the version before. Each run is the training entry point in a process of its own.
 
 Published networks trained from scratch reach 51 (ENet) to 60 (SegNet) on the test frames, after hours on a GPU;
-`--minutes` says how long a run may take here. Without the data there is nothing to measure, and it says so.
+`--minutes` says how long a run may take here, or `--steps` how many steps it makes, whatever else the machine does.
+Without the data there is nothing to measure, and it says so.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=FOLDER, help="folder with train and val, each images and masks")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of labelled images")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="wall-clock budget of each full retrain")
+    parser.add_argument("--steps", type=int, help="steps of each full retrain, in the place of --minutes")
     parser.add_argument("--kinds", nargs="+", default=("cold", "warm", "quick"), choices=("cold", "warm", "quick"))
     parser.add_argument("--epochs", type=int, default=1000, help="passes over the images, if the budget allows")
     parser.add_argument("--input-size", type=int, default=INPUT_SIZE, help="long side of what the network sees")
@@ -72,6 +74,9 @@ class Curve:
 
     def _train(self, size: int, kind: str) -> Path:
         given = self._given
+        long = {"train_minutes": given.minutes, "train_epochs": given.epochs}
+        if given.steps is not None:
+            long = {"train_minutes": 24 * 60, "train_epochs": 1, "train_min_steps": given.steps}
         data = replace(self._data, train=shuffled(self._data.train, size, given.seed))
         base = write_run(
             self._folder / f"{size}-{kind}",
@@ -80,8 +85,7 @@ class Curve:
             recipe="quick" if kind == "quick" else "full",
             weights="none",
             input_size=given.input_size,
-            train_minutes=given.minutes,
-            train_epochs=given.epochs,
+            **long,
             train_batch_size=given.batch_size,
             train_seed=given.seed,
         )
