@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-aws test-fast lint lock bench clean install chromium
+.PHONY: help demo run test test-aws test-fast lint lock bench clean docs install chromium promtool
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,11 @@ install: $(READY)  ## make .venv from requirements.lock
 chromium:
 	@command -v chromium >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
+# promtool alone: to install Debian's package would start a server on segloop's own port.
+promtool: $(READY)
+	@test -x $(BIN)/promtool || { apt-get -qq update && cd $(VENV) && apt-get -qq download prometheus \
+	  && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C bin --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb; }
+
 demo: $(READY)  ## a real Label Studio project whose pre-labels get better
 	@$(BIN)/python -m demo
 
@@ -37,14 +42,14 @@ lint: $(READY)  ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-test: chromium lint  ## every check, with a real Label Studio and a browser
-	@$(BIN)/python -m pytest
+test: chromium promtool lint  ## every check, with a real Label Studio and a browser
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAKER_* (costs cents; docs/sagemaker.md)
 	@$(BIN)/python -m tests.aws_smoke
 
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
-	@$(BIN)/python -m pytest -q -m "not label_studio and not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not label_studio and not slow"
 
 lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's images lack
 	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
@@ -53,10 +58,13 @@ lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMake
 	@$(BIN)/python -m worker.endpoints requirements.lock > worker/endpoints/requirements.part
 	@mv worker/endpoints/requirements.part worker/endpoints/requirements.txt
 
+docs: $(READY)  ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+
 bench: $(READY)  ## every published figure
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove what was made here (not ~/.cache/segloop)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f segloop/masks/_rle*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

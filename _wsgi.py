@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import atexit
 
+from segloop import tracing
 from segloop.backend import Backend
 from segloop.logs import configure_logging
 from segloop.settings import load_settings, share_cores
 from segloop.web import create_app
+from segloop.web.exporter import start_exporting
+from segloop.web.metrics import process_gauges
 
 share_cores()
 settings = load_settings()
-configure_logging(settings.log_level)
+configure_logging(settings.log_level, settings.log_format, settings.secrets)
+tracing.start("segloop")
 backend = Backend.from_settings(settings)
 atexit.register(backend.close)
+atexit.register(tracing.stop)
 app = create_app(backend, settings)
+start_exporting(lambda: process_gauges(backend))

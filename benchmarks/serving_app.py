@@ -14,6 +14,8 @@ from segloop.registry import Registry, open_registry
 from segloop.serving import Batcher, ServedModel, ServedModels
 from segloop.settings import Settings, load_settings
 from segloop.web import create_app
+from segloop.web.exporter import start_exporting
+from segloop.web.metrics import process_gauges
 from worker.queue import Jobs
 
 
@@ -37,10 +39,12 @@ def load_known(registry: Registry, project: str, version: str, settings: Setting
 
 
 settings = load_settings()
-configure_logging(settings.log_level)
+configure_logging(settings.log_level, settings.log_format, settings.secrets)
 registry = open_registry(settings)
 images = ImageSource(
     settings, Credentials(settings.label_studio_url, settings.label_studio_api_key), settings.data_dir / "cache"
 )
 models = ServedModels(registry, settings, load=load_known)
-app = create_app(Backend(settings, registry, models, images, lambda: Jobs.open(settings)), settings)
+backend = Backend(settings, registry, models, images, lambda: Jobs.open(settings))
+app = create_app(backend, settings)
+start_exporting(lambda: process_gauges(backend))

@@ -332,9 +332,9 @@ def show(demo: Demo, stay: bool) -> int:
         console.print("[green b]Every promise was kept.[/]")
     if stay:
         console.print(f"\nLook at it: [b]{demo.label_studio.url}/projects/{demo.project['id']}[/]")
-        console.print(
-            f"Login [b]{demo.label_studio.email}[/], password [b]{demo.label_studio.password}[/]. Ctrl-C ends it all."
-        )
+        console.print(f"Login [b]{demo.label_studio.email}[/], password [b]{demo.label_studio.password}[/].")
+        console.print(f"Why the new version was promoted: [b]{demo.segloop.url}/ui/[/]")
+        console.print(f"Login [b]{demo.segloop.user}[/], password [b]{demo.segloop.password}[/]. Ctrl-C ends it all.")
         try:
             signal.pause()
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from segloop.errors import (
     Busy,
     DeadlinePassed,
     ImageError,
+    LabelConfigError,
     QueueUnavailable,
     RegistryError,
     SegloopError,
@@ -26,6 +27,7 @@ from segloop.policy import Thresholds, due_recipe, should_retrain
 from segloop.prediction import Images, failed, label_names, predict_interactive, predict_tasks
 from segloop.serving import ServedModel, ServedModels
 from segloop.settings import Settings
+from segloop.telemetry import note
 
 if TYPE_CHECKING:
     from segloop.registry import Registry
@@ -220,6 +222,47 @@ class Backend:
         }
         return {"status": "ok", "classes": list(config.classes), "outputs": outputs}
 
+    # -- what operators and the status page ask besides
+
+    @property
+    def models(self) -> ServedModels:
+        """What answers."""
+        return self._models
+
+    @property
+    def registry(self) -> Registry:
+        """The store of versions."""
+        return self._registry
+
+    def jobs(self) -> Jobs:
+        """The queue; opened with the first call."""
+        return self._queue()
+
+    def known(self, project: object) -> str:
+        """The key of a project that this backend was connected to, from the key or from its id alone.
+
+        Raises:
+            UnknownProject: it never was.
+        """
+        return self._known(project)
+
+    def served(self, project: str) -> str:
+        """The version that answers for a project now. Loads no model."""
+        text = self._record(project).get("label_config")
+        try:
+            labels = label_names(parse_label_config(text)) if text else {}
+        except LabelConfigError:
+            labels = {}
+        return self._models.version(project, labels)
+
+    def start_training(self, project: str) -> dict[str, Any]:
+        """Queue a full retrain, or join the one under way: what Start Training does.
+
+        Raises:
+            QueueUnavailable: Redis is away.
+        """
+        return self._start_training(project)
+
     def _queue(self) -> Jobs:
         with self._opening:
             if self._jobs is None:
@@ -344,5 +387,6 @@ class Backend:
         try:
             return predict_interactive(task, context, config, model, self._images, settings, deadline=deadline)
         except (ImageError, DeadlinePassed) as error:
+            note("failure", (type(error).__name__,))
             logger.warning("task %s: no answer for a smart tool: %s", task.get("id"), error)
             return failed()

@@ -71,12 +71,20 @@ class TrainingError(SegloopError):
     """A training run failed; the text is its reason."""
 
 
+class TrainingStopped(TrainingError):
+    """Somebody asked a training to stop."""
+
+
 class NothingToTrain(TrainingError):
     """A project without enough usable annotations for a training run."""
 
 
 class TrainerUnavailable(SegloopError):
     """The place where training runs cannot be reached now; the same call may work later."""
+
+
+class StackError(SegloopError):
+    """A CloudFormation stack could not be changed; the text has its own reason."""
 
 
 class QueueUnavailable(SegloopError):

@@ -280,7 +280,7 @@ def main() -> int:
         die_with_parent(signal.SIGKILL, given.parent)
     try:
         settings = load_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format, settings.secrets)
         if given.bundle is not None:
             export(given.bundle, given.snapshot, given.out)
             return 0

@@ -42,11 +42,12 @@ _KNOWN_TAGS = {
 
 @dataclass(frozen=True)
 class Label:
-    """A label. `name` is what results carry: the alias, else the value."""
+    """A label. `name` is what results carry: the alias, else the value. `background` is its colour, as CSS has it."""
 
     value: str
     name: str
     predicted_values: tuple[str, ...] = ()
+    background: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class LabelConfig:
             for label in control.labels:
                 values[label.name].update(dict.fromkeys(label.predicted_values))
         return MappingProxyType({name: tuple(found) for name, found in values.items()})
+
+    @cached_property
+    def colours(self) -> MappingProxyType[str, str]:
+        """The colours of the classes that have one, as the config writes them."""
+        labels = [label for control in reversed(self._drawing) for label in reversed(control.labels)]
+        return MappingProxyType({label.name: label.background for label in labels if label.background})
 
     @cached_property
     def class_of(self) -> MappingProxyType[str, str]:
@@ -241,7 +248,8 @@ def _labels(node: Element) -> tuple[Label, ...]:
         name = attributes.get("alias") or value
         if name:
             predicted = (part.strip() for part in attributes.get("predicted_values", "").split(","))
-            labels.setdefault(name, Label(value or name, name, tuple(part for part in predicted if part)))
+            known = tuple(part for part in predicted if part)
+            labels.setdefault(name, Label(value or name, name, known, attributes.get("background", "")))
     return tuple(labels.values())
 
 

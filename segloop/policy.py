@@ -42,7 +42,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Changed tasks that queue a retrain: `full` of `Changes.full`, `quick` of `Changes.recent` (0: never)."""
+    """Changed tasks that queue a retrain: `full` of `Changes.full`, `quick` of `Changes.recent`; 0: never."""
 
     full: int
     quick: int = 0
@@ -58,7 +58,7 @@ class Live:
 
 def due_recipe(changes: Changes, thresholds: Thresholds) -> Recipe | None:
     """The recipe whose threshold is met; the full one where both are."""
-    if changes.full >= thresholds.full:
+    if 0 < thresholds.full <= changes.full:
         return "full"
     return "quick" if 0 < thresholds.quick <= changes.recent else None
 
@@ -84,7 +84,7 @@ def should_retrain(
             return RetrainDecision(
                 False,
                 f"{told.recent}; without weights and without a served version only a full retrain makes sense, "
-                f"and one begins at {thresholds.full}.",
+                f"and {_full_begins(thresholds)}.",
             )
         if live is not None:
             return RetrainDecision(False, f"{told.recent}, and a retrain is already under way; what is due follows it.")
@@ -154,7 +154,11 @@ def _told(changes: Changes) -> _Told:
 
 def _begins(thresholds: Thresholds) -> str:
     quick = f"a quick adaptation begins at {thresholds.quick}, " if thresholds.quick else ""
-    return f"{quick}a retrain begins at {thresholds.full}"
+    return f"{quick}{_full_begins(thresholds)}"
+
+
+def _full_begins(thresholds: Thresholds) -> str:
+    return f"a retrain begins at {thresholds.full}" if thresholds.full else "no number of them begins a retrain"
 
 
 def should_promote(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ from segloop.acquisition import Acquisition
 from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.results import class_map_regions, interactive_regions
+from segloop.telemetry import Stage, note
 
 if TYPE_CHECKING:
     from segloop.serving import Picture, Segmentation, ServedModel
@@ -26,6 +28,11 @@ logger = logging.getLogger(__name__)
 #: Tasks of one request under way at once: while the network runs for one, the next are fetched and decoded, and the
 #: last one's masks are encoded. More would only take memory.
 TASKS_AT_ONCE = 4
+
+
+_BATCH = ("batch",)
+_INTERACTIVE = ("interactive",)
+_NO_MODEL = ("NoModel",)
 
 
 class Images(Protocol):
@@ -68,6 +75,8 @@ def predict_tasks(
     reason logged and gets `{"result": [], "score": null}`; so does each task while there is no model.
     """
     if model is None:
+        note("prediction", _BATCH, len(tasks))
+        note("failure", _NO_MODEL, len(tasks))
         return [failed() for _ in tasks]
 
     def predict(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +86,8 @@ def predict_tasks(
         return [_outcome(lambda: predict(tasks[0]), tasks[0], model)]
     pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
     try:
-        answers = [pool.submit(predict, task) for task in tasks]
+        # each with the request's id and span
+        answers = [pool.submit(copy_context().run, predict, task) for task in tasks]
         return [
             _outcome(partial(_result, answer, deadline), task, model)
             for task, answer in zip(tasks, answers, strict=True)
@@ -103,7 +113,9 @@ def predict_interactive(
         ImageError: the image cannot be had.
         DeadlinePassed: the deadline, of `time.monotonic`, came first.
     """
+    note("prediction", _INTERACTIVE)
     if model is None:
+        note("failure", _NO_MODEL)
         return failed()
 
     def answer() -> dict[str, Any]:
@@ -113,7 +125,7 @@ def predict_interactive(
         return answer()
     aside = ThreadPoolExecutor(1, thread_name_prefix="smart-tool")
     try:
-        return _result(aside.submit(answer), deadline)
+        return _result(aside.submit(copy_context().run, answer), deadline)
     finally:
         aside.shutdown(wait=False, cancel_futures=True)
 
@@ -132,18 +144,20 @@ def _answer_interactive(
             continue
         image = images.load(uri, _task_id(task))
         segmentation = model.segment(image, deadline)
-        regions, score = interactive_regions(
-            context,
-            segmentation.class_map,
-            segmentation.confidence_grid,
-            model.classes,
-            config,
-            tag.name,
-            preference=settings.output_tag,
-            tolerance_px=settings.polygon_tolerance_px,
-            image_pixels=model.pixels(image, deadline),
-            band_px=segmentation.cell_px / 2,
-        )
+        pixels = model.pixels(image, deadline)
+        with Stage("encode"):
+            regions, score = interactive_regions(
+                context,
+                segmentation.class_map,
+                segmentation.confidence_grid,
+                model.classes,
+                config,
+                tag.name,
+                preference=settings.output_tag,
+                tolerance_px=settings.polygon_tolerance_px,
+                image_pixels=pixels,
+                band_px=segmentation.cell_px / 2,
+            )
         return {"result": _placed(regions, index), "score": score, "model_version": model.version}
     return {**failed(), "model_version": model.version}
 
@@ -162,11 +176,14 @@ def _result(prediction: Future[dict[str, Any]], deadline: float | None) -> dict[
 
 def _outcome(answer: Callable[[], dict[str, Any]], task: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
     """A task's prediction, or an empty one with the reason in the log."""
+    note("prediction", _BATCH)
     try:
         return answer()
     except SegloopError as error:
+        note("failure", (type(error).__name__,))
         logger.warning("task %s of project %s has no prediction: %s", task.get("id"), model.project, error)
     except Exception:
+        note("failure", ("unexpected",))
         logger.exception("task %s of project %s has no prediction", task.get("id"), model.project)
     return failed()
 
@@ -186,17 +203,18 @@ def _predict_task(
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlinePassed("the request's deadline had passed")
         segmentation = model.segment(images.load(uri, _task_id(task)), deadline)
-        regions = class_map_regions(
-            segmentation.class_map,
-            model.classes,
-            config,
-            tag.name,
-            preference=settings.output_tag,
-            per=settings.regions,
-            min_area_px=settings.min_area_px,
-            tolerance_px=settings.polygon_tolerance_px,
-            confidence=segmentation.confidence_grid,
-        )
+        with Stage("encode"):
+            regions = class_map_regions(
+                segmentation.class_map,
+                model.classes,
+                config,
+                tag.name,
+                preference=settings.output_tag,
+                per=settings.regions,
+                min_area_px=settings.min_area_px,
+                tolerance_px=settings.polygon_tolerance_px,
+                confidence=segmentation.confidence_grid,
+            )
         result += _placed(regions, index)
         scored.append((_score(segmentation, settings.acquisition), segmentation))
     if not scored:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from segloop.errors import BadRequest, SettingsError
+
+_log = logging.getLogger(__name__)
 
 _MIB = 2**20
 _MEGAPIXEL = 10**6
@@ -25,6 +29,8 @@ _ENDPOINT_PREFIX = "sagemaker:"
 _ENDPOINT = re.compile(r"sagemaker:[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 # sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
 _SOCKET_PATH_BYTES = 103
+# read by prometheus-client when it is imported
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # what torchrun sets, and what stands for a process alone
 _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 
@@ -75,6 +81,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("SEGLOOP_LABEL_STUDIO_URL", "LABEL_STUDIO_URL"),
         description="Address of Label Studio, as this machine reaches it.",
     )
+    label_studio_public_url: str = Field(
+        "",
+        description="Address of Label Studio as people's browsers reach it, for links of the status page. Empty: "
+        "LABEL_STUDIO_URL.",
+    )
     label_studio_api_key: SecretStr = Field(
         SecretStr(""),
         validation_alias=AliasChoices("SEGLOOP_LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY"),
@@ -87,6 +98,13 @@ class Settings(BaseSettings):
         "s3://bucket/prefix ({project} in it stands for the project's id). Deletions are seen there only where the storage "
         'has "can delete objects".',
     )
+
+    storage_access_key_id: str = Field(
+        "",
+        description="Id of the access key that `segloop aws connect` gives Label Studio for a project's buckets. Empty: none, "
+        "Label Studio uses the role of its own machine.",
+    )
+    storage_secret_access_key: SecretStr = Field(SecretStr(""), description="The secret of that access key.")
 
     # -- Access
     basic_auth_user: str = Field(
@@ -124,6 +142,10 @@ class Settings(BaseSettings):
         description="Address under which Label Studio knows this backend; needed only where several backends are connected to one project.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How it is logged: text, or json, one object a line, of every process alike."
+    )
+    access_log: bool = Field(False, description="Log a line for every request.")
 
     # -- Where things are kept
     data_dir: Path = Field(
@@ -231,7 +253,9 @@ class Settings(BaseSettings):
 
     # -- Retraining
     retrain_threshold: int = Field(
-        100, ge=1, description="Tasks whose annotations changed since the last full retrain's snapshot that queue one."
+        100,
+        ge=0,
+        description="Tasks whose annotations changed since the last full retrain's snapshot that queue one. 0: none ever do.",
     )
     adapt_threshold: int = Field(
         10,
@@ -288,6 +312,11 @@ class Settings(BaseSettings):
         "auto",
         description="Whether training uses torch.compile; auto: on a GPU, in runs that are long enough to repay it.",
     )
+    tensorboard_dir: str = Field(
+        "",
+        description="Folder in which trainings on this machine write their curves for TensorBoard (extra `tensorboard`). "
+        "Empty: none.",
+    )
     job_timeout_s: int = Field(
         24 * 3600, ge=60, description="A retrain that takes longer than this is stopped, in seconds."
     )
@@ -322,6 +351,11 @@ class Settings(BaseSettings):
     sagemaker_role: str = Field("", description="ARN of the IAM role that training jobs have.")
     sagemaker_pipeline: str = Field(
         "", description="Name of a SageMaker pipeline that trains. Empty: segloop creates training jobs itself."
+    )
+    sagemaker_route: str = Field(
+        "",
+        description="Name of the managed route's pipeline (docs/aws.md): the models that it trains are compared and promoted "
+        "here. Empty: none are.",
     )
     sagemaker_image: str = Field(
         "",
@@ -417,7 +451,7 @@ class Settings(BaseSettings):
             raise ValueError(f"use {', '.join(_ENGINES)}, or sagemaker:NAME with the name of a SageMaker endpoint")
         return value
 
-    @field_validator("label_studio_url", "public_url")
+    @field_validator("label_studio_url", "label_studio_public_url", "public_url")
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
@@ -433,6 +467,14 @@ class Settings(BaseSettings):
     def has_password(self) -> bool:
         """Whether basic auth is on."""
         return bool(self.basic_auth_pass.get_secret_value())
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret that these settings hold, for the log to hide."""
+        fields = (getattr(self, name) for name in type(self).model_fields)
+        given = [field.get_secret_value() for field in fields if isinstance(field, SecretStr)]
+        password = urlsplit(self.redis_url).password or ""
+        return tuple(secret for secret in (*given, password, unquote(password)) if secret)
 
     @property
     def bind_host(self) -> str:
@@ -538,6 +580,40 @@ def environment(settings: Settings) -> dict[str, str]:
 def adopt(variables: Mapping[str, str]) -> None:
     """Make these variables a part of this process's own environment."""
     os.environ.update(variables)
+
+
+def metrics_folder() -> str | None:
+    """The folder in which this server's processes share their metrics (prometheus-client's own variable), if any."""
+    return os.environ.get(_METRICS_FOLDER)
+
+
+def share_metrics(folder: Path) -> None:
+    """Have this process and its children share their metrics in a folder, which is emptied: a new server counts anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    os.environ[_METRICS_FOLDER] = str(folder)
+
+
+def trace_exporter() -> Literal["", "otlp", "console"]:
+    """Where OpenTelemetry's standard variables want traces to go; "" where they ask for none.
+
+    Source: OpenTelemetry, "Environment Variable Specification". Without OTEL_TRACES_EXPORTER it is an OTLP endpoint that
+    asks for traces.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return ""
+    asked = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if not asked:
+        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        return "otlp" if any(os.environ.get(name) for name in endpoints) else ""
+    for name in asked.split(","):
+        match name.strip():
+            case "otlp" | "console" as known:
+                return known
+    if asked != "none":
+        # the specification wants a value that is not known to be ignored, with a warning
+        _log.warning("OTEL_TRACES_EXPORTER is %r: segloop knows otlp, console and none; nothing is traced.", asked)
+    return ""
 
 
 class Place(NamedTuple):

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segloop.errors import SegloopError, SettingsError
+from segloop.logs import in_form
 from segloop.settings import Settings, adopt, environment
 from worker.parent import die_with_parent, try_lock_file
 
@@ -29,8 +30,8 @@ _SERVER = ("-m", "gunicorn", *_GUNICORN)
 #: Where `_wsgi` and `worker` are.
 _ROOT = Path(__file__).resolve().parent.parent
 
-# supervisord's own lines that say nothing a user wants to read at every start and stop
-_CHATTER = re.compile(r"^\S+ \S+ (INFO (?!exited|gave up|reaped)|CRIT Supervisor is running as root|CRIT Set uid)")
+# supervisord's own lines that say nothing a user wants to read at every start and stop; segloop's own pad their level
+_CHATTER = re.compile(r"^\S+ \S+ (INFO (?! |exited|gave up|reaped)|CRIT Supervisor is running as root|CRIT Set uid)")
 _GAVE_UP = re.compile(r"gave up: (\S+) entered FATAL state")
 
 
@@ -145,8 +146,7 @@ def _supervise(settings: Settings, configuration: Path) -> None:
         threading.Thread(target=_announce, args=(settings, process, stopping), daemon=True).start()
         for line in process.stdout or ():
             if not _CHATTER.match(line):
-                sys.stdout.write(line)
-                sys.stdout.flush()
+                _say(line, settings)
             if gave_up := _GAVE_UP.search(line):
                 failed.append(gave_up[1])
                 process.terminate()
@@ -189,7 +189,12 @@ def _announce(settings: Settings, process: subprocess.Popen[str], stopping: thre
         if settings.has_password
         else "no password is set (BASIC_AUTH_PASS), so it listens on this machine only"
     )
-    sys.stdout.write(f"segloop is up at {address} ({access}). Ctrl-C stops it.\n")
+    _say(f"segloop is up at {address} ({access}), its status page at {address}/ui/. Ctrl-C stops it.\n", settings)
+
+
+def _say(line: str, settings: Settings) -> None:
+    """Print a line of a child's log, or one of supervisord's or of our own, which are put into the log's form."""
+    sys.stdout.write(f"{in_form(line, settings.log_format, settings.secrets)}\n")
     sys.stdout.flush()
 
 

@@ -23,14 +23,16 @@ def packages_of(*names: str) -> set[str]:
     return found
 
 
-def image_site(folder: Path, brought: Collection[str]) -> Path:
+def image_site(
+    folder: Path, brought: Collection[str], lacks: Collection[str] = ("boto3", "rq", "flask", "label_studio_sdk")
+) -> Path:
     """A folder for PYTHONPATH that leaves a container only what AWS's image has and the packages that are brought."""
     kept = packages_of("torch", "torchvision") | {"pip", "setuptools", *brought}
     modules = metadata.packages_distributions()
     hidden = {
         name for name, owners in modules.items() if not {owner.lower().replace("_", "-") for owner in owners} & kept
     }
-    assert {"boto3", "rq", "flask", "label_studio_sdk"} <= hidden
+    assert set(lacks) <= hidden
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         f"""import sys

@@ -47,7 +47,7 @@ def write_snapshot(
     manifest = Manifest(
         project=project,
         created_at="2026-11-22T00:00:00+00:00",
-        label_config="<View/>",
+        label_config=label_config(classes),
         classes=tuple(classes),
         unlabelled="background",
         items=tuple(items),
@@ -55,6 +55,13 @@ def write_snapshot(
     manifest = manifest.model_copy(update={"hash": manifest.digest()})
     (folder / MANIFEST).write_text(manifest.text(), "utf-8")
     return manifest
+
+
+def label_config(classes: Sequence[str]) -> str:
+    """Brush labels for these classes."""
+    labels = "".join(f'<Label value="{name}"/>' for name in classes)
+    brush = f'<BrushLabels name="tag" toName="image">{labels}</BrushLabels>'
+    return f'<View><Image name="image" value="$image"/>{brush}</View>'
 
 
 def write_base(base: Path, **hyperparameters: object) -> Path:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from segloop.errors import ImageError
+from segloop.registry import Registry
 from segloop.serving import Batcher, ServedModel
+from segloop.settings import Settings
 
 BRUSH = (
     '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
@@ -99,3 +101,18 @@ def toy_info(classes: tuple[str, ...]) -> dict:
         "decision": None,
         "recipe": {},
     }
+
+
+def toy_registry(folder: Path, project: str = "7.1795383040") -> Registry:
+    """A registry with one version of a real network, untrained."""
+    import torch
+
+    from segloop.network import build_network, save_bundle
+    from segloop.registry import open_registry
+
+    torch.manual_seed(0)
+    info = {**toy_info(("Road", "Sky")), "arch": "fcn_resnet50", "engines": {"error": "none here"}}
+    save_bundle(folder / "bundle", build_network("fcn_resnet50", 3, 16), info)
+    made = open_registry(Settings(_env_file=None, data_dir=folder))
+    made.add(project, folder / "bundle", info)
+    return made

@@ -272,7 +272,9 @@ class Fuse:
             shop,
             registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
             label_studio=self.wrap(shop.label_studio, ("set_title", "totals", "annotated_pages")),
-            jobs=self.wrap(shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report")),
+            jobs=self.wrap(
+                shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report", "count_retrain")
+            ),
             trainer=self.wrap(shop.trainer, ("submit", "collect")),
             compare=self.wrap(StepsOf(shop), ("compare",)).compare,
             export=self.wrap(StepsOf(shop), ("export",)).export,

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.logs import configure_logging
-from segloop.settings import Settings, load_settings, share_cores
+from segloop.settings import Settings, adopt, environment, load_settings, share_cores
 from worker.loop import Worker
 from worker.queue import QUEUES, Jobs
 
@@ -28,7 +28,9 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
         QueueUnavailable: Redis stays away for a minute.
     """
     share_cores()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format, settings.secrets)
+    # what an env file sets counts for the processes of jobs and trainings too; a progress bar is no JSON
+    adopt(environment(settings) | ({"TQDM_DISABLE": "1"} if settings.log_format == "json" else {}))
     jobs = Jobs.open(settings, timeout_s=None)
     while True:
         worker = _worker(settings, queues, jobs)

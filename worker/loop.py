@@ -28,13 +28,22 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
-from segloop.errors import QueueUnavailable, SegloopError, TrainerUnavailable, TrainingError, VersionNotFound
+from segloop.errors import (
+    QueueUnavailable,
+    RegistryError,
+    SegloopError,
+    TrainerUnavailable,
+    TrainingError,
+    VersionNotFound,
+)
+from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from worker.parent import die_with_parent, try_lock_file
-from worker.queue import OUTAGES, Jobs, JobTimeout, Parked
+from worker.queue import OUTAGES, Jobs, JobTimeout, Parked, route_reason, take_up
 
 if TYPE_CHECKING:
     from worker.trainers.sagemaker.events import Events
+    from worker.trainers.sagemaker.route import RouteTraining
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +156,7 @@ class Worker(rq.Worker):
         )
         self.is_stopping = False
         self._events: Events | None = None
+        self._registry: Registry | None = None
 
     def close(self) -> None:
         """Give up this worker's life; to be called when it does not work any more."""
@@ -189,9 +199,20 @@ class Worker(rq.Worker):
         try:
             if self._events is None:
                 self._events = Events(self._settings, self._settings.sagemaker_events)
-            self._events.take(self._jobs.hasten)
-        except (TrainingError, TrainerUnavailable) as error:
+            self._events.take(self._jobs.hasten, self._take_up)
+        except (TrainingError, TrainerUnavailable, RegistryError) as error:
             logger.warning("worker %s: %s Polling goes on.", self.name, error)
+
+    def _take_up(self, training: RouteTraining) -> None:
+        """Have a job follow a training that the managed route started."""
+        if training.route != self._settings.sagemaker_route:
+            logger.info(
+                "training job %s is of the route %s, not SEGLOOP_SAGEMAKER_ROUTE: ignored", training.job, training.route
+            )
+            return
+        if self._registry is None:
+            self._registry = open_registry(self._settings)
+        take_up(self._jobs, self._registry, training.project, training.job, route_reason(training.generation))
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """As rq; but while Redis is away, the job goes on."""

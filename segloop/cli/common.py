@@ -19,14 +19,40 @@ if TYPE_CHECKING:
     from segloop.registry import Registry
 
 
+#: The commands of `segloop`, as its help lists them.
+SECTIONS = {
+    "Run": ("up", "serve", "worker"),
+    "Connect": ("connect", "doctor"),
+    "Train and predict": ("train", "stop", "predict"),
+    "Versions": ("versions", "reproduce"),
+    "AWS": ("sagemaker", "aws"),
+}
+
+
 class Group(click.Group):
     """A group where a mistake of the user is one line on stderr and exit status 1, not a traceback."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections = sectioned(self, ctx)
+        longest = max(len(command.name or "") for commands in sections.values() for command in commands)
+        for title, commands in sections.items():
+            with formatter.section(title):
+                width = formatter.width - 6 - longest
+                formatter.write_dl([(command.name or "", command.get_short_help_str(width)) for command in commands])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SegloopError as error:
             raise click.ClickException(str(error)) from error
+
+
+def sectioned(group: click.Group, ctx: click.Context) -> dict[str, list[click.Command]]:
+    """The commands of a group by their section."""
+    known = [command for name in group.list_commands(ctx) if (command := group.get_command(ctx, name))]
+    shown = {command.name: command for command in known if not command.hidden}
+    found = {title: [shown.pop(name) for name in names if name in shown] for title, names in SECTIONS.items()}
+    return {title: commands for title, commands in {**found, "Other": [*shown.values()]}.items() if commands}
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,7 +92,7 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, stderr=stderr)

@@ -10,7 +10,10 @@ from segloop.settings import load_settings
 
 @click.command()
 def up() -> None:
-    """Start everything on this machine: server, workers and, unless REDIS_URL is set, the queue's own Valkey."""
+    """Start everything on this machine.
+
+    That is the server, its workers and, unless REDIS_URL is set, the queue's own Valkey. Ctrl-C stops it all.
+    """
     import segloop.supervisor
 
     segloop.supervisor.up(load_settings())
@@ -35,7 +38,10 @@ def worker() -> None:
 @click.command()
 @shared_options
 def stop(project: str | None, as_json: bool) -> None:
-    """Stop the training of a project that is queued or under way; what is served stays as it is."""
+    """Stop the training of a project.
+
+    Whether it is queued or under way; what is served stays as it is.
+    """
     from segloop.registry import open_registry
     from worker.queue import Jobs
 

@@ -119,7 +119,10 @@ def rollback(reason: str, project: str | None, as_json: bool) -> None:
 )
 @shared_options
 def reproduce(version: str, tolerance: float, project: str | None, as_json: bool) -> None:
-    """Train a version again from the same snapshot, and compare its metrics; exit status 1 if they differ."""
+    """Train a version again, and compare.
+
+    From the same snapshot; exit status 1 if the metrics differ.
+    """
     from rich.markup import escape
     from rich.table import Table
 

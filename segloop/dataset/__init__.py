@@ -13,12 +13,21 @@ from segloop.dataset.manifest import (
     Split,
     load_manifest,
     read_manifest,
+    write_manifest,
 )
 from segloop.dataset.mirror import Mirror
 from segloop.dataset.objects import Memory
 from segloop.dataset.rebuilding import rebuild
 from segloop.dataset.snapshots import snapshot
-from segloop.dataset.splits import JsonStore, ProjectSplits, SplitStore, assign_splits, find_twins
+from segloop.dataset.splits import (
+    JsonStore,
+    ProjectSplits,
+    SplitStore,
+    assign_splits,
+    find_twins,
+    join_splits,
+    without_learnt,
+)
 from segloop.dataset.syncing import Synced, sync
 from segloop.dataset.taking import File, Images, SourceImage
 from segloop.dataset.targets import sync_target
@@ -43,6 +52,7 @@ __all__ = [
     "counting_annotations",
     "current_annotation",
     "find_twins",
+    "join_splits",
     "load_manifest",
     "majority",
     "read_manifest",
@@ -50,4 +60,6 @@ __all__ = [
     "snapshot",
     "sync",
     "sync_target",
+    "without_learnt",
+    "write_manifest",
 ]

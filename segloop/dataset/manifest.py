@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -110,6 +111,13 @@ def load_manifest(path: Path) -> Manifest:
             if not named.is_relative_to(folder) or not named.is_file():
                 raise TrainingError(f"the snapshot {folder} has no file {name} of its own")
     return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put the manifest of a snapshot folder in the place of the one that is there."""
+    temporary = folder / f".{uuid4().hex}"
+    temporary.write_bytes(manifest.text().encode())
+    temporary.replace(folder / MANIFEST)
 
 
 def read_manifest(file: Path) -> Manifest:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
-from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split
+from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
 from segloop.dataset.objects import Memory, Objects
 from segloop.dataset.splits import SplitStore, assign_splits, find_twins
 from segloop.dataset.taking import Images, Taker, Task
@@ -177,6 +176,4 @@ class _Folder:
     def finish(self, manifest: Manifest) -> None:
         """Remove what an earlier attempt left behind, and write the manifest."""
         self._objects.prune(name for item in manifest.items for name in (item.image, item.mask))
-        temporary = self._path / f".{uuid4().hex}"
-        temporary.write_bytes(manifest.text().encode())
-        temporary.replace(self._path / MANIFEST)
+        write_manifest(self._path, manifest)

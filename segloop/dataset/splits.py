@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from segloop.dataset.manifest import Split
+from segloop.dataset.manifest import Manifest, Skipped, Split
+from segloop.errors import NothingToTrain
 
 SPLITS: Final = "split.json"
 
@@ -85,6 +86,40 @@ def assign_splits(
         vals += len(together) if side == "val" else 0
         splits.update(dict.fromkeys(together, side))
     return splits
+
+
+def join_splits(known: Mapping[int, Split], learnt: Manifest) -> dict[int, Split]:
+    """A project's split with that of a training set which was taken elsewhere.
+
+    A task that was trained on there is on the training side from now on; of the others, those that are known stay.
+    """
+    theirs = {item.task: item.split for item in learnt.items}
+    trained = {task: side for task, side in theirs.items() if side == "train"}
+    return {**theirs, **known, **trained}
+
+
+def without_learnt(manifest: Manifest, learnt: Manifest) -> Manifest:
+    """A snapshot's manifest without the held-out tasks that, or whose images, a training set has to train on.
+
+    Raises:
+        NothingToTrain: none is left.
+    """
+    trained = learnt.part("train")
+    tasks, images = {item.task for item in trained}, {item.image for item in trained}
+    seen = {item.task for item in manifest.part("val") if item.task in tasks or item.image in images}
+    if not seen:
+        return manifest
+    kept = tuple(item for item in manifest.items if item.task not in seen)
+    if all(item.split == "train" for item in kept):
+        raise NothingToTrain(
+            f"project {manifest.project}: the candidate was trained on every task that is held out, so it cannot be compared: "
+            "label more"
+        )
+    skipped = tuple(
+        Skipped(task=task, reason="the candidate was trained on it or on its image") for task in sorted(seen)
+    )
+    left = manifest.model_copy(update={"items": kept, "skipped": (*manifest.skipped, *skipped)})
+    return left.model_copy(update={"hash": left.digest()})
 
 
 def find_twins(images: Iterable[tuple[int, str]]) -> dict[int, int]:

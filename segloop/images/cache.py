@@ -48,6 +48,14 @@ class DiskCache:
         self._max_bytes = max_bytes
         self._lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S, poll_interval=_LOCK_POLL_S)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of disk in use; 0 where that is not known."""
+        try:
+            return int((self._folder / "total").read_bytes())
+        except (OSError, ValueError):
+            return 0
+
     def get(self, identity: str) -> Entry | None:
         """What was stored last for an identity, if it is still there and whole."""
         if not self._max_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from segloop.errors import ImageError
 from segloop.images.decode import Header, decode, read_header
+from segloop.telemetry import Stage
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,20 @@ class Image:
         return self._decode(long_side)
 
     def _decode(self, long_side: int | None) -> npt.NDArray[np.uint8]:
-        with naming(self._name):
+        with naming(self._name), Stage("decode"):
             return decode(self.blob.bytes, max_pixels=self._max_pixels, long_side=long_side)
+
+
+def blob_of(data: bytes, name: str) -> Blob:
+    """The file of these bytes.
+
+    Raises:
+        ImageError: it is no image; the text begins with `name`.
+    """
+    blob = Blob(data, hashlib.sha256(data).hexdigest())
+    with naming(name):
+        _ = blob.header  # the error of what is no image
+    return blob
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -19,9 +18,10 @@ from segloop.images.decode import allow_pixels
 from segloop.images.fetch import Fetcher, Refused, Response, Validators
 from segloop.images.files import data_url, read_below
 from segloop.images.hosts import HostPolicy
-from segloop.images.image import Blob, Image, naming
+from segloop.images.image import Blob, Image, blob_of
 from segloop.images.s3 import S3Reader, StorageError
 from segloop.settings import Settings
+from segloop.telemetry import Stage, note
 
 # The routes of Label Studio 1.23 that serve images; credentials go to no other path (urls.py of data_import,
 # io_storages and projects).
@@ -29,6 +29,8 @@ _IMAGE_ROUTES = re.compile(
     r"/(data/(upload|local-files)/|storage-data/uploaded/"
     r"|tasks/\d+/(resolve|presign)/|projects/\d+/(resolve|presign|file-proxy)/)"
 )
+_HIT = ("image", "hit")
+_MISS = ("image", "miss")
 _LOCAL_FILES = "/data/local-files"
 _UPLOADS = "/data/upload/"
 #: Schemes of cloud storages that Label Studio resolves for a task.
@@ -79,7 +81,9 @@ class ImageSource:
             ImageTooLarge: the header declares more than `image_max_pixels` pixels.
             Those of `fetch`.
         """
-        return Image(self.fetch(uri, task_id), max_pixels=self._settings.image_max_pixels, name=describe(uri))
+        with Stage("download"):
+            blob = self.fetch(uri, task_id)
+        return Image(blob, max_pixels=self._settings.image_max_pixels, name=describe(uri))
 
     def fetch(self, uri: str, task_id: int | None) -> Blob:
         """The image file at an address: a data: URL, a path or URL of Label Studio, http(s), s3, gs, azure-blob.
@@ -173,17 +177,17 @@ class ImageSource:
     ) -> Blob:
         entry = self._cache.get(identity)
         if entry and immutable:
+            note("cache", _HIT)
             return Blob(entry.data, entry.sha256)
         response = get(entry.validators if entry and entry.validators else None)
         if response.body is None and entry:
+            note("cache", _HIT)
             return Blob(entry.data, entry.sha256)
+        note("cache", _MISS)
         blob = self._blob(name, response.body or b"")
         if immutable or response.validators:
             self._cache.put(identity, blob.bytes, blob.sha256, response.validators)
         return blob
 
     def _blob(self, name: str, data: bytes) -> Blob:
-        blob = Blob(data, hashlib.sha256(data).hexdigest())
-        with naming(describe(name)):
-            _ = blob.header  # the error of what is no image
-        return blob
+        return blob_of(data, describe(name))

@@ -90,9 +90,10 @@ class _Auth(httpx.Auth):
 class Api:
     """Authenticated requests to one Label Studio."""
 
-    def __init__(self, url: str, credentials: Credentials) -> None:
+    def __init__(self, url: str, credentials: Credentials, timeout_s: float = _TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(auth=_Auth(credentials), timeout=_timeout())
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+        self._http = httpx.Client(auth=_Auth(credentials), timeout=timeout)
 
     def close(self) -> None:
         """Close the connections."""
@@ -116,8 +117,9 @@ class Api:
             raise unreachable(self.url, f"{method} {path}", error) from error
 
 
-def _timeout() -> httpx.Timeout:
-    return httpx.Timeout(_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+def same_url(one: str, other: str) -> bool:
+    """Whether two addresses are the same but for a slash at the end."""
+    return one.rstrip("/").lower() == other.rstrip("/").lower()
 
 
 def _life_s(access_token: str) -> float:

@@ -7,7 +7,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
-from segloop.labelstudio.api import Api
+from segloop.labelstudio.api import same_url
+from segloop.labelstudio.webhooks import EnsuredWebhook, Webhooks
 
 #: Header of the secret that `/webhook` accepts.
 SECRET_HEADER: Final = "X-Segloop-Secret"  # noqa: S105 - the name of the header
@@ -26,7 +27,7 @@ _KEPT_FIELDS: Final = (
 )
 
 
-class Backends(Api):
+class Backends(Webhooks):
     """Finds, connects and titles ML backends."""
 
     def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
@@ -38,7 +39,7 @@ class Backends(Api):
         backends: list[dict[str, Any]] = self._request("GET", "/api/ml/", params={"project": project_id})
         if not backends:
             return None
-        here = [backend for backend in backends if not public_url or _same_url(backend["url"], public_url)]
+        here = [backend for backend in backends if not public_url or same_url(backend["url"], public_url)]
         if len(here) == 1 or (here and public_url):
             return here[-1]
         urls = ", ".join(backend["url"] for backend in backends)
@@ -58,7 +59,7 @@ class Backends(Api):
         project_id = backend["project"]
         model_version = self.project(project_id).get("model_version")
         if model_version != version and (not model_version or model_version == before):
-            self._request("PATCH", f"/api/projects/{project_id}/", json={"model_version": version})
+            self.change_project(project_id, model_version=version)
         return backend
 
     def _update_backend(self, backend: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +92,9 @@ class Backends(Api):
         webhook that Label Studio makes for a backend, because it sends no basic auth with annotation events.
 
         Returns:
-            `{"backend": entry, "created": bool, "webhook": id or None, "webhook_problem": str or None,
-            "sampling": str}`; a webhook that Label Studio refuses is no error, because changes are polled too.
+            `{"backend": entry, "created": bool, "changed": names of the entry's fields, "webhook": id or None,
+            "webhook_done": EnsuredWebhook or None, "webhook_problem": str or None, "sampling": str}`; a webhook that
+            Label Studio refuses is no error, because changes are polled too.
         """
         fields: dict[str, Any] = {
             "url": backend_url,
@@ -109,28 +111,30 @@ class Backends(Api):
                 "basic_auth_user": user,
                 "basic_auth_pass": password.get_secret_value(),
             }
-        backend = self._backend_at(project_id, backend_url)
-        created = backend is None
-        if backend is not None:
-            backend = self._update_backend(backend, fields)
-        else:
-            backend = self._add_backend(project_id, fields)
+        before = self._backend_at(project_id, backend_url)
+        backend = self._update_backend(before, fields) if before is not None else self._add_backend(project_id, fields)
         webhook, problem = self._connect_webhook(project_id, backend_url, webhook_secret)
         project: dict[str, Any] = {}
         if uncertainty_sampling:
-            changes = {"sampling": UNCERTAINTY_SAMPLING}
-            project = self._request("PATCH", f"/api/projects/{project_id}/", json=changes)
+            project = self.change_project(project_id, sampling=UNCERTAINTY_SAMPLING)
         return {
             "backend": backend,
-            "created": created,
-            "webhook": webhook,
+            "created": before is None,
+            "changed": [name for name in fields if before is not None and before.get(name) != backend.get(name)],
+            "webhook": None if webhook is None else webhook.id,
+            "webhook_done": webhook,
             "webhook_problem": problem,
             "sampling": (project or self.project(project_id)).get("sampling"),
         }
 
+    def change_project(self, project_id: int, **fields: Any) -> dict[str, Any]:
+        """Set fields of a project, such as `sampling` or `model_version`; the project as it is now."""
+        project: dict[str, Any] = self._request("PATCH", f"/api/projects/{project_id}/", json=fields)
+        return project
+
     def _backend_at(self, project_id: int, url: str) -> dict[str, Any] | None:
         backends: list[dict[str, Any]] = self._request("GET", "/api/ml/", params={"project": project_id})
-        return next((backend for backend in backends if _same_url(backend["url"], url)), None)
+        return next((backend for backend in backends if same_url(backend["url"], url)), None)
 
     def _add_backend(self, project_id: int, fields: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -147,32 +151,12 @@ class Backends(Api):
 
     def _connect_webhook(
         self, project_id: int, backend_url: str, secret: SecretStr | None
-    ) -> tuple[int | None, str | None]:
+    ) -> tuple[EnsuredWebhook | None, str | None]:
         url = f"{backend_url.rstrip('/')}/webhook"
-        webhooks: list[dict[str, Any]] = self._request("GET", "/api/webhooks/", params={"project": project_id})
-        webhook = next((webhook for webhook in webhooks if _same_url(webhook["url"], url)), None)
-        headers = dict((webhook or {}).get("headers") or {})
-        if secret is not None and secret.get_secret_value():
-            headers[SECRET_HEADER] = secret.get_secret_value()
-        fields = {
-            "url": url,
-            "project": project_id,
-            "send_payload": True,
-            "send_for_all_actions": True,
-            "is_active": True,
-            "headers": headers,
-        }
+        headers = {SECRET_HEADER: secret} if secret is not None and secret.get_secret_value() else {}
         try:
-            if webhook is None:
-                webhook = self._request("POST", "/api/webhooks/", json=fields)
-            else:
-                self._request("PATCH", f"/api/webhooks/{webhook['id']}/", json=fields)
+            return self.ensure_webhook(project_id, url, headers=headers), None
         except LabelStudioUnreachable:
             raise
         except LabelStudioError as error:
             return None, str(error)
-        return int(webhook["id"]), None
-
-
-def _same_url(one: str, other: str) -> bool:
-    return one.rstrip("/").lower() == other.rstrip("/").lower()

@@ -5,6 +5,7 @@
 <store>/<project>/versions/<version>/<file>          a bundle's files; written before its version.json
 <store>/<project>/versions/<version>/version.json    makes the version visible; never changes
 <store>/<project>/<name>.json                        small state of a project, by read_json and write_json
+<store>/probe.json                                   written to see that it can be
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _CHAMPION = "champion.json"
 _NAMES = "names.json"
+_PROBE = "probe.json"
 # Attempts at a conditional write, with a pause between; each loss means that somebody else went ahead.
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
@@ -95,6 +97,18 @@ class Registry:
             raise UnknownProject(f"project {own} is unknown here; known: {', '.join(known) or 'none'}")
         return matches[-1]
 
+    def check_writable(self) -> None:
+        """Write a small file of no meaning, and read it back.
+
+        Raises:
+            RegistryError: the store cannot be written, or does not keep what is written.
+        """
+        data = dump_json({"written_at": datetime.now(UTC).isoformat()}, _PROBE)
+        self._store.write(_PROBE, data)
+        blob = self._store.read(_PROBE)
+        if blob is None or blob.data != data:
+            raise RegistryError(f"{_PROBE} was written to the store, and is another now")
+
     # -- versions
 
     def add(self, project: str, bundle: Path, info: Mapping[str, Any]) -> str:
@@ -146,7 +160,7 @@ class Registry:
     def versions(self, project: str) -> list[VersionInfo]:
         """All versions of a project, oldest first. One that cannot be read is left out, with a warning in the log."""
         found = []
-        for name in self._version_names(project):
+        for name in self.version_names(project):
             try:
                 found.append(self.get(project, name))
             except VersionNotFound:
@@ -219,7 +233,8 @@ class Registry:
         key = _state_key(project, name)
         self._store.write(key, dump_json(value, key))
 
-    def _version_names(self, project: str) -> list[str]:
+    def version_names(self, project: str) -> list[str]:
+        """Names of a project's versions, oldest first; one of them may be half-written."""
         names = self._store.folders(f"{check_project(project)}/versions/")
         return sorted((name for name in names if version_number(name) is not None), key=_by_number)
 
@@ -234,7 +249,7 @@ class Registry:
                 raise RegistryError(f"{key} is not a list of versions")
             if identity in names:
                 return str(names[identity])
-            highest = max(map(_by_number, [*names.values(), *self._version_names(project)]), default=(0, ""))[0]
+            highest = max(map(_by_number, [*names.values(), *self.version_names(project)]), default=(0, ""))[0]
             name = f"v{highest + 1}-{files[WEIGHTS]['sha256'][:8]}"
             if self._store.write_if(key, dump_json({**names, identity: name}, key), blob.tag if blob else None):
                 return name

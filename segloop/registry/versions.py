@@ -51,6 +51,7 @@ class VersionInfo:
     long_side: int = 0
     temperature: float = 1.0
     engines: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

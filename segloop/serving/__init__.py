@@ -3,6 +3,7 @@
 from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.engines import Engine
+from segloop.serving.gpu import gpu_memory
 from segloop.serving.model import Picture, Segmentation, ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
 from segloop.serving.served import UNTRAINED, Loader, ServedModels
@@ -18,5 +19,6 @@ __all__ = [
     "Segmentation",
     "ServedModel",
     "ServedModels",
+    "gpu_memory",
     "load_served_model",
 ]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from segloop.errors import DeadlinePassed
 from segloop.serving.engines import Engine
+from segloop.telemetry import Stage
 
 Float32 = NDArray[np.float32]
 
@@ -81,7 +82,8 @@ class Batcher:
         if not batch:
             return
         try:
-            logits = self.engine.logits(np.stack([entry.image for entry in batch]))
+            with Stage("inference"):
+                logits = self.engine.logits(np.stack([entry.image for entry in batch]))
         except Exception as error:  # noqa: BLE001 - it is the callers' to handle
             for entry in batch:
                 entry.logits.set_exception(error)
@@ -111,7 +113,8 @@ class Unbatched(Batcher):
         found = []
         for image in images:
             _left_s(deadline)
-            found.append(self.engine.logits(image[None])[0])
+            with Stage("inference"):
+                found.append(self.engine.logits(image[None])[0])
         return found
 
 

@@ -6,11 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from cachetools import LRUCache
 
 from segloop.errors import DeadlinePassed
+from segloop.telemetry import note
+
+_HIT: Final = ("prediction", "hit")
+_MISS: Final = ("prediction", "miss")
 
 
 class Sized(Protocol):
@@ -50,6 +54,7 @@ class PredictionCache:
             with self._lock:
                 kept: Value | None = self._found.get(key)
                 if kept is not None:
+                    note("cache", _HIT)
                     return kept
                 theirs = self._computing.get(key)
                 if theirs is None:
@@ -61,7 +66,9 @@ class PredictionCache:
                 raise DeadlinePassed("another request's computation of this image did not end in time") from error
             except DeadlinePassed:
                 continue  # its own deadline, which may be earlier than ours
+            note("cache", _HIT)
             return result
+        note("cache", _MISS)
         try:
             found = self._compute(key, compute)
         except BaseException as error:

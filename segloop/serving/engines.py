@@ -126,11 +126,16 @@ def on_gpu(settings: Settings) -> bool:
     """
     if settings.device == "cpu":
         return False
-    if settings.device == "auto" and not any(Path(device).exists() for device in _GPU_DEVICES):
+    if settings.device == "auto" and not has_gpu_driver():
         return False
     from segloop.network import pick_device
 
     return pick_device(settings).type == "cuda"
+
+
+def has_gpu_driver() -> bool:
+    """Whether NVIDIA's driver is loaded on this machine."""
+    return any(Path(device).exists() for device in _GPU_DEVICES)
 
 
 def reason(error: RuntimeError) -> str:

@@ -21,6 +21,7 @@ from segloop.registry.bundles import verify_files
 from segloop.registry.versions import VERSION_FILE, WEIGHTS, VersionInfo, parse_json, parse_version
 from segloop.serving.batching import Batcher
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
+from segloop.serving.model import model_of
 from segloop.settings import Settings
 from segloop.transforms import STRIDE_PX
 
@@ -46,6 +47,10 @@ class Refused(Exception):
 class Handler:
     """Answers for the version in a folder: version.json, and model.safetensors or an OpenVINO model. Thread-safe.
 
+    Attributes:
+        info: what version.json says.
+        model: the version, ready to answer.
+
     Raises:
         RegistryError: the folder holds no version, or files that are not its own.
     """
@@ -57,7 +62,7 @@ class Handler:
         except OSError as error:
             raise RegistryError(f"{path} cannot be read: {error}") from error
         # Concurrent requests share a GPU's pass.
-        self._batcher = Batcher(_engine(folder, self.info, settings))
+        self.model = model_of(self.info, Batcher(_engine(folder, self.info, settings)))
         # so that /ping answers only once the engine does
         self._logits(np.zeros((1, 3, STRIDE_PX, STRIDE_PX), np.float32))
 
@@ -70,18 +75,31 @@ class Handler:
         Raises:
             Refused: it is not such a request.
         """
-        for wanted in re.findall(r"(?:^|[,;\s])version=([^,;\s]+)", f"{content_type};{attributes}"):
-            if wanted != self.info.version:
-                reason = f"this endpoint serves {self.info.version}, not {wanted}: deploy that one"
-                raise Refused(HTTPStatus.CONFLICT, reason)
+        self.check_version(content_type, attributes)
         if content_type.partition(";")[0].strip() != NPY:
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content type is {content_type!r}: send {NPY}")
         answer = io.BytesIO()
         np.save(answer, self._logits(_images(body)), allow_pickle=False)
         return answer.getvalue()
 
+    def answer_type(self, content_type: str) -> str:
+        """The type of what `invoke` returns for a request of a type."""
+        del content_type
+        return NPY
+
+    def check_version(self, content_type: str, attributes: str) -> None:
+        """Refuse a request that names another version.
+
+        Raises:
+            Refused: it does.
+        """
+        for wanted in re.findall(r"(?:^|[,;\s])version=([^,;\s]+)", f"{content_type};{attributes}"):
+            if wanted != self.info.version:
+                reason = f"this endpoint serves {self.info.version}, not {wanted}: deploy that one"
+                raise Refused(HTTPStatus.CONFLICT, reason)
+
     def _logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack(self._batcher.logits(list(images)))
+        return np.stack(self.model.batcher.logits(list(images)))
 
 
 def serve(handler: Handler, port: int) -> None:
@@ -112,7 +130,7 @@ class _Http(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            self._answer(HTTPStatus.OK, self._invoke(), NPY)
+            self._answer(HTTPStatus.OK, self._invoke(), self.handler.answer_type(self._content_type()))
         except Refused as refusal:
             # what was not read would be taken for the next request
             self.close_connection = True
@@ -131,7 +149,10 @@ class _Http(BaseHTTPRequestHandler):
         if int(length) > REQUEST_BYTES:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have {REQUEST_BYTES} bytes")
         attributes = self.headers.get("X-Amzn-SageMaker-Custom-Attributes", "")
-        return self.handler.invoke(self.rfile.read(int(length)), self.headers.get("Content-Type", ""), attributes)
+        return self.handler.invoke(self.rfile.read(int(length)), self._content_type(), attributes)
+
+    def _content_type(self) -> str:
+        return str(self.headers.get("Content-Type", ""))
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)

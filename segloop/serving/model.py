@@ -16,6 +16,7 @@ from segloop.serving.batching import Batcher, Unbatched
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
+from segloop.telemetry import Stage
 from segloop.transforms import class_map_of, probability_grid
 from segloop.windows import windowed_logits
 
@@ -113,7 +114,9 @@ class ServedModel:
         self._logits(np.zeros((self.input_size * 3 // 4, self.input_size, 3), dtype=np.uint8), None)
 
     def _segment(self, image: Picture, deadline: float | None) -> Segmentation:
-        logits = self._logits(image.reduced(max(self.input_size, self.long_side)), deadline)
+        pixels = image.reduced(max(self.input_size, self.long_side))
+        with Stage("network"):
+            logits = self._logits(pixels, deadline)
         size = (image.height, image.width)
         cell_px = max(image.height / logits.shape[1], image.width / logits.shape[2])
         probabilities = probability_grid(logits, *size, self.temperature)
@@ -145,7 +148,7 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     info = registry.get(project, version)
     if settings.endpoint:
         logger.info("project %s: %s runs on the SageMaker endpoint %s", project, version, settings.endpoint)
-        return _model_of(info, Unbatched(_remote(settings, version)))
+        return model_of(info, Unbatched(_remote(settings, version)))
     name = pick_engine(settings, info.engines)
     engine: Engine
     if name == "torch":
@@ -156,10 +159,11 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     else:
         engine = OpenVINOEngine(_exported(registry, info, name, settings), settings.workers)
     logger.info("project %s: %s runs on %s", project, version, name)
-    return _model_of(info, Batcher(engine))
+    return model_of(info, Batcher(engine))
 
 
-def _model_of(info: VersionInfo, batcher: Batcher) -> ServedModel:
+def model_of(info: VersionInfo, batcher: Batcher) -> ServedModel:
+    """The served model of a version over what runs it."""
     return ServedModel(
         info.version, info.project, info.classes, info.input_size, batcher, info.long_side, info.temperature
     )

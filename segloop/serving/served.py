@@ -15,6 +15,7 @@ from segloop.serving.cache import PredictionCache
 from segloop.serving.loads import Loads
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
+from segloop.telemetry import note
 
 if TYPE_CHECKING:
     from segloop.registry import Registry
@@ -27,6 +28,9 @@ UNTRAINED = "untrained"
 
 #: How long a version that could not be loaded is left alone before the next try, in seconds.
 RETRY_S = 30.0
+
+#: How often a process that is not ready tries to load what it lacks, in seconds.
+PRELOAD_AGAIN_S = 5.0
 
 Loader = Callable[["Registry", str, str, "Settings"], ServedModel]
 
@@ -53,6 +57,7 @@ class ServedModels:
         self._state = threading.Lock()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._readiness = "promoted versions are being loaded"
 
     def version(self, project: str, labels: Mapping[str, Sequence[str]]) -> str:
         """The version that `/predict` would answer with. Loads no model and takes milliseconds."""
@@ -96,6 +101,8 @@ class ServedModels:
         if no_export and self._failed_lately(project, version):
             # it takes long and would end the same: requests must not queue up for it
             raise EngineError(no_export)
+        for counter in ("swap", "swap_failure"):
+            note(counter, (project,), 0)  # a series that begins with its first event hides it from queries
         return self._replace(project, version)
 
     def refresh(self) -> None:
@@ -109,14 +116,34 @@ class ServedModels:
                 if champion is None or champion == version or self._failed_lately(project, champion):
                     continue
                 self._swap(project, champion)
+                note("swap", (project,))
                 logger.info("project %s: now serving %s instead of %s", project, champion, version)
             except SegloopError as error:
+                note("swap_failure", (project,))
                 logger.error("project %s: still serving %s: %s", project, version, error)
             except Exception:
+                note("swap_failure", (project,))
                 logger.exception("project %s: still serving %s", project, version)
 
     def _swap(self, project: str, version: str) -> None:
         self._loads.get((project, version, "swap"), lambda: self._replace(project, version), version)
+
+    def served(self) -> dict[str, str]:
+        """The loaded version of each project that has one loaded."""
+        with self._state:
+            return {project: model.version for project, model in self._models.items()}
+
+    @property
+    def cache_nbytes(self) -> int:
+        """Bytes of memory that the prediction cache holds."""
+        return self._cache.nbytes
+
+    def readiness(self) -> str:
+        """ "ready" once a request need not wait for a promoted version to be loaded, else why not.
+
+        A version that cannot be loaded holds up its own project alone, so long as others could be.
+        """
+        return self._readiness
 
     def preload(self) -> None:
         """Load the champions of the projects in the registry, as many as are kept."""
@@ -124,15 +151,20 @@ class ServedModels:
             projects = self._registry.projects()
         except SegloopError as error:
             logger.error("cannot list projects: %s", error)
+            self._readiness = "the store's projects cannot be listed"
             return
+        failed = []
         for project in projects[-self._settings.served_models :]:
             try:
                 if self._champion(project) is not None:
                     self.current(project, {})
+                continue
             except SegloopError as error:
                 logger.error("project %s: %s", project, error)
             except Exception:
                 logger.exception("project %s: its champion cannot be loaded", project)
+            failed.append(project)
+        self._readiness = "no promoted version could be loaded" if failed and not self.served() else "ready"
 
     def start(self) -> None:
         """Watch the champion pointers in a thread, until `stop`."""
@@ -147,8 +179,12 @@ class ServedModels:
 
     def _watch(self) -> None:
         self.preload()
+        tried_at = time.monotonic()
         while not self._stop.wait(self._settings.swap_poll_s):
             try:
+                if self._readiness != "ready" and time.monotonic() - tried_at > PRELOAD_AGAIN_S:
+                    self.preload()
+                    tried_at = time.monotonic()
                 self.refresh()
             except Exception:
                 logger.exception("the swap watcher failed; it goes on")

@@ -31,8 +31,16 @@ from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
 from segloop.training.examples import Examples, Views
 from segloop.training.learner import computes_bfloat16, criterion
-from segloop.training.recipe import WEIGHT_DECAY, TerminatedError, describe, learning_rate, starting_network
+from segloop.training.recipe import (
+    WEIGHT_DECAY,
+    TerminatedError,
+    describe,
+    learning_rate,
+    report_evaluation,
+    starting_network,
+)
 from segloop.training.run import Clock, Run
+from segloop.training.tracking import tracking
 from segloop.transforms import normalise, resize_image, resize_mask
 
 log = logging.getLogger(__name__)
@@ -82,7 +90,10 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
     budget_s = settings.adapt_minutes * 60
     bfloat16 = computes_bfloat16(settings, device)
 
-    with tempfile.TemporaryDirectory(prefix="segloop-adaptation-") as cache:
+    with (
+        tempfile.TemporaryDirectory(prefix="segloop-adaptation-") as cache,
+        tracking(settings, container, manifest) as tracker,
+    ):
         examples = Examples(container.snapshot, items, settings.input_size, settings.long_side, Path(cache), channels)
         features = Features(Path(cache), network, examples.view_size, MOST_VIEWS * len(items), device, bfloat16)
         for image, target in views_of(examples, settings):
@@ -96,13 +107,17 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         run = make_run(network, device, weights, left_s, settings.train_lr, settings.train_seed)
         for loss in train_head(run, features, bfloat16):
             tell(container, stop_asked, step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
+            tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
         estimate_head_statistics(network, features, min(features.count, len(items)))
-    seconds = clock.elapsed_s
-    container.report(phase="evaluating", message="Measuring the new version on the held-out tasks.")
-    served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
-    final = evaluate(served, container.snapshot, manifest.classes)
+        seconds = clock.elapsed_s
+        container.report(phase="evaluating", message="Measuring the new version on the held-out tasks.")
+        served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
+        final = evaluate(served, container.snapshot, manifest.classes)
+        tracker.evaluation(run.step, final.summary)
     log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
+    report_evaluation(container, run.step, final.summary["miou"])
     info = describe(settings, manifest, stride, final, run)
+    info["curves"] = container.curves()
     info["recipe"] |= {
         "kind": "quick",
         "batch_size": BATCH,

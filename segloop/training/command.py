@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from segloop.errors import SegloopError
-from segloop.settings import torchrun_place
+from segloop.logs import configure_logging
+from segloop.settings import load_settings, torchrun_place
 from segloop.training.adaptation import adapt
 from segloop.training.container import Container
 from segloop.training.recipe import TerminatedError, train
@@ -44,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `quick` for a quick adaptation, which has no checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m segloop.training", description=train.__doc__)
     parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
-    container = Container(parser.parse_args(arguments).base)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    parser.add_argument("--data", type=Path, help="folder of what was gathered, in place of the container's channels")
+    options = parser.parse_args(arguments)
+    container = Container(options.base, options.data)
+    configure_logging("INFO")
     leads = torchrun_place().rank == 0
     if leads:
         container.begin()
     with terminable() as stop_asked:
         try:
+            settings = load_settings(None)
+            configure_logging(settings.log_level, settings.log_format, settings.secrets)
             if container.recipe() == "full":
                 train(container, stop_asked)
             elif leads:  # a head is trained by one process

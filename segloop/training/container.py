@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+from segloop.curves import Points, ProgressFile
 from segloop.errors import TrainingError
+from segloop.network import INFO_FILE
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
 
@@ -16,11 +18,17 @@ _FAILURE_CHARACTERS = 1024
 
 
 class Container:
-    """The folder contract under `base` (/opt/ml in a SageMaker container)."""
+    """The folder contract under `base` (/opt/ml in a SageMaker container).
 
-    def __init__(self, base: Path) -> None:
-        self.snapshot = base / "input" / "data" / "snapshot"
-        self.champion = base / "input" / "data" / "model"
+    Args:
+        data: where snapshot and served version lie, if they are no channels of the container's own.
+    """
+
+    def __init__(self, base: Path, data: Path | None = None) -> None:
+        data = data or base / "input" / "data"
+        self.snapshot = data / "snapshot"
+        self.champion = data / "model"
+        self._own_settings = data / "settings.json"
         self.model = base / "model"
         self.checkpoint = base / "checkpoints" / "checkpoint.pt"
         self._hyperparameters = base / "input" / "config" / "hyperparameters.json"
@@ -28,14 +36,31 @@ class Container:
         self._progress = base / "output" / "data" / "progress.jsonl"
 
     def settings(self) -> Settings:
-        """The settings that the hyperparameters give; names that are no settings are the platform's own.
+        """The settings that the hyperparameters give, the project's own over them; names that are no settings are the
+        platform's own.
 
         Raises:
             TrainingError: they are missing or not a JSON object.
             SettingsError: one has an unusable value.
+            BadRequest: one of the project's has.
         """
-        given = self._given()
-        return load_settings(None, **{name: value for name, value in given.items() if name in Settings.model_fields})
+        given = self.hyperparameters()
+        settings = load_settings(None, **{name: given[name] for name in given if name in Settings.model_fields})
+        own = self._own_settings
+        return settings.for_project(json.loads(own.read_text("utf-8"))) if own.is_file() else settings
+
+    def use_settings(self, own: Any) -> None:
+        """Keep a project's own settings, as the extra params of a backend, for `settings`."""
+        self._own_settings.parent.mkdir(parents=True, exist_ok=True)
+        self._own_settings.write_text(json.dumps(own), "utf-8")
+
+    def parent(self) -> str | None:
+        """The name of the version that the run begins with, if there is one."""
+        try:
+            info = json.loads((self.champion / INFO_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return info.get("version") if isinstance(info, dict) else None
 
     def recipe(self) -> Recipe:
         """The recipe that the hyperparameters name, the full one if none.
@@ -43,7 +68,7 @@ class Container:
         Raises:
             TrainingError: they are missing or not a JSON object, or the recipe is none.
         """
-        recipe = self._given().get("recipe", "full")
+        recipe = self.hyperparameters().get("recipe", "full")
         if recipe not in get_args(Recipe):
             raise TrainingError(f"the recipe {recipe!r}: use quick or full")
         known: Recipe = recipe
@@ -55,7 +80,18 @@ class Container:
         with self._progress.open("a", encoding="utf-8") as file:
             file.write(json.dumps(progress) + "\n")
 
-    def _given(self) -> dict[str, Any]:
+    def curves(self) -> dict[str, Points]:
+        """The curves of the run so far, earlier starts in this folder included; see `Curves`."""
+        progress = ProgressFile(self._progress)
+        progress.read()
+        return progress.curves.as_dict()
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters as they are.
+
+        Raises:
+            TrainingError: they are missing or not a JSON object.
+        """
         try:
             given = json.loads(self._hyperparameters.read_text("utf-8"))
         except (OSError, ValueError) as error:

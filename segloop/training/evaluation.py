@@ -13,13 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from segloop.dataset import load_manifest
+from segloop.gallery import write_gallery
+from segloop.label_config import parse_label_config
 from segloop.metrics import BoundaryScore, CalibrationError, ConfusionMatrix, fit_temperature, paired_bootstrap
 from segloop.network import SegmentationNetwork, load_bundle
 from segloop.training.examples import read_example
+from segloop.training.worst import Seen, Worst
 from segloop.transforms import IGNORED, Float32, UInt8, class_map_of, confidence_grid, resize_confidence
 from segloop.windows import windowed_logits
 
 Progress = Callable[[dict[str, Any]], None]
+Watch = Callable[[Seen], None]
+
+#: Classes up to which a version keeps its confusion matrix: a larger one cannot be read on a page.
+CONFUSION_CLASSES = 50
 
 #: Places in each image at which logits are kept to fit the temperature.
 _PLACES = 1000
@@ -83,11 +90,16 @@ class Evaluation:
 
 
 def evaluate(
-    network: Network | None, snapshot: Path, classes: Sequence[str], progress: Progress | None = None
+    network: Network | None,
+    snapshot: Path,
+    classes: Sequence[str],
+    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Metrics of a network on the held-out tasks of a snapshot, at the images' full size; None: of empty predictions.
 
-    The network's classes are taken by name; those that are not among `classes` count as background.
+    The network's classes are taken by name; those that are not among `classes` count as background. `watch` is shown
+    each image with what was found in it.
 
     Raises:
         TrainingError: the snapshot cannot be read, or its masks are not of `classes`.
@@ -113,6 +125,8 @@ def evaluate(
         matrix.update(truth, found)
         matrices.append(matrix)
         boundary.update(truth, found)
+        if watch is not None:
+            watch(Seen(item, image, truth, found, matrix))
         if progress is not None:
             progress({"phase": "evaluating", "step": step, "steps": len(items)})
     total = ConfusionMatrix(classes)
@@ -137,22 +151,33 @@ def compare(
     classes: Sequence[str],
     device: torch.device,
     progress: Progress | None = None,
+    gallery: Path | None = None,
 ) -> dict[str, Any]:
     """Candidate and champion (bundles) on the same held-out tasks: `metrics`, `champion_metrics` (None without one) and
     `interval`, the difference of their mIoU with the ends of its paired bootstrap interval (None where there is none).
+
+    The candidate's metrics hold its `confusion` matrix, rows the truth, background first (none beyond
+    CONFUSION_CLASSES). `gallery` is a file that the images are written to on which the candidate does worst.
 
     Raises:
         RegistryError: a bundle cannot be loaded.
         TrainingError: as `evaluate`.
     """
-    ours = evaluate(Network.load(candidate, device), snapshot, classes, progress)
-    if champion is None:
-        return {"metrics": ours.summary, "champion_metrics": None, "interval": None}
-    theirs = evaluate(Network.load(champion, device), snapshot, classes, progress)
-    interval = paired_bootstrap(ours.counts, theirs.counts)
+    worst = Worst()
+    ours = evaluate(Network.load(candidate, device), snapshot, classes, progress, worst.add)
+    theirs = None
+    if champion is not None:
+        theirs = evaluate(Network.load(champion, device), snapshot, classes, progress, worst.add_champion)
+    if gallery is not None:
+        colours = parse_label_config(load_manifest(snapshot).label_config).colours
+        write_gallery(gallery, worst.entries(), classes, colours)
+    metrics = ours.summary
+    if len(classes) <= CONFUSION_CLASSES:
+        metrics = {**metrics, "confusion": ours.counts.sum(axis=0).tolist()}
+    interval = None if theirs is None else paired_bootstrap(ours.counts, theirs.counts)
     return {
-        "metrics": ours.summary,
-        "champion_metrics": theirs.summary,
+        "metrics": metrics,
+        "champion_metrics": None if theirs is None else theirs.summary,
         "interval": None if interval is None else [interval.difference, interval.low, interval.high],
     }
 

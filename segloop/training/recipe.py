@@ -38,6 +38,7 @@ from segloop.training.evaluation import Evaluation, Network, evaluate
 from segloop.training.examples import Examples, Views, steps_per_pass
 from segloop.training.learner import Learner, computes_bfloat16, is_compiled, target_weight
 from segloop.training.run import Clock, Run, restore, save_checkpoint
+from segloop.training.tracking import tracking
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,11 @@ def train(
     items = manifest.part("train")
     if not items:
         raise NothingToTrain("the snapshot has no task to train on: label more")
-    with form_team(settings) as team, tempfile.TemporaryDirectory(prefix="segloop-training-") as cache:
+    with (
+        form_team(settings) as team,
+        tempfile.TemporaryDirectory(prefix="segloop-training-") as cache,
+        tracking(settings, container, manifest, leads=team.leads) as tracker,
+    ):
         device = team.device
         stride = pick_output_stride(settings, device)
         torch.manual_seed(settings.train_seed)
@@ -148,8 +153,11 @@ def train(
 
         def measure() -> None:
             started_s = clock.elapsed_s
-            miou = evaluation().summary["miou"] if team.leads else None
-            run.note(*team.tell((miou, clock.elapsed_s - started_s)))
+            summary = evaluation().summary if team.leads else {}
+            if team.leads:
+                report_evaluation(container, run.step, summary["miou"])
+                tracker.evaluation(run.step, summary)
+            run.note(*team.tell((summary.get("miou"), clock.elapsed_s - started_s)))
 
         def agree() -> bool:
             run.agreed_s, stop = team.agree(clock.elapsed_s, stop_asked())
@@ -167,6 +175,7 @@ def train(
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.3f}", miou=run.miou)
                     report_step(container, run, loss)
+                    tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
                 if stop:
                     if team.leads:
                         save_checkpoint(run, container.checkpoint)
@@ -183,7 +192,11 @@ def train(
         if not team.leads:
             return {}
         final = evaluation()
+        report_evaluation(container, run.step, final.summary["miou"])
+        tracker.evaluation(run.step, final.summary)
         info = describe(settings, manifest, stride, final, run)
+        info["parent"] = container.parent()
+        info["curves"] = container.curves()
         info["recipe"] |= {"precision": "bfloat16" if bfloat16 else "float32", "processes": team.size}
         save_bundle(container.model, twin, info)
     log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
@@ -260,6 +273,13 @@ def report_step(container: Container, run: Run, loss: float) -> None:
         miou=run.miou,
         eta_s=round(run.elapsed_s * (1 - done) / done, 1) if done else None,
     )
+
+
+def report_evaluation(container: Container, step: int, miou: float | None) -> None:
+    """Add an evaluation's mIoU to the progress, and so to the run's curves."""
+    told = "no mIoU: no label occurs in them" if miou is None else f"mIoU {miou:.3f}"
+    message = f"On the held-out tasks after {step} steps: {told}."
+    container.report(phase="evaluated", step=step, evaluated=miou, message=message)
 
 
 def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluation, run: Run) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from segloop.backend import Backend
 from segloop.errors import Busy, SegloopError
 from segloop.settings import Settings
 from segloop.web.auth import guard
+from segloop.web.observing import Observed
+from segloop.web.operations import operations
 from segloop.web.replies import reply
 from segloop.web.routes import protocol
+from segloop.web.ui import ui
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +53,14 @@ def create_app(backend: Backend, settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.before_request(guard(settings))
     app.register_blueprint(protocol(backend))
+    app.register_blueprint(operations(backend, settings))
+    app.register_blueprint(ui(backend, settings))
     app.register_error_handler(SegloopError, _known_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unknown_error)
+    plain = [rule.rule for rule in app.url_map.iter_rules() if not rule.arguments]
+    folders = {"/" + rule.rule[1:].partition("/")[0] for rule in app.url_map.iter_rules() if rule.arguments}
+    app.wsgi_app = Observed(app.wsgi_app, plain, folders, access_log=settings.access_log)  # type: ignore[method-assign]
     return app
 
 

@@ -13,17 +13,19 @@ from segloop.errors import Unauthorized
 from segloop.labelstudio import SECRET_HEADER
 from segloop.settings import Settings
 
+_OPEN = frozenset(("/health", "/ready"))
+
 
 def guard(settings: Settings) -> Callable[[], None]:
     """A check to run before each request; it raises Unauthorized.
 
-    `/health` is open. While no password is set, everything is open to callers on this machine alone.
+    `/health` and `/ready` are open: who probes has no password. While no password is set, everything is open to callers on this machine alone.
     """
     user, password = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
     secret = settings.webhook_secret.get_secret_value()
 
     def check() -> None:
-        if request.path == "/health":
+        if request.path in _OPEN:
             return
         if not password:
             if not is_loopback(request.remote_addr):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,107 +12,23 @@ import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from pydantic import SecretStr
 
-from demo.data import COLOURS, DemoData, from_folder
-from demo.label_studio import RunningLabelStudio
-from demo.scenes import write_scenes
-from demo.stack import RunningSegloop
+from demo.data import COLOURS
 from segloop.label_config import parse_label_config
-from segloop.labelstudio import Credentials, LabelStudio
-from segloop.masks import decode_rle, encode_rle
-from segloop.payloads import project_key
-from segloop.registry import open_registry
-from segloop.settings import Settings
+from segloop.masks import decode_rle
 from tests.e2e.browser import logged_in, open_task, point_on_page, wait_for, wait_until_drawn
+from tests.e2e.loop import HEIGHT, WIDTH, Loop, Project, processes, running_loop
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(900)]
 
-WIDTH, HEIGHT = 320, 240
 #: Brush regions are drawn softly at their edges, which are not compared.
 BAND_PX = 1
 
 
-class Loop:
-    """A Label Studio, a segloop, and what somebody does with both."""
-
-    def __init__(self, label_studio: RunningLabelStudio, segloop: RunningSegloop, data: DemoData) -> None:
-        self.label_studio, self.segloop, self.data = label_studio, segloop, data
-        self.registry = open_registry(Settings(data_dir=segloop.data_dir))
-        self.api = LabelStudio(label_studio.url, Credentials(label_studio.url, SecretStr(label_studio.api_key)))
-        self.http = label_studio.client()
-
-    def project(self, title: str) -> Project:
-        return Project(self, title)
-
-
-class Project:
-    """A project with labelled and unlabelled scenes, connected to segloop."""
-
-    def __init__(self, loop: Loop, title: str) -> None:
-        self.loop = loop
-        data = loop.data
-        created = loop.label_studio.create_project(title, data.label_config)
-        self.id, self.key = created["id"], project_key(created)
-        ids = loop.label_studio.upload_images(self.id, [example.image for example in (*data.train, *data.val)])
-        self.labelled, self.unlabelled = ids[: len(data.train)], ids[len(data.train) :]
-        connected = loop.api.connect(
-            self.id,
-            loop.segloop.url,
-            title="segloop",
-            basic_auth=(loop.segloop.user, SecretStr(loop.segloop.password)),
-            webhook_secret=SecretStr(loop.segloop.secret),
-        )
-        self.backend = connected["backend"]["id"]
-        for task, example in zip(self.labelled, data.train, strict=True):
-            truth = example.truth(len(data.classes))
-            loop.label_studio.submit_annotation(task, [region(truth, i, n) for i, n in enumerate(data.classes, 1)])
-
-    def champion(self) -> str | None:
-        champion = self.loop.registry.champion(self.key)
-        return None if champion is None else champion.version
-
-    def predictions(self, task: int) -> list[dict[str, Any]]:
-        answer = self.loop.http.get("/api/predictions/", params={"task": task})
-        return answer.raise_for_status().json()
-
-    def title(self) -> str:
-        return self.loop.http.get(f"/api/ml/{self.backend}").raise_for_status().json()["title"]
-
-    def training(self) -> dict[str, Any]:
-        with self.loop.segloop.client() as client:
-            return client.get("/is_training", params={"project": self.id}).raise_for_status().json()
-
-
-def region(truth: np.ndarray, index: int, name: str) -> dict[str, Any]:
-    """A brush region of one class, as an annotator draws it."""
-    height, width = truth.shape
-    rle = encode_rle(np.where(truth == index, 255, 0).astype(np.uint8))
-    place = {"from_name": "tag", "to_name": "image", "type": "brushlabels", "origin": "manual", "image_rotation": 0}
-    value = {"format": "rle", "rle": rle, "brushlabels": [name]}
-    return {"id": f"true-{index}", **place, "original_width": width, "original_height": height, "value": value}
-
-
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
-    folder = tmp_path_factory.mktemp("loop")
-    write_scenes(folder / "scenes", train=12, val=4, size=(WIDTH, HEIGHT))
-    with RunningLabelStudio() as label_studio:
-        segloop = RunningSegloop(
-            folder,
-            weights="none",
-            input_size=128,
-            train_epochs=1,
-            train_min_steps=48,
-            label_studio_url=label_studio.url,
-            label_studio_api_key=label_studio.api_key,
-        )
-        with segloop:
-            made = Loop(label_studio, segloop, from_folder(folder / "scenes", 12, 4))
-            yield made
-            made.api.close()
-            made.http.close()
-        print(segloop.log.read_text(errors="replace")[-6000:])
+    with running_loop(tmp_path_factory.mktemp("loop"), train=12, val=4, train_min_steps=48) as loop:
+        yield loop
 
 
 @pytest.fixture(scope="module")
@@ -199,23 +114,6 @@ def finished(loop: Loop, job: str) -> dict[str, Any] | None:
         status = client.post("/job_status", json={"job": job}).raise_for_status().json()
     assert status["job_status"] != "failed", status
     return status if status["job_status"] == "finished" else None
-
-
-def processes(data_dir: Path, command: str, *, leaders_only: bool) -> list[int]:
-    """Processes with this command line that work in this data folder; leaders are not children of each other."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            environment = (entry / "environ").read_bytes()
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if command in line and str(data_dir).encode() in environment:
-            found[int(entry.name)] = parent
-    return [pid for pid, parent in found.items() if not leaders_only or parent not in found]
 
 
 def prediction_masks(project: Project, task: int) -> dict[str, np.ndarray]:

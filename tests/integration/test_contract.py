@@ -10,12 +10,10 @@ import pytest
 
 from segloop.backend import Backend
 from segloop.masks import decode_rle
-from segloop.registry import open_registry
 from segloop.serving import UNTRAINED, ServedModels
-from segloop.settings import Settings
 from segloop.web import create_app
-from tests.toys import BRUSH, ToyImages, toy_bundle, toy_loader
-from worker.queue import Jobs
+from tests.toys import BRUSH
+from tests.world import World
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
 
@@ -29,29 +27,6 @@ def recorded() -> list[tuple[str, dict]]:
             (f"{path.stem}:{item['seq']}", item) for item in content if isinstance(content, list) and "method" in item
         ]
     return found
-
-
-class World:
-    """A backend over a real registry and queue, with toy networks and images."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.registry = open_registry(settings)
-        self.images = ToyImages()
-        self.jobs = Jobs.open(settings)
-        self.models = ServedModels(self.registry, settings, toy_loader)
-        self.backend = Backend(settings, self.registry, self.models, self.images, lambda: self.jobs)
-        self.client = create_app(self.backend, settings).test_client()
-
-    def promote(self, project: str, seed: int = 0) -> str:
-        folder, info = toy_bundle(self.settings.data_dir / f"bundle-{project}-{seed}", seed)
-        version = self.registry.add(project, folder, info)
-        self.registry.promote(project, version, "test")
-        return version
-
-    def close(self) -> None:
-        self.backend.close()
-        self.jobs.close()
 
 
 @pytest.fixture

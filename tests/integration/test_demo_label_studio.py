@@ -50,7 +50,7 @@ def test_two_run_side_by_side_and_leave_nothing(tmp_path: Path) -> None:
     with RunningLabelStudio() as one, RunningLabelStudio() as two:
         assert one.url != two.url
         assert one.folder != two.folder
-        pids = [running._process.pid for running in (one, two) if running._process is not None]
+        pids = [running.pid for running in (one, two) if running.pid is not None]
         first = one.create_project("first", CONFIG, sampling="Uncertainty sampling")
         second = two.create_project("second", CONFIG)
         assert (first["id"], second["id"]) == (1, 1)
@@ -82,7 +82,7 @@ def test_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         "import shutil, sys, time; from pathlib import Path; from demo.label_studio import RunningLabelStudio, template\n"
         "folder = Path(shutil.copytree(template(), sys.argv[1]))\n"
         "with RunningLabelStudio(folder) as running:\n"
-        "    print(running._process.pid, flush=True)\n"
+        "    print(running.pid, flush=True)\n"
         "    time.sleep(600)\n"
     )
     with subprocess.Popen(

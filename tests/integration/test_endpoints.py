@@ -133,6 +133,7 @@ def test_an_endpoint_serves_one_version_and_then_another(
     assert described["EndpointConfigName"] == json.loads(dry.stdout)["config"]["EndpointConfigName"]
 
     the_same_logits(registry, road, bundles["Road"][0])
+    assert found(a_whole_task(emulator)) == (road, {"Road"})
 
     own = {name.removeprefix("SEGLOOP_").lower(): value for name, value in environment.items() if "SEGLOOP" in name}
     own |= {"weights": "none", "input_size": 64, "swap_poll_s": 0.2, "data_dir": tmp_path / "server"}
@@ -166,6 +167,23 @@ def test_an_endpoint_serves_one_version_and_then_another(
     assert "did not take" in rolled.output
     assert "alarms were activated" in rolled.output
     assert emulator.hosting.endpoints["street"].description["EndpointStatus"] == "InService"
+
+
+def a_whole_task(emulator: Emulator) -> dict[str, Any]:
+    """What a caller without NumPy gets: a prediction in the form of /predict's answer."""
+    image = cv2.imencode(".png", half_red_half_blue(48, 64))[1].tobytes()
+    address = "s3://source/projects/1/a.png"
+    request = {
+        "label_config": BRUSH,
+        "task": {"id": 1, "data": {"image": address}},
+        "images": {address: base64.b64encode(image).decode()},
+    }
+    status, answer, _ = emulator.hosting.invoke(
+        "street", json.dumps(request).encode(), {"content-type": "application/json"}
+    )
+    assert status == 200, answer
+    prediction = json.loads(answer)
+    return {"results": [prediction], "model_version": prediction["model_version"]}
 
 
 def found(answer: dict[str, Any]) -> tuple[str, set[str]]:

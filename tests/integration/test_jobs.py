@@ -18,6 +18,7 @@ from segloop.errors import (
     NothingToTrain,
     RegistryError,
     TrainingError,
+    TrainingStopped,
 )
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes
@@ -59,6 +60,8 @@ def test_the_first_retrain(shop: Workshop) -> None:
 
 def test_a_worse_candidate_is_kept_but_not_served(shop: Workshop) -> None:
     first, second, third = retrain(shop), retrain(shop), retrain(shop)
+    counted = shop.jobs.tallies([]).retrains
+    assert (counted["full", "promoted"], counted["full", "kept"], counted["quick", "promoted"]) == (2, 1, 0)
     assert [first["promoted"], second["promoted"], third["promoted"]] == [True, True, False]
     champion = shop.registry.champion(PROJECT)
     assert champion is not None
@@ -119,6 +122,7 @@ def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs,
         assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
         assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
         assert queued(jobs, RETRAIN_QUEUE) == []
+        assert jobs.tallies([]).retrains["full", "promoted"] == 2, burns_at
         if not killed:
             break
     assert burns_at > 20, "the fuse should have burned in many places"
@@ -191,6 +195,7 @@ def test_a_failing_training_is_final_and_frees_the_project(shop: Workshop) -> No
     assert shop.jobs.job_status(job_id)["progress"] == {"phase": "failed", "message": "The loss is NaN."}
     assert shop.jobs.live_retrain(PROJECT) is None
     assert shop.registry.champion(PROJECT) is None
+    assert shop.jobs.tallies([]).retrains["full", "failed"] == 1
 
 
 def test_a_lost_training_goes_on(shop: Workshop) -> None:
@@ -215,15 +220,28 @@ def test_progress_of_the_training_is_published(shop: Workshop) -> None:
         def __getattr__(self, name: str) -> Any:
             return self.report if name == "report" else getattr(shop.jobs, name)
 
-        def report(self, job_id: str, progress: dict[str, Any]) -> None:
+        def report(self, job_id: str, progress: dict[str, Any], curves: Any = None) -> None:
             shown.append(progress)
-            honest(job_id, progress)
+            honest(job_id, progress, curves)
 
     watched = Watched()
     run_retrain(replace(shop, jobs=watched), PROJECT, job_id)  # type: ignore[arg-type]
     assert {"phase": "training", "message": "Training.", "epoch": 2, "loss": 0.25} in shown
     phases = [progress["phase"] for progress in shown]
     assert list(dict.fromkeys(phases)) == ["snapshot", "training", "evaluating", "exporting", "promoting", "done"]
+
+
+def test_a_retrain_is_stopped_before_it_begins(shop: Workshop) -> None:
+    job_id = begin(shop.jobs)
+    shop.jobs.record_changes(PROJECT, range(shop.settings.retrain_threshold))
+    assert shop.jobs.ask_stop(PROJECT) == job_id
+    with pytest.raises(TrainingStopped):
+        run_retrain(shop, PROJECT, job_id)
+    assert shop.jobs.job_status(job_id)["progress"] == {"phase": "stopped", "message": "Somebody stopped the training."}
+    assert (shop.jobs.live_retrain(PROJECT), shop.registry.versions(PROJECT)) == (None, [])
+    last = shop.jobs.last_retrain(PROJECT)
+    assert last is not None
+    assert last["job"] == job_id
 
 
 def test_a_time_out_is_final(shop: Workshop) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -34,13 +36,13 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 class Up:
     """A running `segloop up` and what it printed."""
 
-    def __init__(self, settings: Settings, cwd: Path) -> None:
+    def __init__(self, settings: Settings, cwd: Path, variables: dict[str, str]) -> None:
         self._socket = str(settings.valkey_socket)
         self.mark = f"SEGLOOP_TEST_MARK={os.getpid()}-{time.monotonic_ns()}"
         name, _, value = self.mark.partition("=")
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env={**environment(settings), "PYTHONPATH": str(ROOT), name: value},
+            env={**environment(settings), "PYTHONPATH": str(ROOT), name: value, **variables},
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -89,11 +91,11 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[[], Up]]:
+def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def begin() -> Up:
-        started.append(Up(settings, tmp_path))
+    def begin(**variables: str) -> Up:
+        started.append(Up(settings, tmp_path, variables))
         return started[-1]
 
     yield begin
@@ -123,8 +125,8 @@ def redis_answers(settings: Settings) -> bool:
 
 
 @pytest.mark.slow
-def test_everything_runs_restarts_and_ends(settings: Settings, start: Callable[[], Up]) -> None:
-    up = start()
+def test_everything_runs_restarts_and_ends(settings: Settings, start: Callable[..., Up]) -> None:
+    up = start(SEGLOOP_LOG_FORMAT="json")
     until(lambda: f"segloop is up at http://127.0.0.1:{settings.port}" in up.text)
     assert "no password is set" in up.text
     until(lambda: redis_answers(settings))
@@ -144,6 +146,10 @@ def test_everything_runs_restarts_and_ends(settings: Settings, start: Callable[[
     assert up.wait() == 0
     assert up.family() == {}
     assert "Traceback" not in up.text
+    lines = [json.loads(line) for line in up.lines]
+    loggers = {line["logger"] for line in lines}
+    assert {"supervisor", "gunicorn.error"} <= loggers, "of supervisord, and of the server"
+    assert any(logger.startswith(("rq", "worker")) for logger in loggers), "of workers"
 
 
 @pytest.mark.slow
@@ -181,6 +187,25 @@ def test_a_taken_port_is_refused(settings: Settings, start: Callable[[], Up]) ->
         assert up.wait() != 0
     assert f"cannot listen on 127.0.0.1:{settings.port}" in up.text
     assert up.family() == {}
+
+
+def test_the_servers_processes_leave_ctrl_c_to_the_first(settings: Settings, tmp_path: Path) -> None:
+    """A terminal sends it to all of them; twice within gthread's handler is a deadlock."""
+    environ = {**environment(settings), "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, "-m", "segloop.cli", "serve"], env=environ, cwd=tmp_path)
+    try:
+        until(lambda: is_healthy(settings))
+        others = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        assert others
+        for pid in others:
+            ignored = re.search(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            assert ignored
+            assert int(ignored[1], 16) & 1 << (signal.SIGINT - 1)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(30) == 0
+    finally:
+        first.kill()
+        first.wait()
 
 
 def test_any_port_can_be_asked_for(settings: Settings) -> None:

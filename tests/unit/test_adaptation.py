@@ -20,6 +20,7 @@ from segloop.training import adaptation as module
 from segloop.training.adaptation import MOST_IMAGES, Features, choose, output_stride, views_of
 from segloop.training.examples import Examples
 from segloop.training.recipe import TerminatedError
+from tests.curves import scalars
 from tests.snapshots import Example, write_base, write_snapshot
 
 SMALL: dict[str, Any] = {"weights": "none", "arch": "deeplabv3_resnet50", "input_size": 96, "device": "cpu"}
@@ -159,7 +160,10 @@ def base(tmp_path: Path, champion: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ten_images_of_new_labels_give_a_useful_version(base: Path, champion: Path) -> None:
+def test_ten_images_of_new_labels_give_a_useful_version(
+    base: Path, champion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGLOOP_TENSORBOARD_DIR", str(base / "curves"))
     assert main(["--base", str(base)]) == 0
     container = Container(base)
     info = json.loads((container.model / "version.json").read_text())
@@ -173,6 +177,9 @@ def test_ten_images_of_new_labels_give_a_useful_version(base: Path, champion: Pa
     assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("backbone."))
     assert not torch.equal(before["classifier.0.convs.0.0.weight"], after["classifier.0.convs.0.0.weight"])
     assert load_manifest(container.snapshot).hash == info["snapshot"]
+    curves = scalars(base / "curves")
+    assert len(curves["train/loss"]) == info["recipe"]["steps"]
+    assert curves["val/miou"] == [(info["recipe"]["steps"], pytest.approx(info["metrics"]["miou"]))]
 
 
 @pytest.mark.slow

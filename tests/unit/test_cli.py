@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from segloop import __version__
-from segloop.cli import main
+from segloop.cli import cli_page, main
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from worker.queue import Jobs
@@ -60,7 +60,7 @@ def test_version_and_help() -> None:
     result = run("--help")
     for command in ("up", "serve", "worker", "versions"):
         assert command in result.output
-    assert "settings" not in result.output
+    assert "\n  settings" not in result.output
 
 
 def test_list(registry: Registry, tmp_path: Path) -> None:
@@ -152,6 +152,12 @@ def test_the_settings_page_is_printed() -> None:
     assert result.exit_code == 0
     assert result.output.startswith("# Settings\n")
     assert "| `SEGLOOP_RETRAIN_THRESHOLD`<br>*per project* (`retrain_threshold`) | `100` |" in result.output
+
+
+def test_the_page_of_commands_is_current() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == cli_page(main), "docs/cli.md is stale: segloop reference > docs/cli.md"
+    assert run("reference").output == page
 
 
 # -- a training is stopped

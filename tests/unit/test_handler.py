@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from segloop.errors import RegistryError, SettingsError
-from segloop.network import build_network, save_bundle
-from segloop.registry import Registry, open_registry
+from segloop.registry import Registry
 from segloop.serving import handler as handler_module
 from segloop.serving.engines import TorchEngine
 from segloop.serving.handler import NPY, Handler, Refused, http_of
 from segloop.settings import Settings
-from tests.toys import toy_info
+from tests.toys import toy_registry
 from worker.endpoints import Deployment, Wish, inference
 from worker.endpoints.packing import PACKAGES, REQUIREMENTS, archive_files, write_archive
 from worker.endpoints.requests import config_request, endpoint_request, model_request
@@ -38,14 +36,7 @@ CPU = Settings(_env_file=None, device="cpu", weights="none")
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    folder = tmp_path_factory.mktemp("handler")
-    torch.manual_seed(0)
-    network = build_network("fcn_resnet50", 3, 16)
-    info = {**toy_info(("Road", "Sky")), "arch": "fcn_resnet50", "engines": {"error": "none here"}}
-    save_bundle(folder / "bundle", network, info)
-    made = open_registry(Settings(_env_file=None, data_dir=folder))
-    made.add(PROJECT, folder / "bundle", info)
-    return made
+    return toy_registry(tmp_path_factory.mktemp("handler"), PROJECT)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
-from segloop.labelstudio import SECRET_HEADER, Credentials, LabelStudio
+from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Credentials, LabelStudio
 from segloop.payloads import project_key
 from segloop.settings import Settings
 
@@ -391,7 +391,7 @@ def test_connect_keeps_headers_that_somebody_else_set(fake: FakeLabelStudio, stu
     assert report["webhook"] == 5
     (request,) = fake.asked("PATCH", "/api/webhooks/5/")
     assert request.body["headers"] == {"X-A": "1", SECRET_HEADER: "s"}
-    assert request.body["send_for_all_actions"]
+    assert request.body["actions"] == sorted(ANNOTATION_ACTIONS)
 
 
 def test_connect_raises_when_the_backend_was_not_added(fake: FakeLabelStudio, studio: LabelStudio) -> None:

@@ -466,7 +466,7 @@ def test_the_page_lists_every_permission_and_its_policies_are_json() -> None:
     actions = set(re.findall(r'explained\("([a-z0-9]+:[A-Za-z]+)"\)', source))
     assert {"s3:PutObject", "sagemaker:CreateTrainingJob", "sqs:DeleteMessage", "sagemaker:UpdateEndpoint"} <= actions
     fenced = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", page)
-    plain = "".join(text for language, text in fenced if not language)
+    plain = "".join(text for language, text in fenced if language == "sh")
     commands = re.findall(r"^segloop (.*)$", plain, re.MULTILINE)
     assert commands
     for command in commands:

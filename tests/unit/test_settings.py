@@ -184,7 +184,7 @@ def test_a_project_cannot_override_what_is_not_its_own(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"retrain_threshold": 0}, r"extra_params: retrain_threshold=0: "),
+        ({"retrain_threshold": -1}, r"extra_params: retrain_threshold=-1: "),
         ({"arch": "unet"}, r"extra_params: arch='unet': "),
         ('{"input_size": "wide"}', r"extra_params: input_size='wide': "),
         ({"min_area_px": {"a": 1}}, r"extra_params: min_area_px=\{'a': 1\}: "),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segloop.dataset import ProjectSplits, Split, assign_splits, find_twins
+from segloop.dataset import Manifest, ProjectSplits, Split, assign_splits, find_twins, join_splits, without_learnt
+from segloop.errors import NothingToTrain
 from tests.labelling import PROJECT
 
 
@@ -97,3 +98,49 @@ def test_twins_never_take_the_last_task_to_train_on() -> None:
 def test_twins_are_found_through_others() -> None:
     assert find_twins([(1, "a"), (2, "b"), (3, "c"), (4, "b"), (4, "c"), (1, "a"), (5, "e")]) == {2: 2, 3: 2, 4: 2}
     assert find_twins([(9, "a"), (8, "b"), (7, "a"), (7, "b")]) == {7: 7, 8: 7, 9: 7}
+
+
+def manifest_of(**tasks: Split) -> Manifest:
+    """Tasks t1, t2, ... on their sides; the image of one is its number, or what follows an underscore."""
+    items = [
+        {
+            "task": int(name[1:].partition("_")[0]),
+            "image_tag": "image",
+            "annotations": [],
+            "image": f"images/{int(name.rpartition('_')[2].removeprefix('t')):064x}.png",
+            "mask": f"masks/{0:064x}.png",
+            "width": 1,
+            "height": 1,
+            "split": side,
+        }
+        for name, side in tasks.items()
+    ]
+    value = {
+        "project": PROJECT,
+        "created_at": "",
+        "label_config": "",
+        "classes": [],
+        "unlabelled": "ignore",
+        "items": items,
+    }
+    return Manifest.model_validate_json(json.dumps(value))
+
+
+def test_what_was_trained_on_elsewhere_is_trained_on_from_now_on() -> None:
+    learnt = manifest_of(t1="train", t2="val", t3="train", t4="val")
+    known: dict[int, Split] = {3: "val", 4: "train", 5: "val"}
+    assert join_splits(known, learnt) == {1: "train", 2: "val", 3: "train", 4: "train", 5: "val"}
+    assert join_splits({}, learnt) == {1: "train", 2: "val", 3: "train", 4: "val"}
+
+
+def test_no_held_out_task_is_one_that_was_trained_on() -> None:
+    learnt = manifest_of(t1="train", t2="val", t6="train")
+    # 1 itself, and 4, which has the image of 6
+    left = without_learnt(manifest_of(t1="val", t2="val", t3="train", t4_6="val", t5="val"), learnt)
+    assert [(item.task, item.split) for item in left.items] == [(2, "val"), (3, "train"), (5, "val")]
+    assert [one.task for one in left.skipped] == [1, 4]
+    assert left.hash == left.digest()
+    same = manifest_of(t2="val", t6="train")
+    assert without_learnt(same, learnt) is same
+    with pytest.raises(NothingToTrain, match="cannot be compared"):
+        without_learnt(manifest_of(t1="val", t3="train"), learnt)

@@ -19,6 +19,7 @@ from torch import nn
 
 from segloop.dataset import load_manifest
 from segloop.errors import SettingsError, TrainingError
+from segloop.gallery import read_index
 from segloop.network import load_bundle, save_bundle
 from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.command import TERMINATED
@@ -26,8 +27,10 @@ from segloop.training.examples import Examples, Views, steps_per_pass
 from segloop.training.learner import criterion
 from segloop.training.recipe import TerminatedError, estimate_statistics, learning_rate
 from segloop.transforms import IGNORED
+from tests.curves import scalars
 from tests.painted import CLASSES, examples, hyperparameters, painted
 from tests.snapshots import write_base, write_snapshot
+from worker.jobs.workshop import compare_bundles
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +50,9 @@ def learned(tmp_path_factory):
     base = tmp_path_factory.mktemp("learned")
     write_snapshot(base / "input/data/snapshot", CLASSES, examples())
     write_base(base, **hyperparameters(train_min_steps=12))
-    assert main(["--base", str(base)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGLOOP_TENSORBOARD_DIR", str(base / "curves"))
+        assert main(["--base", str(base)]) == 0
     return base
 
 
@@ -165,7 +170,28 @@ def test_progress_tells_of_every_step(learned):
     assert steps[-1]["eta_s"] == 0
     assert steps[-1]["miou"] > 0
     assert all(math.isfinite(line["loss"]) and line["eta_s"] >= 0 for line in steps)
-    assert (lines[-1]["phase"], lines[-1]["step"], lines[-1]["steps"]) == ("evaluating", 2, 2)
+    assert (lines[-2]["phase"], lines[-2]["step"], lines[-2]["steps"]) == ("evaluating", 2, 2)
+    info = json.loads((learned / "model/version.json").read_text())
+    assert (lines[-1]["phase"], lines[-1]["evaluated"]) == ("evaluated", info["metrics"]["miou"])
+    assert info["curves"]["loss"] == [[line["step"], round(line["loss"], 5)] for line in steps]
+    assert info["curves"]["miou"][-1] == [12, round(info["metrics"]["miou"], 5)]
+
+
+def test_a_trainings_log_is_json_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEGLOOP_LOG_FORMAT", "json")
+    assert main(["--base", str(tmp_path)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "hyperparameters" in json.loads(line)["message"]
+
+
+def test_tensorboard_has_the_curves(learned):
+    curves = scalars(learned / "curves")
+    metrics = json.loads((learned / "model/version.json").read_text())["metrics"]
+    assert [step for step, _ in curves["train/loss"]] == list(range(1, 13))
+    assert len(curves["train/learning_rate"]) == 12
+    assert len(curves["val/miou"]) > 1
+    assert curves["val/miou"][-1] == (12, pytest.approx(metrics["miou"]))
+    assert {name: curves[f"iou/{name}"][-1][1] for name in CLASSES} == pytest.approx(metrics["iou"])
 
 
 def test_evaluate_gives_the_metrics_of_the_run(learned):
@@ -189,14 +215,30 @@ def test_confidence_is_at_the_temperature(learned):
     assert cold["calibration_error"] != hot["calibration_error"]
 
 
-def test_candidate_and_champion_are_compared_on_the_same_tasks(learned):
+def test_candidate_and_champion_are_compared_on_the_same_tasks(learned, tmp_path):
     snapshot = learned / "input/data/snapshot"
     first = compare(learned / "model", None, snapshot, CLASSES, CPU)
     assert (first["champion_metrics"], first["interval"]) == (None, None)
-    twin = compare(learned / "model", learned / "model", snapshot, CLASSES, CPU)
-    assert twin["metrics"] == twin["champion_metrics"] == first["metrics"]
+    twin = compare(learned / "model", learned / "model", snapshot, CLASSES, CPU, gallery=tmp_path / "gallery.zip")
+    assert (
+        twin["metrics"] == first["metrics"] == {**twin["champion_metrics"], "confusion": twin["metrics"]["confusion"]}
+    )
+    assert np.sum(twin["metrics"]["confusion"]) == twin["metrics"]["pixels"]
     assert twin["interval"] == [0, 0, 0]
     assert json.dumps(twin, allow_nan=False)
+    images = read_index(tmp_path / "gallery.zip")["images"]
+    assert len(images) == twin["metrics"]["tasks"]
+    assert all(image["miou"] == image["champion_miou"] for image in images)
+
+
+def test_a_bundle_gets_its_gallery_once(learned, tmp_path, settings):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(learned / "model", bundle)
+    compare_bundles(bundle, None, learned / "input/data/snapshot", CLASSES, settings)
+    first = (bundle / "gallery.zip").read_bytes()
+    assert not any(image["has_champion"] for image in read_index(bundle / "gallery.zip")["images"])
+    compare_bundles(bundle, learned / "model", learned / "input/data/snapshot", CLASSES, settings)
+    assert (bundle / "gallery.zip").read_bytes() == first, "a version's files never change"
 
 
 def test_evaluate_takes_classes_by_name(learned, tmp_path):

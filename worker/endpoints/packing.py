@@ -16,12 +16,13 @@ HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
 ENTRY = "inference.py"
 
-#: What `segloop.serving.handler` imports and the image need not have. torch, torchvision and numpy are the image's own.
+#: What `segloop.answers` imports and the image need not have. torch, torchvision and numpy are the image's own.
 PACKAGES = (
     "annotated-types",
     "anyio",
     "cachetools",
     "certifi",
+    "defusedxml",
     "filelock",
     "h11",
     "httpcore",
@@ -30,6 +31,7 @@ PACKAGES = (
     "opencv-python-headless",
     "openvino",
     "openvino-telemetry",
+    "pillow",
     "platformdirs",
     "pydantic",
     "pydantic-core",

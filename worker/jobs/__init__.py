@@ -1,42 +1,70 @@
-"""The jobs: retrain, prelabel, reconcile. Each may be killed anywhere and started again, and ends the same."""
+"""The jobs: retrain, adopt, prelabel, reconcile. Each may be killed anywhere and started again, and ends the same."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rq import get_current_job
 
+from segloop import tracing
 from segloop.errors import SegloopError
 from segloop.settings import load_settings
+from segloop.telemetry import REQUEST_ID
+from worker.jobs.adoption import run_adopt
 from worker.jobs.prelabelling import run_prelabel
 from worker.jobs.reconciliation import run_reconcile
 from worker.jobs.retraining import run_retrain
-from worker.jobs.workshop import Workshop, make_trainer
+from worker.jobs.workshop import Workshop, make_trainer, project_id_of
 
-__all__ = ["Workshop", "prelabel", "reconcile", "retrain", "run_prelabel", "run_reconcile", "run_retrain"]
+__all__ = [
+    "Workshop",
+    "adopt",
+    "prelabel",
+    "reconcile",
+    "retrain",
+    "run_adopt",
+    "run_prelabel",
+    "run_reconcile",
+    "run_retrain",
+]
 
 
 def retrain(project: str) -> dict[str, Any]:
     """The rq job of a retrain; see `run_retrain`."""
     settings = load_settings()
-    with Workshop.open(settings, make_trainer(settings)) as shop:
-        return run_retrain(shop, project, _job_id())
+    with _job("retrain", project) as job_id, Workshop.open(settings, make_trainer(settings)) as shop:
+        return run_retrain(shop, project, job_id)
+
+
+def adopt(project: str, training: str) -> dict[str, Any]:
+    """The rq job that follows a training of the managed route; see `run_adopt`."""
+    from worker.trainers.sagemaker.route import AdoptedTraining
+
+    settings = load_settings()
+    with _job("adopt", project) as job_id, Workshop.open(settings) as shop:
+        return run_adopt(shop, project, AdoptedTraining(settings, training, project_id_of(project)), job_id)
 
 
 def prelabel(project: str, version: str) -> dict[str, Any]:
     """The rq job that predicts the unlabelled tasks; see `run_prelabel`."""
-    with Workshop.open(load_settings()) as shop:
-        return run_prelabel(shop, project, version, _job_id())
+    with _job("prelabel", project) as job_id, Workshop.open(load_settings()) as shop:
+        return run_prelabel(shop, project, version, job_id)
 
 
 def reconcile() -> dict[str, Any]:
     """The rq job that asks Label Studio what changed; see `run_reconcile`."""
-    with Workshop.open(load_settings()) as shop:
+    with _job("reconcile"), Workshop.open(load_settings()) as shop:
         return run_reconcile(shop)
 
 
-def _job_id() -> str:
+@contextmanager
+def _job(kind: str, project: str = "") -> Iterator[str]:
+    """The job that this process runs: its id, which lines of the log carry from now on, and its span."""
     job = get_current_job()
     if job is None:
         raise SegloopError("This runs as a job of `segloop worker` only.")
-    return job.id
+    REQUEST_ID.set(job.id)
+    with tracing.job_span(kind, job.id, project):
+        yield job.id

@@ -8,6 +8,7 @@ from typing import Any
 
 from segloop.errors import SegloopError
 from segloop.policy import should_retrain
+from worker.jobs.adoption import take_up_missed
 from worker.jobs.mirroring import changed, open_mirror, sync_mirror
 from worker.jobs.workshop import Workshop, tell, thresholds
 from worker.queue import OUTAGES
@@ -18,8 +19,8 @@ logger = logging.getLogger(__name__)
 def run_reconcile(shop: Workshop) -> dict[str, Any]:
     """For each project: ask Label Studio what changed since the last snapshot, and queue what policy wants.
 
-    Finds what no webhook told of, and promotions and rollbacks that Label Studio was not told of. A project
-    that fails is logged; the others are still served.
+    Finds what no webhook told of, promotions and rollbacks that Label Studio was not told of, and trainings of the
+    managed route that no event told of. A project that fails is logged; the others are still served.
     """
     queued: list[str] = []
     for project in shop.registry.projects():
@@ -29,7 +30,7 @@ def run_reconcile(shop: Workshop) -> dict[str, Any]:
             logger.warning("project %s: not reconciled now: %s", project, error)
         except SegloopError as error:
             logger.error("project %s: cannot be reconciled: %s", project, error)
-    return {"queued": queued}
+    return {"queued": queued + take_up_missed(shop)}
 
 
 def _reconcile(shop: Workshop, project: str) -> Iterator[str]:

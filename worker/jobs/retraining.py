@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from segloop.dataset import MANIFEST
-from segloop.errors import LabelStudioError, SegloopError, TrainingError
+from segloop.dataset import MANIFEST, Manifest
+from segloop.errors import LabelStudioError, SegloopError, TrainingError, TrainingStopped
 from segloop.policy import Recipe, should_rerun
 from segloop.settings import Settings
+from segloop.telemetry import Stage
 from worker.jobs.files import read_json, write_json
 from worker.jobs.promotion import export, judge, promote
 from worker.jobs.snapshotting import take_snapshot
 from worker.jobs.training import train
 from worker.jobs.workshop import WEIGHTS_FILE, Workshop, tell, thresholds
-from worker.queue import OUTAGES, JobTimeout
+from worker.queue import OUTAGES, JobTimeout, Outcome
 from worker.trainers.base import Run
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +57,33 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
         LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
     """
     settings = shop.settings_of(project)
-    folder = settings.data_dir.absolute() / "runs" / project / job_id
+    folder = run_folder(settings, project, job_id)
     recipe = _recipe(shop, project, folder)
+    return supervised(
+        shop,
+        settings,
+        project,
+        job_id,
+        recipe,
+        lambda: _retrain(shop, settings, project, job_id, folder, recipe),
+    )
+
+
+def run_folder(settings: Settings, project: str, job_id: str) -> Path:
+    """The folder of a retrain, for as long as it is the project's latest."""
+    return settings.data_dir.absolute() / "runs" / project / job_id
+
+
+def supervised(
+    shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe, work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do the work of a project's live retrain; at its end, good or bad, the next is queued, if policy wants it.
+
+    Raises:
+        Those of `run_retrain`.
+    """
     try:
-        result = _retrain(shop, settings, project, job_id, folder, recipe)
+        result = work()
     except JobTimeout as error:
         failure = TrainingError(f"The retrain took longer than job_timeout_s={settings.job_timeout_s}.")
         _fail(shop, settings, project, job_id, recipe, failure)
@@ -71,7 +93,10 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
     except SegloopError as error:
         _fail(shop, settings, project, job_id, recipe, error)
         raise
-    shop.jobs.report(job_id, {"phase": "done", "message": result["reason"]})
+    ended = {"phase": "done", "message": result["reason"], "version": result["version"], "promoted": result["promoted"]}
+    shop.jobs.report(job_id, ended)
+    outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
+    shop.jobs.count_retrain(job_id, recipe, outcome, result.get("seconds"))
     _finish(shop, settings, project, job_id, recipe)
     return result
 
@@ -79,6 +104,10 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
 def _retrain(
     shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe
 ) -> dict[str, Any]:
+    # before it began, or while it waited for something; a training that may have begun is stopped where it runs
+    if shop.jobs.stop_asked(project, job_id) and not (folder / "snapshot" / MANIFEST).is_file():
+        shop.jobs.take_changes(project, recipe)
+        raise TrainingStopped("Somebody stopped the training.")
     parent = _parent(shop, project, folder)
     if recipe == "quick" and parent is None and not shop.has_weights(settings):
         shop.jobs.take_changes(project, recipe)
@@ -87,8 +116,9 @@ def _retrain(
         )
         return {"version": None, "promoted": False, "recipe": recipe, "reason": reason}
     shop.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
-    manifest = take_snapshot(shop, settings, project, job_id, folder, recipe)
-    _prune(folder)
+    with Stage("snapshot"):
+        manifest = take_snapshot(shop, settings, project, job_id, folder, recipe)
+    prune(folder)
 
     run = Run(
         id=job_id,
@@ -97,15 +127,37 @@ def _retrain(
         champion=shop.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
         hyperparameters={"recipe": recipe, **{name: str(getattr(settings, name)) for name in HYPERPARAMETERS}},
     )
-    bundle = train(shop, settings, project, run, recipe)
+    with Stage("training"):
+        bundle = train(shop, settings, project, run, recipe)
     shutil.copyfile(folder / "snapshot" / MANIFEST, bundle / MANIFEST)
+    return conclude(shop, settings, project, run, bundle, manifest, parent, recipe)
 
+
+def conclude(
+    shop: Workshop,
+    settings: Settings,
+    project: str,
+    run: Run,
+    bundle: Path,
+    manifest: Manifest,
+    parent: str | None,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """Compare a run's bundle with the champion on the held-out tasks of `manifest`, promote it if better, tell Label Studio.
+
+    Args:
+        parent: the version that the training began with.
+    """
+    job_id, folder = run.id, run.folder
     shop.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
-    outcome = judge(shop, settings, project, folder, bundle, manifest)
+    with Stage("evaluating"):
+        outcome = judge(shop, settings, project, folder, bundle, manifest)
     shop.jobs.report(job_id, {"phase": "exporting", "message": "Preparing the version for serving."})
-    engines = export(shop, settings, folder, bundle, recipe)
+    with Stage("exporting"):
+        engines = export(shop, settings, folder, bundle, recipe)
     shop.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
-    version, promoted = promote(shop, settings, project, run, bundle, manifest, outcome, parent, engines)
+    with Stage("promoting"):
+        version, promoted = promote(shop, settings, project, run, bundle, manifest, outcome, parent, engines)
     logger.info("project %s: job %s made %s: %s", project, job_id, version, outcome["decision"]["reason"])
     if promoted:
         try:
@@ -117,6 +169,7 @@ def _retrain(
         "version": version,
         "promoted": promoted,
         "recipe": recipe,
+        "seconds": (read_json(bundle / "version.json").get("recipe") or {}).get("seconds"),
         "reason": outcome["decision"]["reason"],
         "metrics": outcome["metrics"],
         "champion_metrics": outcome["champion_metrics"],
@@ -142,7 +195,9 @@ def _finish(shop: Workshop, settings: Settings, project: str, job_id: str, recip
 
 def _fail(shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe, error: SegloopError) -> None:
     logger.error("project %s: job %s failed: %s", project, job_id, error)
-    shop.jobs.report(job_id, {"phase": "failed", "message": str(error)})
+    phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
+    shop.jobs.report(job_id, {"phase": phase, "message": str(error)})
+    shop.jobs.count_retrain(job_id, recipe, phase)
     _finish(shop, settings, project, job_id, recipe)
 
 
@@ -168,7 +223,7 @@ def _parent(shop: Workshop, project: str, folder: Path) -> str | None:
     return version
 
 
-def _prune(folder: Path) -> None:
+def prune(folder: Path) -> None:
     """Remove the folders of the project's earlier runs: their versions are in the registry."""
     for other in folder.parent.iterdir():
         if other != folder:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segloop.dataset import Manifest, Memory, ProjectSplits, load_manifest, snapshot
+from segloop.dataset import (
+    Manifest,
+    Memory,
+    ProjectSplits,
+    join_splits,
+    load_manifest,
+    snapshot,
+    without_learnt,
+    write_manifest,
+)
+from segloop.errors import TrainingError
 from segloop.policy import Recipe
 from segloop.settings import Settings
 from worker.jobs.mirroring import mark, open_mirror, sync_mirror
 from worker.jobs.workshop import Workshop, project_id_of
+
+logger = logging.getLogger(__name__)
 
 
 def take_snapshot(
@@ -26,6 +39,61 @@ def take_snapshot(
         return load_manifest(dest)
     partial = folder / "snapshot.partial"
     shop.jobs.take_changes(project, recipe)
+    manifest, marked = _draw(shop, settings, project, job_id, partial)
+    if recipe == "quick":
+        known = shop.registry.read_json(project, "snapshot.json") or {}
+        marked = {
+            **{name: known[name] for name in marked if name in known},
+            **{f"quick_{name}": value for name, value in marked.items()},
+        }
+    shop.registry.write_json(project, "snapshot.json", {**marked, "job": job_id})
+    partial.replace(dest)
+    return manifest
+
+
+def take_comparison(
+    shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path, learnt: Manifest
+) -> Manifest:
+    """A snapshot to compare a candidate on that was trained elsewhere, from the training set `learnt`.
+
+    Tasks that the candidate was trained on are never held out: those of which segloop does not know a side yet are on
+    the candidate's, and one that segloop held out moves to the training side for good. Changes count from when the
+    candidate's training set was taken.
+
+    Raises:
+        TrainingError: it was trained on every task that segloop holds out.
+        NothingToTrain: no task is left to compare on.
+    """
+    dest = folder / "snapshot"
+    if dest.is_dir():
+        return load_manifest(dest)
+    partial = folder / "snapshot.partial"
+    shop.jobs.take_changes(project)
+    splits = ProjectSplits(shop.registry, project)
+    known = splits.load()
+    joined = join_splits(known, learnt)
+    if "val" not in joined.values():
+        raise TrainingError(
+            f"The training set of {job_id} was not split as segloop's own: it holds no task out that segloop does, so nothing "
+            "is left to compare on. Set SEGLOOP_STORE to the store that the trainings read (the stack's output StoreUri)."
+        )
+    if joined != known:
+        splits.save(joined)
+    moved = sorted(task for task, side in known.items() if side != joined[task])
+    if moved:
+        logger.warning("project %s: held out no more, as %s trained on them: tasks %s", project, job_id, moved)
+    manifest, _ = _draw(shop, settings, project, job_id, partial)
+    manifest = without_learnt(manifest, learnt)
+    write_manifest(partial, manifest)
+    shop.registry.write_json(project, "snapshot.json", {"since": learnt.created_at, "job": job_id})
+    partial.replace(dest)
+    return manifest
+
+
+def _draw(
+    shop: Workshop, settings: Settings, project: str, job_id: str, partial: Path
+) -> tuple[Manifest, dict[str, str]]:
+    """A snapshot of what is annotated now, and its mark for snapshot.json."""
     label_config = shop.label_studio.project(project_id_of(project))["label_config"]
     started = datetime.now(UTC)
 
@@ -51,12 +119,4 @@ def take_snapshot(
         )
     for warning in manifest.warnings:
         report({"phase": "snapshot", "message": warning})
-    if recipe == "quick":
-        known = shop.registry.read_json(project, "snapshot.json") or {}
-        marked = {
-            **{name: known[name] for name in marked if name in known},
-            **{f"quick_{name}": value for name, value in marked.items()},
-        }
-    shop.registry.write_json(project, "snapshot.json", {**marked, "job": job_id})
-    partial.replace(dest)
-    return manifest
+    return manifest, marked

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segloop.errors import TrainingError
+from segloop.curves import Curves
+from segloop.errors import TrainingError, TrainingStopped
 from segloop.policy import Recipe
 from segloop.settings import Settings
 from worker.jobs.files import read_json, write_json
@@ -45,18 +46,30 @@ def _train_here(shop: Workshop, project: str, run: Run, recipe: Recipe) -> Path:
     """Train with this process, to the end."""
     lost = 0
     shown: Mapping[str, Any] | None = None
+    trained: Mapping[str, Any] = {}
     shop.trainer.submit(run)
     try:
         while (status := shop.trainer.poll(run)).state != "finished":
             lost = _go_on(shop, project, run, status, lost)
             if status.progress is not None and status.progress != shown:
                 shown = status.progress
-                shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **shown})
+                trained = shown if shown.get("phase", "training") == "training" else trained
+                told = {"phase": "training", "message": TRAINING[recipe], **trained}
+                if shown is not trained:
+                    told["message"] = _measuring(shown)
+                shop.jobs.report(run.id, told, status.curves)
             time.sleep(shop.poll_s)
     except BaseException:
         shop.trainer.stop(run)
         raise
     return shop.trainer.collect(run)
+
+
+def _measuring(shown: Mapping[str, Any]) -> str:
+    """What a line of progress says that is of an evaluation, whose steps are not the training's."""
+    if message := shown.get("message"):
+        return str(message)
+    return f"Measuring on the held-out tasks: image {shown.get('step')} of {shown.get('steps')}."
 
 
 def _train_elsewhere(shop: Workshop, settings: Settings, project: str, run: Run, recipe: Recipe, poll_s: float) -> Path:
@@ -80,9 +93,21 @@ def _train_elsewhere(shop: Workshop, settings: Settings, project: str, run: Run,
         shop.trainer.stop(run)
         raise TrainingError(f"The training took longer than job_timeout_s={settings.job_timeout_s}.")
     lost = _go_on(shop, project, run, status, known["lost"])
-    write_json(run.folder / "training.json", {**known, "lost": lost})
-    shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe], **(status.progress or {})})
+    seen = [*known.get("seen", []), *_seen(status)]
+    write_json(run.folder / "training.json", {**known, "lost": lost, "seen": seen})
+    curves = Curves()
+    for point in seen:
+        curves.take(point)
+    progress = {"phase": "training", "message": TRAINING[recipe], **(status.progress or {})}
+    shop.jobs.report(run.id, progress, curves.as_dict())
     raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
+
+
+def _seen(status: RunStatus) -> Iterator[dict[str, Any]]:
+    """What a look at a training elsewhere adds to its curves."""
+    progress = status.progress or {}
+    if "step" in progress:
+        yield {"step": progress["step"], "loss": progress.get("loss"), "evaluated": progress.get("miou")}
 
 
 def _go_on(shop: Workshop, project: str, run: Run, status: RunStatus, lost: int) -> int:
@@ -93,7 +118,7 @@ def _go_on(shop: Workshop, project: str, run: Run, status: RunStatus, lost: int)
     """
     if shop.jobs.stop_asked(project, run.id):
         shop.trainer.stop(run)
-        raise TrainingError("Somebody stopped the training.")
+        raise TrainingStopped("Somebody stopped the training.")
     if status.state == "failed":
         raise TrainingError(status.reason)
     if status.state != "lost":

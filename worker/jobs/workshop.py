@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segloop.errors import BadRequest, LabelStudioError, LabelStudioUnreachable
+from segloop.gallery import GALLERY
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.policy import Thresholds
@@ -132,11 +133,23 @@ def project_id_of(project: str) -> int:
 def compare_bundles(
     candidate: Path, champion: Path | None, snapshot: Path, classes: tuple[str, ...], settings: Settings
 ) -> dict[str, Any]:
-    """Candidate and champion on a snapshot's held-out tasks; see `segloop.training.compare`."""
+    """Candidate and champion on a snapshot's held-out tasks; see `segloop.training.compare`.
+
+    Puts the candidate's gallery into its bundle, once: a version's name comes from its files, so that a later comparison
+    with another champion must leave them as they are.
+    """
     from segloop.network import pick_device
     from segloop.training import compare
 
-    return compare(candidate, champion, snapshot, classes, pick_device(settings))
+    gallery = candidate / GALLERY
+    return compare(
+        candidate,
+        champion,
+        snapshot,
+        classes,
+        pick_device(settings),
+        gallery=None if gallery.exists() else gallery,
+    )
 
 
 def has_weights(settings: Settings) -> bool:

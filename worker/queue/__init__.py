@@ -3,10 +3,13 @@
 Redis holds, besides rq's own keys, per project: the live job of each kind (`segloop:{project}:retrain`,
 `:prelabel`), the recipe of the retrain (`:recipe`), the tasks changed since the last full retrain's snapshot
 (`:changes`) and since the last one of any recipe (`:recent`), those a running retrain has taken (`:taken`),
-whether someone asked for one more full run (`:rerun`), and which retrain is asked to stop (`:stop`). Every decision
+whether someone asked for one more full run (`:rerun`), which retrain is asked to stop (`:stop`), and which ended
+last (`:last`). Every decision
 upon them is one transaction, so that a press and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
 """
 
+from worker.queue.adopting import remember, route_reason, take_up
+from worker.queue.figures import Outcome, Tallies
 from worker.queue.jobs import Enqueued, Jobs
 from worker.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout, Parked
 
@@ -19,5 +22,10 @@ __all__ = [
     "Enqueued",
     "JobTimeout",
     "Jobs",
+    "Outcome",
     "Parked",
+    "Tallies",
+    "remember",
+    "route_reason",
+    "take_up",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ from rq.job import Job
 from segloop.errors import JobNotFound
 from segloop.policy import Changes, Live, Recipe, RetrainDecision
 from segloop.settings import Settings
+from worker.queue.figures import Figures
 from worker.queue.names import (
     MAX_RETRIES,
     PRELABEL_QUEUE,
@@ -22,7 +24,8 @@ from worker.queue.names import (
     RETRAIN_QUEUE,
     key_of,
 )
-from worker.queue.recovery import Recovery, connect, reaching_redis
+from worker.queue.recovery import connect, reaching_redis
+from worker.queue.status import describe
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class Enqueued:
     joined: bool
 
 
-class Jobs(Recovery):
+class Jobs(Figures):
     """Every job of segloop: enqueued, joined, followed, recovered. Thread-safe.
 
     Raises (every method):
@@ -75,6 +78,41 @@ class Jobs(Recovery):
             pipe.delete(key_of(project, "rerun"))
             pipe.set(key_of(project, "recipe"), recipe)
             return self._enqueue(fresh, key_of(project, "retrain"), pipe)
+
+        return self._transaction(attempt, key_of(project, "retrain"))
+
+    @reaching_redis
+    def enqueue_adoption(self, project: str, training: str, reason: str) -> Enqueued:
+        """Queue the job that follows a training which somebody else started, unless there was one for it already.
+
+        Its id follows from the training's name, and it is the project's live retrain once it has claimed to be.
+        """
+        name = hashlib.sha256(training.encode()).hexdigest()[:16]
+        fresh = self._job(RETRAIN_QUEUE, "worker.jobs.adopt", (project, training), project, reason, name=name)
+
+        def attempt(pipe: Any) -> Enqueued:
+            known = self.fetch(fresh.id)
+            pipe.multi()
+            if known is not None:
+                return Enqueued(fresh.id, joined=True)
+            self.queue(fresh.origin).enqueue_job(fresh, pipeline=pipe)
+            return Enqueued(fresh.id, joined=False)
+
+        return self._transaction(attempt, Job.key_for(fresh.id))
+
+    @reaching_redis
+    def claim_retrain(self, project: str, job_id: str) -> str | None:
+        """Make a job that is not the project's live retrain into it; the id of the one that is, if it is another."""
+
+        def attempt(pipe: Any) -> str | None:
+            live = self._live(key_of(project, "retrain"), pipe)
+            pipe.multi()
+            if live is None:
+                pipe.delete(key_of(project, "rerun"))
+                pipe.set(key_of(project, "recipe"), "full")
+                pipe.set(key_of(project, "retrain"), job_id)
+                return None
+            return None if live.id == job_id else str(live.id)
 
         return self._transaction(attempt, key_of(project, "retrain"))
 
@@ -211,6 +249,7 @@ class Jobs(Recovery):
             pipe.multi()
             if live is not None and live.decode() != job_id:
                 return None
+            pipe.set(key_of(project, "last"), job_id)
             pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain", "recipe", "stop")))
             if not decision.act:
                 return None
@@ -231,7 +270,14 @@ class Jobs(Recovery):
         job = self.fetch(job_id.decode()) if job_id is not None else None
         if job is None or job.get_status(refresh=False) not in ("queued", "started", "scheduled"):
             return None
-        return {**_describe(job), "recipe": _recipe(recipe)}
+        return {**describe(job), "recipe": _recipe(recipe)}
+
+    @reaching_redis
+    def last_retrain(self, project: str) -> dict[str, Any] | None:
+        """Status of the project's retrain that ended last; None if there was none, or more than a week ago."""
+        job_id = self.connection.get(key_of(project, "last"))
+        job = self.fetch(job_id.decode()) if job_id is not None else None
+        return None if job is None else describe(job)
 
     def live(self, project: str) -> Live | None:
         """The project's queued or running retrain, as policy asks for it."""
@@ -251,25 +297,27 @@ class Jobs(Recovery):
         job = self.fetch(job_id) if re.fullmatch(r"[A-Za-z0-9_-]{1,200}", job_id) else None
         if job is None:
             raise JobNotFound(f"There is no job {job_id[:80]!r} (any more).")
-        return _describe(job)
+        return describe(job)
 
     @reaching_redis
-    def report(self, job_id: str, progress: dict[str, Any]) -> None:
-        """Publish a job's progress in its meta."""
+    def report(self, job_id: str, progress: dict[str, Any], curves: Mapping[str, Any] | None = None) -> None:
+        """Publish a job's progress in its meta, and its curves, which stay until there are others."""
         job = self.fetch(job_id)
         if job is not None:
             job.meta["progress"] = progress
+            if curves is not None:
+                job.meta["curves"] = curves
             job.save_meta()  # type: ignore[no-untyped-call]
 
     # -- inside
 
-    def _job(self, queue: str, func: str, args: tuple[str, ...], project: str, reason: str) -> Job:
+    def _job(self, queue: str, func: str, args: tuple[str, ...], project: str, reason: str, *, name: str = "") -> Job:
         kind = func.rpartition(".")[2]
-        name = re.sub(r"[^A-Za-z0-9]+", "-", project)
+        parts = (kind, re.sub(r"[^A-Za-z0-9]+", "-", project), name or uuid4().hex[:8])
         return self.queue(queue).create_job(
             func,
             args=args,
-            job_id="-".join(part for part in (kind, name, uuid4().hex[:8]) if part),
+            job_id="-".join(part for part in parts if part),
             timeout=self._settings.job_timeout_s,
             result_ttl=RESULT_TTL_S,
             failure_ttl=RESULT_TTL_S,
@@ -290,27 +338,3 @@ def _changes(counts: Sequence[Any]) -> Changes:
 
 def _recipe(value: bytes | None) -> Recipe:
     return "quick" if value == b"quick" else "full"
-
-
-def _describe(job: Job) -> dict[str, Any]:
-    status = str(job.get_status(refresh=False).value)
-    described: dict[str, Any] = {
-        "job": job.id,
-        "job_status": status,
-        "error": _reason(job) if status == "failed" else None,
-        **{
-            name: moment.isoformat() if (moment := getattr(job, name)) is not None else None
-            for name in ("created_at", "enqueued_at", "started_at", "ended_at")
-        },
-        **{name: job.meta.get(name) for name in ("kind", "project", "reason", "progress")},
-    }
-    if status == "finished":
-        described["result"] = job.return_value()
-    return described
-
-
-def _reason(job: Job) -> str | None:
-    """The sentence of a failed job's traceback: its last line, without the exception's name."""
-    result = job.latest_result()
-    lines = (result.exc_string or "").strip().splitlines() if result is not None else []
-    return re.sub(r"^[\w.]+: ", "", lines[-1]) if lines else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,11 +21,15 @@ class Run:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run is. `failed` would fail again; `lost` was killed from outside and may be submitted again."""
+    """How a run is. `failed` would fail again; `lost` was killed from outside and may be submitted again.
+
+    `curves` are those of the run so far (see `segloop.curves.Curves`), where the place can tell them itself.
+    """
 
     state: Literal["running", "finished", "failed", "lost"]
     progress: Mapping[str, Any] | None = None
     reason: str = ""
+    curves: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 class Trainer(Protocol):

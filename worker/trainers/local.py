@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Literal
 
+from segloop.curves import ProgressFile
 from segloop.errors import TrainingError
 from worker.parent import die_with_parent, lock_file
 from worker.trainers.base import Run, RunStatus
@@ -30,6 +31,7 @@ class LocalTrainer:
     def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "segloop.training")) -> None:
         self._command = command
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._progress: dict[str, ProgressFile] = {}
 
     def submit(self, run: Run) -> None:
         """Start the run, or go on from its checkpoints.
@@ -54,9 +56,9 @@ class LocalTrainer:
         process = self._running.get(run.id)
         code = process.poll() if process is not None else None
         if process is not None and code is None:
-            return RunStatus("running", _last_progress(base))
+            return self._told("running", run)
         if _is_finished(base):
-            return RunStatus("finished", _last_progress(base))
+            return self._told("finished", run)
         failure = base / "output" / "failure"
         if failure.is_file():
             return RunStatus("failed", reason=failure.read_text(encoding="utf-8", errors="replace").strip()[-2000:])
@@ -85,6 +87,11 @@ class LocalTrainer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _told(self, state: Literal["running", "finished"], run: Run) -> RunStatus:
+        file = self._progress.setdefault(run.id, ProgressFile(_base(run) / "output" / "data" / "progress.jsonl"))
+        file.read()
+        return RunStatus(state, file.last, curves=file.curves.as_dict())
 
     def _start(self, base: Path, lock: int) -> subprocess.Popen[bytes]:
         worker = os.getpid()
@@ -134,19 +141,6 @@ def _link(link: Path, target: Path) -> None:
     elif link.exists():
         shutil.rmtree(link)
     link.symlink_to(target.absolute(), target_is_directory=True)
-
-
-def _last_progress(base: Path) -> dict[str, Any] | None:
-    """The last whole line of progress.jsonl."""
-    try:
-        with (base / "output" / "data" / "progress.jsonl").open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4096))
-            lines = file.read().split(b"\n")[:-1]
-        progress = json.loads(lines[-1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return progress if isinstance(progress, dict) else None
 
 
 def _tee(pipe: IO[bytes], log: Path) -> None:

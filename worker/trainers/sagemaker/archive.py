@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import TrainingError
 
 WEIGHTS = "model.safetensors"
 INFO = "version.json"
 #: All that an archive may hold, with the largest size of each, in bytes.
-LARGEST = {WEIGHTS: 2 * 2**30, INFO: 16 * 2**20, "manifest.json": 256 * 2**20}
+LARGEST = {WEIGHTS: 2 * 2**30, INFO: 16 * 2**20, MANIFEST: 256 * 2**20}
 #: The largest archive, in bytes.
 ARCHIVE_BYTES = 2 * 2**30
 #: How often larger than the archive its contents may be (weights hardly shrink), beyond the first FREE_BYTES.
@@ -26,8 +27,10 @@ FREE_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**20
 
 
-def extract_bundle(archive: Path, folder: Path, snapshot: str) -> None:
+def extract_bundle(archive: Path, folder: Path, snapshot: str | None = None) -> None:
     """Extract an archive into an empty folder, and check that it is the bundle of a snapshot (its manifest's hash).
+
+    Without one it is that of the manifest in the archive, if there is one.
 
     Raises:
         TrainingError: it is damaged, holds anything but a bundle, or the bundle of something else.
@@ -44,6 +47,8 @@ def extract_bundle(archive: Path, folder: Path, snapshot: str) -> None:
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
         raise TrainingError(f"{archive}: the trained model is damaged or incomplete: {error}") from error
+    if snapshot is None and (folder / MANIFEST).is_file():
+        snapshot = read_manifest(folder / MANIFEST).hash
     _verify(folder, snapshot)
 
 
@@ -68,7 +73,7 @@ def _extract_all(tar: tarfile.TarFile, folder: Path) -> None:
             raise TrainingError(f"the trained model holds {name} twice") from error
 
 
-def _verify(folder: Path, snapshot: str) -> None:
+def _verify(folder: Path, snapshot: str | None) -> None:
     try:
         info = json.loads((folder / INFO).read_bytes())
         described = info["files"][WEIGHTS]["sha256"]
@@ -77,7 +82,7 @@ def _verify(folder: Path, snapshot: str) -> None:
         raise TrainingError(f"the trained model has no {INFO} that tells of its {WEIGHTS}") from error
     if set(info["files"]) != {WEIGHTS}:
         raise TrainingError(f"the trained model's {INFO} tells of {sorted(info['files'])}; {WEIGHTS} alone is trained")
-    if learnt != snapshot:
+    if snapshot is not None and learnt != snapshot:
         raise TrainingError(f"the trained model learnt from the snapshot {learnt!r}, not from {snapshot}")
     try:
         with (folder / WEIGHTS).open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import boto3
@@ -52,19 +53,32 @@ class Clients:
     """
 
     def __init__(self, settings: Settings, attempts: int = ATTEMPTS) -> None:
-        session = boto3.session.Session(region_name=settings.sagemaker_region or None)
-        if not session.region_name:
+        self._session = boto3.session.Session(region_name=settings.sagemaker_region or None)
+        if not self._session.region_name:
             raise SettingsError("SEGLOOP_SAGEMAKER_REGION is empty and AWS_DEFAULT_REGION too: set one, as us-east-1.")
-        self.region: str = session.region_name
-        config = Config(
+        self.region: str = self._session.region_name
+        self._config = Config(
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
             retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=CONNECTIONS,
         )
+
+    def client(self, service: str) -> Any:
+        """A new client of a service."""
         # Any: the stubs of boto3 come with S3's alone.
-        self.s3: Any = session.client("s3", config=config)
-        self.sagemaker: Any = session.client("sagemaker", config=config)
+        make: Any = self._session.client
+        return make(service, config=self._config)
+
+    @cached_property
+    def s3(self) -> Any:
+        """S3."""
+        return self.client("s3")
+
+    @cached_property
+    def sagemaker(self) -> Any:
+        """SageMaker, whose client takes half a second to make."""
+        return self.client("sagemaker")
 
 
 @contextmanager

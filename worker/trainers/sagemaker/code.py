@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import segloop
+from worker.trainers.sagemaker.entry import AWS_SDK
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
@@ -43,7 +44,7 @@ PACKAGES = (
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def requirements_of(lock: str, packages: Collection[str] = PACKAGES) -> str:
+def requirements_of(lock: str, packages: Collection[str] = (*PACKAGES, *AWS_SDK)) -> str:
     """The entries of some packages in a lock file with hashes, each as it stands there."""
     entries = re.split(r"(?m)^(?=\S)", lock)
     chosen = [entry for entry in entries if re.split(r"[=\[ ]", entry, maxsplit=1)[0] in packages]

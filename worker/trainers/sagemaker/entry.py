@@ -1,7 +1,8 @@
 """The first process of a training container: `train.py` of the code channel. Standard library alone.
 
-It installs what the image lacks, starts `python -m segloop.training` (by torchrun where there are several GPUs or
-hosts), passes SIGTERM on, and prints the progress as lines that SageMaker makes metrics of.
+It installs what the image lacks, has the training set gathered from S3 where the hyperparameters name a project and no
+snapshot (the managed route), starts `python -m segloop.training` (by torchrun where there are several GPUs or hosts),
+passes SIGTERM on, and prints the progress as lines that SageMaker makes metrics of.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +31,10 @@ MASTER_PORT = 7777
 #: Exit status after SIGTERM, as shells give it.
 TERMINATED = 128 + signal.SIGTERM
 _REASON_CHARACTERS = 1024
+#: The hyperparameter that has the training set gathered.
+PROJECT = "segloop_project"
+#: What gathering needs of AWS's SDK: any version does, so that what the image has is left alone.
+AWS_SDK = ("boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3")
 
 
 def main() -> int:
@@ -38,28 +44,52 @@ def main() -> int:
     packages = Path(tempfile.mkdtemp(prefix="segloop-"))
     with zipfile.ZipFile(CODE / "segloop.zip") as archive:
         archive.extractall(packages)
-    problem = install(CODE / "requirements.txt", packages, BASE / "input" / "data" / "wheels")
+    gathers = PROJECT in _config("hyperparameters.json")
+    left_out = () if gathers and _installed("boto3") is None else AWS_SDK
+    problem = install(CODE / "requirements.txt", packages, BASE / "input" / "data" / "wheels", left_out)
     if problem:
         fail(f"The container cannot install what its image lacks: {problem}")
         return 1
     path = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
-    return run(command(), {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    gathered: list[str] = []
+    if gathers:
+        # What a container may fill is /tmp, on the disk of the instance.
+        gathered = ["--data", tempfile.mkdtemp(prefix="segloop-data-")]
+        gathering = [sys.executable, "-m", "segloop.training.gathering", "--base", str(BASE), *gathered]
+        code = run(gathering, environment)
+        if code:
+            return code
+    code = run([*command(), *gathered], environment)
+    if code == 0:
+        tell_result(gathers)
+    return code
 
 
-def lacking(requirements: str) -> str:
+def tell_result(always: bool) -> None:
+    """Print the model's mIoU as the last line of progress; one that has none counts as 0 where `always` asks for a line."""
+    try:
+        miou = json.loads((BASE / "model" / "version.json").read_text("utf-8"))["metrics"]["miou"]
+    except (OSError, ValueError, KeyError, TypeError):
+        miou = None
+    if miou is not None or always:
+        print(PROGRESS, json.dumps({"phase": "trained", "miou": miou or 0.0}), flush=True)
+
+
+def lacking(requirements: str, left_out: Collection[str] = ()) -> str:
     """The entries of a requirements file (name==version with hashes) of which no version is installed here."""
     entries = [entry for entry in re.split(r"(?m)^(?=\S)", requirements) if "==" in entry]
     wanted: dict[str, set[str]] = {}
     for entry in entries:
         name, version = re.split(r"==", entry.split()[0])
         wanted.setdefault(name, set()).add(version)
-    missing = {name for name, versions in wanted.items() if _installed(name) not in versions}
+    missing = {name for name, versions in wanted.items() if _installed(name) not in versions and name not in left_out}
     return "".join(entry for entry in entries if entry.split("==")[0] in missing)
 
 
-def install(requirements: Path, target: Path, wheels: Path) -> str:
+def install(requirements: Path, target: Path, wheels: Path, left_out: Collection[str] = ()) -> str:
     """Install what is lacking into a folder, from a folder of wheels where there is one; what is wrong, if it fails."""
-    text = lacking(requirements.read_text("utf-8"))
+    text = lacking(requirements.read_text("utf-8"), left_out)
     if not text:
         return ""
     wanted = target / "requirements.txt"

@@ -13,8 +13,11 @@ from botocore.config import Config
 from segloop.settings import Settings
 from worker.trainers.sagemaker.clients import explained
 from worker.trainers.sagemaker.requests import RUN
+from worker.trainers.sagemaker.route import RouteTraining, route_training
 
 logger = logging.getLogger(__name__)
+
+RouteCall = Callable[[RouteTraining], None]
 
 _DETAIL_TYPE = "SageMaker Training Job State Change"
 _ENDED = ("Completed", "Failed", "Stopped")
@@ -35,8 +38,9 @@ class Events:
         self._client: Any = session.client("sqs", config=config)
         self._url = url
 
-    def take(self, ended: Callable[[str], None], wait_s: int = 0) -> int:
-        """Call `ended` with the id of each run whose training job ended; the number of messages taken.
+    def take(self, ended: Callable[[str], None], on_route: RouteCall | None = None, wait_s: int = 0) -> int:
+        """Call `ended` with the id of each run whose training job ended, and `on_route` with each training of a managed
+        route that began, went on or ended; the number of messages taken.
 
         A message is deleted after its call: one whose call raises comes again. One event may come twice, and ends may
         come without any: polling stays the truth.
@@ -51,23 +55,29 @@ class Events:
             )
         messages = reply.get("Messages", [])
         for message in messages:
-            run_id = run_of(message["Body"])
-            if run_id is not None:
-                ended(run_id)
+            told = told_by(message["Body"])
+            if isinstance(told, str):
+                ended(told)
+            elif told is not None and on_route is not None:
+                on_route(told)
             with explained("sqs:DeleteMessage"):
                 self._client.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
         return len(messages)
 
 
-def run_of(body: str) -> str | None:
-    """The id of the run whose end an event tells; None for any other message."""
+def told_by(body: str) -> str | RouteTraining | None:
+    """What an event tells of: the id of a run of segloop's that ended, or a route's training; None for anything else."""
     try:
         event = json.loads(body)
         detail = event["detail"]
-        if event["detail-type"] != _DETAIL_TYPE or detail["TrainingJobStatus"] not in _ENDED:
+        if event["detail-type"] != _DETAIL_TYPE:
             return None
-        run_id = detail["HyperParameters"][RUN]
-    except (ValueError, KeyError, TypeError):
+        hyperparameters, status = detail["HyperParameters"], detail["TrainingJobStatus"]
+        if RUN in hyperparameters:
+            return str(hyperparameters[RUN]) if status in _ENDED else None
+        training = route_training(str(detail["TrainingJobName"]), hyperparameters)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        training = None
+    if training is None:
         logger.warning("a message in the queue of events is none of a training job of segloop's: %.200s", body)
-        return None
-    return str(run_id)
+    return training

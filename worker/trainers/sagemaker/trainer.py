@@ -9,20 +9,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from segloop.dataset import MANIFEST, Manifest, load_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
 from worker.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import pipelines
-from worker.trainers.sagemaker.archive import ARCHIVE_BYTES, extract_bundle
+from worker.trainers.sagemaker.archive import extract_bundle
 from worker.trainers.sagemaker.checks import check_request, check_settings
-from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, code_of, explained
+from worker.trainers.sagemaker.clients import ATTEMPTS, Clients
 from worker.trainers.sagemaker.code import ENTRY, code_files
+from worker.trainers.sagemaker.jobs import TrainingJobs
 from worker.trainers.sagemaker.requests import RUN, Inputs, job_name, training_job
 from worker.trainers.sagemaker.status import status_of
-from worker.trainers.sagemaker.uploads import Bucket, Folder, digest_of, split_s3
+from worker.trainers.sagemaker.uploads import Bucket, Folder, digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class SageMakerTrainer:
         check_settings(settings)
         self._settings = settings
         self._clients = Clients(settings, attempts)
+        self._jobs = TrainingJobs(self._clients)
         self._bucket = Bucket(self._clients, settings.sagemaker_s3)
         self._pipeline = pipelines.Pipeline(self._clients, settings.sagemaker_pipeline)
         self._code = code
@@ -102,11 +102,11 @@ class SageMakerTrainer:
         if bundle.is_dir():
             return bundle
         name = self._job_of(run, _read_state(run))
-        job = self._describe(name) if name is not None else None
+        job = self._jobs.describe(name) if name is not None else None
         if job is None or status_of(job).state != "finished":
             raise TrainingError(f"Run {run.id} has no trained bundle: its training job {name} is not completed.")
         archive = run.folder / "model.tar.gz"
-        self._download(job["ModelArtifacts"]["S3ModelArtifacts"], archive)
+        self._jobs.take_model(job, archive)
         part = run.folder / "model.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -129,7 +129,7 @@ class SageMakerTrainer:
         if "execution" in state:
             self._pipeline.stop(state["execution"])
         else:
-            self._stop_job(job_name(run.id, state["attempt"]))
+            self._jobs.stop(job_name(run.id, state["attempt"]))
         deadline = time.monotonic() + STOP_S
         while self.poll(run).state == "running":
             if time.monotonic() > deadline:
@@ -147,41 +147,17 @@ class SageMakerTrainer:
         request = training_job(self._settings, self._clients.region, name, run.id, inputs, hyperparameters, places)
         check_request(self._clients.sagemaker, "CreateTrainingJob", request)
         self._upload(folders, manifest)
-        with explained("sagemaker:CreateTrainingJob"):
-            try:
-                self._clients.sagemaker.create_training_job(**request)
-            except ClientError as error:
-                if code_of(error) != "ResourceInUse":
-                    raise
-                logger.info("run %s: its training job %s is there already", run.id, name)
-                return
-        logger.info("run %s: training job %s created", run.id, name)
-
-    def _describe(self, name: str) -> dict[str, Any] | None:
-        with explained("sagemaker:DescribeTrainingJob"):
-            try:
-                found: dict[str, Any] = self._clients.sagemaker.describe_training_job(TrainingJobName=name)
-            except ClientError as error:
-                if code_of(error) in ("ValidationException", "ResourceNotFound") and "not found" in str(error).lower():
-                    return None
-                raise
-        return found
-
-    def _stop_job(self, name: str) -> None:
-        with explained("sagemaker:StopTrainingJob"):
-            try:
-                self._clients.sagemaker.stop_training_job(TrainingJobName=name)
-            except ClientError as error:
-                # It has just ended.
-                if code_of(error) != "ValidationException":
-                    raise
+        if self._jobs.create(request):
+            logger.info("run %s: training job %s created", run.id, name)
+        else:
+            logger.info("run %s: its training job %s is there already", run.id, name)
 
     # -- either
 
     def _status(self, run: Run, state: dict[str, Any]) -> RunStatus | None:
         """How the run is; None if it was never submitted."""
         name = self._job_of(run, state)
-        job = self._describe(name) if name is not None else None
+        job = self._jobs.describe(name) if name is not None else None
         status = status_of(job, self._settings.sagemaker_price_per_hour) if job is not None else None
         if not self._settings.sagemaker_pipeline:
             return status
@@ -274,14 +250,6 @@ class SageMakerTrainer:
 
     def _uri(self, folder: Folder) -> str:
         return self._bucket.uri(f"{folder.key}/")
-
-    def _download(self, address: str, path: Path) -> None:
-        bucket, key = split_s3(address, "sagemaker_s3")
-        with explained("s3:GetObject"):
-            size = self._clients.s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
-            if size > ARCHIVE_BYTES:
-                raise TrainingError(f"{address} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
-            self._clients.s3.download_file(bucket, key, str(path))
 
 
 def _folder(kind: str, files: dict[str, Path], last: str) -> Folder:

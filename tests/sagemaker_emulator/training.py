@@ -1,4 +1,4 @@
-"""An emulator of SageMaker's training jobs, pipelines and (hosting_emulator.py) endpoints: AWS's JSON protocol, S3 (moto's), and real child processes.
+"""Training jobs of the SageMaker emulator: their requests, their life, their containers.
 
 A job's container is a process with /opt/ml of its own and PID 1 where the tests run as root (a private mount and PID
 namespace), else one that gets a base folder in place of /opt/ml.
@@ -16,26 +16,21 @@ import sys
 import tarfile
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.session import get_session
-from moto.server import ThreadedMotoServer
 
-from tests.hosting_emulator import ACCOUNT, Hosting, Refusal
-from worker.trainers.sagemaker.checks import problems
-
-__all__ = ["ACCOUNT", "Emulator", "Refusal", "emulated_aws"]
+from tests.hosting_emulator import ACCOUNT, Refusal
 
 ML = Path("/opt/ml")
 #: Real seconds that a container has to end after SIGTERM; SageMaker gives 120.
 GRACE_S = 10.0
+#: Whoever runs a container, and the tests, may use moto.
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+REGION = "us-east-1"
 Json = dict[str, Any]
 
 
@@ -56,72 +51,35 @@ class Job:
         return str(self.request["TrainingJobName"])
 
 
-class Emulator:
-    """SageMaker at `url`, with S3 at `s3_url`.
+class Training:
+    """Training jobs, with S3 at `s3_url`.
 
     Args:
         second_s: real seconds that a second of limits and bills takes.
 
     Attributes:
-        faults: operations and what the next call of each is refused with.
-        calls: every operation that was asked for, in order.
         start_s: real seconds that a job takes to start.
         environment: variables of the image.
-        hosting: its endpoints.
+        told: what every change of a job's status is told to, with the job's description.
     """
 
     def __init__(self, s3_url: str, folder: Path, *, second_s: float = 1.0) -> None:
         self.s3_url, self.folder, self.second_s = s3_url, folder, second_s
-        self.faults: list[tuple[str, Refusal]] = []
-        self.calls: list[str] = []
         self.jobs: dict[str, Job] = {}
-        self.pipelines: dict[str, Json] = {}
-        self.executions: dict[str, Json] = {}
         self.start_s = 0.0
         self.environment: dict[str, str] = {}
-        self.hosting = Hosting(self)
-        self._model = get_session().get_service_model("sagemaker")
-        self._lock = threading.RLock()
-        self._threads: list[threading.Thread] = []
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        self.s3 = boto3.client("s3", "us-east-1", endpoint_url=s3_url, **keys)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.told: Callable[[Json], None] = lambda description: None
+        self.lock = threading.RLock()
+        self.threads: list[threading.Thread] = []
+        self.s3 = boto3.client("s3", REGION, endpoint_url=s3_url, **KEYS)
 
-    def __enter__(self) -> Emulator:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,)).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end_jobs(self) -> None:
+        """Stop all jobs, and wait for their ends."""
         for job in self.jobs.values():
             job.wish = job.wish or "stop"
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join()
-        self.hosting.close()
-        self._server.shutdown()
-        self._server.server_close()
         self.s3.close()
-
-    def answer(self, operation: str, request: Json) -> Json:
-        """The answer to an operation.
-
-        Raises:
-            Refusal: it is refused.
-        """
-        self.calls.append(operation)
-        for fault in self.faults:
-            if fault[0] == operation:
-                self.faults.remove(fault)
-                raise fault[1]
-        shape = self._model.operation_model(operation).input_shape
-        for path, problem in problems(shape, request):
-            raise Refusal("ValidationException", f"{path}: {problem}")
-        method = re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
-        with self._lock:
-            answer: Json = getattr(self if hasattr(self, method) else self.hosting, method)(request)
-        return answer
-
-    # -- training jobs
 
     def create_training_job(self, request: Json) -> Json:
         name = request["TrainingJobName"]
@@ -135,7 +93,15 @@ class Emulator:
                 raise Refusal("ValidationException", "Warm pools are not supported for managed spot training")
         elif "MaxWaitTimeInSeconds" in condition:
             raise Refusal("ValidationException", "MaxWaitTimeInSeconds is for managed spot training")
-        kept = ("ResourceConfig", "StoppingCondition", "EnableManagedSpotTraining", "HyperParameters")
+        kept = (
+            "RoleArn",
+            "ResourceConfig",
+            "StoppingCondition",
+            "EnableManagedSpotTraining",
+            "HyperParameters",
+            "InputDataConfig",
+            "OutputDataConfig",
+        )
         description = {
             "TrainingJobName": name,
             "TrainingJobArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:training-job/{name}",
@@ -148,8 +114,9 @@ class Emulator:
         job = Job(request, self.folder / name, description)
         _move(job, "Starting", "Starting the training job")
         self.jobs[name] = job
+        self.told(dict(description))
         thread = threading.Thread(target=self._run, args=(job,))
-        self._threads.append(thread)
+        self.threads.append(thread)
         thread.start()
         return {"TrainingJobArn": description["TrainingJobArn"]}
 
@@ -224,7 +191,7 @@ class Emulator:
         """The container's folders, as a new instance has them; what S3 lacks."""
         job.starts += 1
         shutil.rmtree(job.folder, ignore_errors=True)
-        for name in ("input/config", "input/data", "output/data", "model", "checkpoints"):
+        for name in ("input/config", "input/data", "output/data", "model", "checkpoints", "tmp"):
             (job.folder / name).mkdir(parents=True)
         hosts = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
         channels = job.request.get("InputDataConfig", [])
@@ -249,7 +216,13 @@ class Emulator:
             env={
                 "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
                 "HOME": str(job.folder),
+                "TMPDIR": str(job.folder / "tmp"),
                 "LANG": "C.UTF-8",
+                "TRAINING_JOB_NAME": job.name,
+                "AWS_REGION": REGION,
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_ENDPOINT_URL_S3": self.s3_url,
+                **{name.upper(): value for name, value in KEYS.items()},
                 **self.environment,
             },
             stdin=subprocess.DEVNULL,
@@ -280,11 +253,12 @@ class Emulator:
         job.description["BillableTimeInSeconds"] = max(1, round(seconds * 0.3)) if spot else seconds
 
     def _end(self, job: Job, status: str, secondary: str, reason: str = "") -> None:
-        with self._lock:
+        with self.lock:
             if reason:
                 job.description["FailureReason"] = reason
             _move(job, secondary, reason or secondary)
             job.description["TrainingJobStatus"] = status
+        self.told(dict(job.description))
 
     # -- S3
 
@@ -311,77 +285,6 @@ class Emulator:
             tar.add(job.folder / "model", ".")
         bucket, _, key = address.removeprefix("s3://").partition("/")
         self.s3.upload_file(str(archive), bucket, key)
-
-    # -- pipelines
-
-    def describe_pipeline(self, request: Json) -> Json:
-        return {"PipelineName": request["PipelineName"], "PipelineDefinition": json.dumps(self._pipeline(request))}
-
-    def start_pipeline_execution(self, request: Json) -> Json:
-        definition = self._pipeline(request)
-        given = {item["Name"]: item["Value"] for item in request.get("PipelineParameters", [])}
-        declared = {item["Name"]: item for item in definition["Parameters"]}
-        for name in given.keys() - declared.keys():
-            raise Refusal("ValidationException", f"The pipeline has no parameter {name}")
-        token = request["ClientRequestToken"]
-        for arn, execution in self.executions.items():
-            if execution["token"] == token:
-                return {"PipelineExecutionArn": arn}
-        values = {name: given.get(name, item.get("DefaultValue")) for name, item in declared.items()}
-        step = definition["Steps"][0]
-        name = f"pipelines-{uuid.uuid4().hex[:12]}-{step['Name']}"
-        self.create_training_job({"TrainingJobName": name, **_filled(step["Arguments"], values)})
-        arn = f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:pipeline/{request['PipelineName']}/execution/{uuid.uuid4().hex[:12]}"
-        self.executions[arn] = {"token": token, "job": name, "step": step["Name"]}
-        return {"PipelineExecutionArn": arn}
-
-    def describe_pipeline_execution(self, request: Json) -> Json:
-        arn = request["PipelineExecutionArn"]
-        job = self.jobs[self.executions[arn]["job"]].description
-        states = {"InProgress": "Executing", "Completed": "Succeeded"}
-        state = states.get(job["TrainingJobStatus"], job["TrainingJobStatus"])
-        reason = {"FailureReason": "Step failure: One or multiple steps failed."} if state == "Failed" else {}
-        return {"PipelineExecutionArn": arn, "PipelineExecutionStatus": state, **reason}
-
-    def list_pipeline_execution_steps(self, request: Json) -> Json:
-        execution = self.executions[request["PipelineExecutionArn"]]
-        arn = self.jobs[execution["job"]].description["TrainingJobArn"]
-        return {"PipelineExecutionSteps": [{"StepName": execution["step"], "Metadata": {"TrainingJob": {"Arn": arn}}}]}
-
-    def stop_pipeline_execution(self, request: Json) -> Json:
-        arn = request["PipelineExecutionArn"]
-        self.stop_training_job({"TrainingJobName": self.executions[arn]["job"]})
-        return {"PipelineExecutionArn": arn}
-
-    def _pipeline(self, request: Json) -> Json:
-        if request["PipelineName"] not in self.pipelines:
-            raise Refusal("ResourceNotFound", f"Pipeline {request['PipelineName']} does not exist.")
-        return self.pipelines[request["PipelineName"]]
-
-
-@contextmanager
-def emulated_aws(folder: Path, bucket: str) -> Iterator[tuple[Emulator, dict[str, str]]]:
-    """An emulator with an S3 of its own that has a bucket, and the environment in which boto3 uses both."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        with Emulator(f"http://{host}:{port}", folder) as emulator:
-            emulator.s3.create_bucket(Bucket=bucket)
-            yield (
-                emulator,
-                {
-                    "AWS_ENDPOINT_URL_S3": emulator.s3_url,
-                    "AWS_ENDPOINT_URL_SQS": emulator.s3_url,
-                    "AWS_ENDPOINT_URL_SAGEMAKER": emulator.url,
-                    "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": emulator.url,
-                    "AWS_ACCESS_KEY_ID": "test",
-                    "AWS_SECRET_ACCESS_KEY": "test",
-                    "AWS_DEFAULT_REGION": "us-east-1",
-                },
-            )
-    finally:
-        server.stop()
 
 
 def _move(job: Job, status: str, message: str) -> None:
@@ -421,47 +324,3 @@ def _read(job: Job, process: subprocess.Popen[bytes]) -> None:
                     name = definition["Name"]
                     metrics[name] = {"MetricName": name, "Value": float(found[1]), "Timestamp": time.time()}
             job.description["FinalMetricDataList"] = list(metrics.values())
-
-
-def _filled(value: Any, values: Json) -> Any:
-    """A pipeline's arguments with the values of its parameters."""
-    if isinstance(value, dict):
-        if set(value) == {"Get"}:
-            return values[value["Get"].removeprefix("Parameters.")]
-        return {name: _filled(item, values) for name, item in value.items()}
-    return [_filled(item, values) for item in value] if isinstance(value, list) else value
-
-
-def _handler(emulator: Emulator) -> Callable[..., BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path.startswith("/endpoints/"):
-                self._invoke(self.path.split("/")[2], body)
-                return
-            operation = self.headers["X-Amz-Target"].removeprefix("SageMaker.")
-            try:
-                status, answer = 200, emulator.answer(operation, json.loads(body))
-            except Refusal as refusal:
-                status, answer = refusal.status, {"__type": refusal.code, "message": refusal.message}
-            self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/x-amz-json-1.1"})
-
-        def _invoke(self, name: str, body: bytes) -> None:
-            emulator.calls.append("InvokeEndpoint")
-            status, data, error = emulator.hosting.invoke(name, body, dict(self.headers))
-            content_type = "application/json" if error else "application/x-npy"
-            self._send(status, data, {"Content-Type": content_type, "x-amzn-errortype": error})
-
-        def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing: the tests look at `calls`."""
-
-    return Handler

@@ -1,0 +1,123 @@
+"""Events of Label Studio: which annotations of one count, and which tasks it created."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Json = Mapping[str, Any]
+
+_CREATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
+_UPDATED = ("ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
+_TASKS = ("TASK_CREATED", "TASKS_CREATED")
+_MOST_DIGITS = 18
+
+
+class BadEvent(Exception):
+    """The body is no event; the text names the value and what was expected."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is to be done about an event.
+
+    `project` is `"{id}.{created_ts}"`, or `"{id}"` where nothing tells when it was created: ids begin anew with a new
+    database of Label Studio. `annotations` names what counts, each name once: an annotation's id, or `id@updated_at` for
+    one save of it. `tasks` are the ids of new tasks.
+    """
+
+    action: str
+    project: str
+    annotations: tuple[str, ...] = ()
+    tasks: tuple[int, ...] = ()
+
+
+def parse_event(body: bytes, *, count_updates: bool) -> Event:
+    """Read the body of a webhook of Label Studio.
+
+    What trains counts: an annotation that was skipped (`was_cancelled`) doesn't, an empty one does. A skip that is
+    annotated later is an update, and counts where updates do.
+
+    Raises:
+        BadEvent: it is not JSON, or a field is missing or of the wrong type.
+    """
+    try:
+        fields = json.loads(body)
+    except ValueError as error:
+        raise BadEvent(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadEvent("the body is nested too deeply") from error
+    if not isinstance(fields, dict):
+        raise BadEvent(f"the body is {_short(fields)}; expected an object")
+    action = fields.get("action")
+    if not isinstance(action, str) or not re.fullmatch(r"[A-Z_]{1,60}", action):
+        raise BadEvent(f"action is {_short(action)}; expected the name of an event, such as ANNOTATION_CREATED")
+    project = project_key(fields.get("project"))
+    if action in _CREATED or (count_updates and action in _UPDATED):
+        found = _objects(fields, "annotation")
+        names = [_change(one, action) for one in found if not one.get("was_cancelled")]
+        return Event(action, project, tuple(dict.fromkeys(names)))
+    if action in _TASKS:
+        tasks = [_id(task, "task.id") for task in _objects(fields, "task")]
+        return Event(action, project, tasks=tuple(dict.fromkeys(tasks)))
+    return Event(action, project)
+
+
+def project_key(project: object) -> str:
+    """The key of Label Studio's project object.
+
+    Raises:
+        BadEvent: it names no project.
+    """
+    if not isinstance(project, Mapping):
+        raise BadEvent(f"project is {_short(project)}; expected Label Studio's project object")
+    ident, created_at = _id(project, "project.id"), project.get("created_at")
+    if created_at is None:
+        return str(ident)
+    try:
+        return f"{ident}.{int(datetime.fromisoformat(created_at).timestamp())}"
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadEvent(f"project.created_at is {_short(created_at)}; expected a time in ISO 8601") from error
+
+
+def project_id(key: str) -> str:
+    """The id in Label Studio of the project with a key."""
+    return key.partition(".")[0]
+
+
+def _change(annotation: Json, action: str) -> str:
+    ident = _id(annotation, "annotation.id")
+    if action in _CREATED:
+        return str(ident)
+    updated_at = annotation.get("updated_at")
+    if not isinstance(updated_at, str) or not re.fullmatch(r"[0-9T:.Z+ -]{10,40}", updated_at):
+        raise BadEvent(f"annotation.updated_at is {_short(updated_at)}; expected a time in ISO 8601")
+    return f"{ident}@{updated_at}"
+
+
+def _objects(fields: Json, name: str) -> list[Json]:
+    """The objects under a name or its plural, in either of which Label Studio puts one object or a list."""
+    value = fields.get(name, fields.get(f"{name}s"))
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        if not isinstance(item, dict):
+            raise BadEvent(f"{name} is {_short(item)}; expected an object or a list of objects")
+    return items
+
+
+def _id(fields: Json, name: str) -> int:
+    value = fields.get("id")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 10**_MOST_DIGITS:
+        raise BadEvent(f"{name} is {_short(value)}; expected an id such as 29")
+    return value
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,178 @@
+"""The route deployed: its code uploaded, its two stacks made or updated. Every step may be repeated."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import SecretStr
+
+from segloop.aws import files
+from segloop.aws.buckets import Buckets
+from segloop.aws.changes import ChangeSet, Event
+from segloop.aws.options import Options, route_parameters, sagemaker_parameters
+from segloop.aws.session import Aws
+from segloop.aws.stack import UNMADE, Stack
+from segloop.settings import Settings
+from worker.trainers.sagemaker.clients import explained
+from worker.trainers.sagemaker.code import ENTRY, code_files
+from worker.trainers.sagemaker.requests import default_image
+from worker.trainers.sagemaker.uploads import Bucket, Folder, digest_of
+
+#: Tag of all that a route's stacks make; its value is the route's name.
+_TAG = "segloop:route"
+#: The stack's outputs that are the sagemaker stack's parameters.
+_BUCKETS = ("SourceBucketName", "TargetBucketName", "ArtifactsBucketName")
+
+
+class Watch(Protocol):
+    """Who is told how a deployment goes."""
+
+    def say(self, text: str) -> None:
+        """A sentence about what happens now."""
+
+    def begin(self, stack: str, changes: int) -> None:
+        """A stack begins to change, so many resources of it."""
+
+    def event(self, event: Event) -> None:
+        """An event of that stack."""
+
+
+def sagemaker_name(name: str) -> str:
+    """The name of the second stack of the route `name`."""
+    return f"{name}-sagemaker"
+
+
+class Deployment:
+    """A route brought to what its options and this segloop's code say.
+
+    Raises (every method):
+        StackError: a stack's own failure, with its reason.
+        TrainingError: AWS refused.
+        TrainerUnavailable: AWS cannot be reached now.
+    """
+
+    def __init__(self, aws: Aws, options: Options, watch: Watch) -> None:
+        self._aws, self._options, self._watch = aws, options, watch
+        self._buckets = Buckets(aws)
+        self._route = Stack(aws, options.name)
+        self._sagemaker = Stack(aws, sagemaker_name(options.name))
+
+    def run(self, settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
+        """Deploy what differs; what was done to each stack (`created`, `updated`, `unchanged`), and the stacks' outputs.
+
+        The functions' own secrets become what the settings have: `webhook_secret` for segloop, `label_studio_api_key`.
+
+        A dry run makes the change sets, reads and discards them (`planned`): nothing is changed or uploaded.
+
+        Raises:
+            SettingsError: options that need others.
+        """
+        before = self._route.parameters()
+        self._options.check_with(before)
+        if not self._options.label_studio_url and not before.get("LabelStudioOrigin"):
+            self._watch.say("Without --label-studio-url, Label Studio's pages may not load images by signed addresses")
+        with tempfile.TemporaryDirectory(prefix="segloop-code-") as scratch:
+            stacks = [self._deploy_route(dry_run)]
+            if self._trains():
+                stacks.append(self._deploy_sagemaker(Path(scratch), dry_run))
+        outputs = self._route.outputs() | self._sagemaker.outputs()
+        if not dry_run:
+            self._put_secret(outputs.get("SegloopSecretArn"), settings.webhook_secret, "SEGLOOP_WEBHOOK_SECRET")
+            self._put_secret(outputs.get("LabelStudioTokenArn"), settings.label_studio_api_key, "LABEL_STUDIO_API_KEY")
+        return {
+            "name": self._options.name,
+            "region": self._aws.region,
+            "account": self._aws.account,
+            "stacks": stacks,
+            "outputs": outputs,
+        }
+
+    # -- steps
+
+    def _deploy_route(self, dry_run: bool) -> dict[str, Any]:
+        bucket = self._buckets.code_bucket(self._options.name)
+        digest, archive = files.webhook_archive()
+        key = f"webhook/{digest}.zip"
+        if not dry_run:
+            if self._buckets.ensure_private(bucket):
+                self._watch.say(f"Made the bucket {bucket} for the functions' code")
+            if self._buckets.put_once(bucket, key, archive):
+                self._watch.say(f"Sent the functions' code to s3://{bucket}/{key}")
+        values = route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
+        return self._deploy(self._route, files.template(files.TEMPLATE), values, dry_run)
+
+    def _deploy_sagemaker(self, scratch: Path, dry_run: bool) -> dict[str, Any]:
+        outputs = self._route.outputs()
+        # before the first deployment a dry run has no buckets to name
+        buckets = {name: outputs.get(name, f"{self._options.name}-not-made-yet") for name in _BUCKETS}
+        code = code_files(scratch)
+        folder = Folder(f"code/{digest_of(code)}", code, ENTRY)
+        place = Bucket(self._aws, f"s3://{buckets['ArtifactsBucketName']}")
+        if not dry_run and place.upload(folder):
+            self._watch.say(f"Sent the training's code to {place.uri(folder.key)}/")
+        values = sagemaker_parameters(self._options) | buckets | {"CodeUri": place.uri(f"{folder.key}/")}
+        values |= self._image()
+        return self._deploy(self._sagemaker, files.template(files.SAGEMAKER_TEMPLATE), values, dry_run)
+
+    def _image(self) -> dict[str, str]:
+        """The image of a new stack or of another instance type, where none is given."""
+        instance, image = self._options.instance, self._options.image
+        before = self._sagemaker.parameters()
+        if image is not None or (before and instance in (None, before.get("InstanceType"))):
+            return {}
+        named = instance or before.get("InstanceType") or self._default("InstanceType")
+        image = default_image(self._aws.region, named, named="--image is not given")
+        return {"TrainingImage": image, "TrainingRepository": image.partition("/")[2].partition(":")[0]}
+
+    def _deploy(self, stack: Stack, template: str, values: dict[str, str], dry_run: bool) -> dict[str, Any]:
+        status = stack.status()
+        if status in UNMADE:
+            said = f"The stack {stack.name} is {status}, because it could not be made: {stack.failure() or 'no reason given'}"
+            if dry_run:
+                self._watch.say(f"{said}. A deployment removes it and makes it anew")
+                return {"stack": stack.name, "done": "planned", "changes": []}
+            self._watch.say(f"{said}. It is removed and made anew")
+            values = stack.kept(template) | values
+            stack.delete(self._watch.event)
+        proposal = stack.propose(template, values, {_TAG: self._options.name})
+        changes = [asdict(change) for change in proposal.changes]
+        if not changes:
+            return {"stack": stack.name, "done": "unchanged", "changes": []}
+        if dry_run:
+            stack.discard(proposal)
+            return {"stack": stack.name, "done": "planned", "changes": changes}
+        self._execute(stack, proposal)
+        return {"stack": stack.name, "done": "created" if proposal.is_new else "updated", "changes": changes}
+
+    def _execute(self, stack: Stack, proposal: ChangeSet) -> None:
+        self._watch.begin(stack.name, len(proposal.changes))
+        stack.execute(proposal, self._watch.event)
+
+    def _put_secret(self, arn: str | None, value: SecretStr, setting: str) -> None:
+        """Give a secret of the stack its value, where it has another."""
+        if arn is None:
+            return
+        if not value.get_secret_value():
+            self._watch.say(
+                f"{setting} is empty: put its value into the secret {arn} yourself, or deploy again with it"
+            )
+            return
+        client = self._aws.client("secretsmanager")
+        with explained("secretsmanager:GetSecretValue"):
+            before = client.get_secret_value(SecretId=arn)["SecretString"]
+        if before != value.get_secret_value():
+            with explained("secretsmanager:PutSecretValue"):
+                client.put_secret_value(SecretId=arn, SecretString=value.get_secret_value())
+            self._watch.say(f"Put {setting} into the secret {arn}")
+
+    def _trains(self) -> bool:
+        """Whether the route starts a pipeline."""
+        target = self._options.target or self._route.parameters().get("Target") or "pipeline"
+        return target == "pipeline"
+
+    def _default(self, parameter: str) -> str:
+        """The default of a parameter of the second template."""
+        return self._sagemaker.defaults(files.template(files.SAGEMAKER_TEMPLATE)).get(parameter, "")

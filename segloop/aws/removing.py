@@ -1,0 +1,86 @@
+"""The route removed: its stacks, and those of its buckets that hold nothing or are not wanted. It may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from segloop.aws.buckets import Buckets
+from segloop.aws.changes import Event
+from segloop.aws.deploying import sagemaker_name
+from segloop.aws.session import Aws
+from segloop.aws.stack import Stack
+from worker.trainers.sagemaker.clients import explained
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a removal takes away and what it leaves: stacks with their status, names of buckets."""
+
+    stacks: dict[str, str]
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to take away."""
+        return not self.stacks and not self.removed
+
+
+class Removal:
+    """Takes the route `name` away.
+
+    Args:
+        delete_data: take its buckets away with what is in them too; else only empty ones, and the one with the code.
+
+    Raises (every method):
+        StackError: a stack or an object could not be deleted, with the reason.
+        TrainingError: AWS refused.
+        TrainerUnavailable: AWS cannot be reached now.
+    """
+
+    def __init__(self, aws: Aws, name: str, *, delete_data: bool) -> None:
+        self._aws, self._buckets = aws, Buckets(aws)
+        self._name, self._delete_data = name, delete_data
+        # the second stack uses what the first has
+        self._stacks = [Stack(aws, each) for each in (sagemaker_name(name), name)]
+
+    def plan(self) -> Plan:
+        """What a removal would do now; it changes nothing."""
+        code = self._buckets.code_bucket(self._name)
+        removed: list[str] = []
+        kept: list[str] = []
+        # of buckets that are gone, somebody else may have one of the same name
+        for bucket in sorted(self._stacks[-1].buckets() & self._buckets.own()):
+            (removed if self._delete_data or self._buckets.is_empty(bucket) else kept).append(bucket)
+        if self._buckets.exists(code):
+            removed.append(code)
+        stacks = {stack.name: status for stack in self._stacks if (status := stack.status())}
+        return Plan(stacks, tuple(removed), tuple(kept))
+
+    def run(self, say: Callable[[str], None], tell: Callable[[Event], None]) -> dict[str, Any]:
+        """Take away; the stacks and buckets that are gone, and the buckets that are kept."""
+        plan = self.plan()
+        for stack in self._stacks:
+            if stack.name in plan.stacks:
+                self._empty_group(stack.outputs().get("ModelPackageGroupName"), say)
+                say(f"Deleting the stack {stack.name}")
+                stack.delete(tell)
+        for bucket in plan.removed:
+            count = self._buckets.remove(bucket)
+            say(f"Deleted the bucket {bucket} with {count} objects")
+        return {"stacks": list(plan.stacks), "buckets": list(plan.removed), "kept": list(plan.kept)}
+
+    def _empty_group(self, group: str | None, say: Callable[[str], None]) -> None:
+        """Take the models out of the stack's group, which could not be deleted with them; their files stay."""
+        if group is None:
+            return
+        with explained("sagemaker:ListModelPackages"):
+            pages = self._aws.sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
+            models = [item["ModelPackageArn"] for page in pages for item in page["ModelPackageSummaryList"]]
+        for model in models:
+            with explained("sagemaker:DeleteModelPackage"):
+                self._aws.sagemaker.delete_model_package(ModelPackageName=model)
+        if models:
+            say(f"Took {len(models)} models out of the group {group}")

@@ -1,0 +1,262 @@
+"""One CloudFormation stack: what it is, what a change set would do to it, and its events while it is done."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from segloop.aws.changes import ChangeSet, Event, change_of
+from segloop.aws.session import Aws
+from segloop.errors import StackError
+from worker.trainers.sagemaker.clients import code_of, explained
+
+_T = TypeVar("_T")
+#: A stack that was never made: nothing is in it, and CloudFormation takes no update of it.
+UNMADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED")
+#: Longest template that is sent with a request, in bytes.
+TEMPLATE_BYTES = 51_200
+_WAIT_S = 3600.0
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+_REVIEW = "REVIEW_IN_PROGRESS"
+_BUCKET = "AWS::S3::Bucket"
+_NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
+
+
+Tell = Callable[[Event], None]
+
+
+class Stack:
+    """A stack by its name.
+
+    Raises (every method):
+        StackError: the stack's own failure, with its reason.
+        TrainingError: AWS refused.
+        TrainerUnavailable: AWS cannot be reached now.
+    """
+
+    def __init__(self, aws: Aws, name: str) -> None:
+        self.name = name
+        self._client = aws.cloudformation
+
+    def describe(self) -> dict[str, Any] | None:
+        """What DescribeStacks says; None if there is no such stack."""
+        return self._describe(self.name)
+
+    def status(self) -> str:
+        """The stack's status; empty if there is no such stack."""
+        found = self.describe()
+        return "" if found is None else str(found["StackStatus"])
+
+    def outputs(self) -> dict[str, str]:
+        """The stack's outputs; none where it is not there."""
+        found = self.describe() or {}
+        return {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
+
+    def parameters(self) -> dict[str, str]:
+        """The values of the stack's parameters; none where it is not there."""
+        found = self.describe() or {}
+        return {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])}
+
+    def defaults(self, template: str) -> dict[str, str]:
+        """The parameters that a template declares, with their defaults."""
+        with explained("cloudformation:GetTemplateSummary"):
+            found = self._client.get_template_summary(TemplateBody=template)
+        return {item["ParameterKey"]: item.get("DefaultValue", "") for item in found.get("Parameters", [])}
+
+    def kept(self, template: str) -> dict[str, str]:
+        """The values of the stack's parameters that a template declares too."""
+        declared = self.defaults(template)
+        return {key: value for key, value in self.parameters().items() if key in declared}
+
+    def buckets(self) -> set[str]:
+        """The names of the buckets that the stack has, or had and left when it was deleted in the last 90 days."""
+        with explained("cloudformation:ListStacks"):
+            pages = self._client.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
+            gone = [
+                item["StackId"] for page in pages for item in page["StackSummaries"] if item["StackName"] == self.name
+            ]
+        events = [event for id_ in (self.name, *gone) for event in self._events(id_)]
+        return {event.name for event in events if event.type == _BUCKET and event.name}
+
+    def propose(self, template: str, values: Mapping[str, str], tags: Mapping[str, str]) -> ChangeSet:
+        """Make a change set; nothing is changed by it.
+
+        A parameter of the template that `values` does not name keeps the stack's value, or has its default.
+        """
+        status = self.status()
+        self._check_ready(status)
+        is_new = status in ("", _REVIEW)
+        kept = [] if is_new else self.kept(template).keys() - values.keys()
+        request = {
+            "StackName": self.name,
+            "ChangeSetName": f"segloop-{uuid.uuid4().hex}",
+            "ChangeSetType": "CREATE" if is_new else "UPDATE",
+            "TemplateBody": template,
+            "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
+            "Parameters": [
+                *({"ParameterKey": key, "ParameterValue": value} for key, value in values.items()),
+                *({"ParameterKey": key, "UsePreviousValue": True} for key in sorted(kept)),
+            ],
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        }
+        with explained("cloudformation:CreateChangeSet"):
+            id_ = self._client.create_change_set(**request)["Id"]
+        return self._proposed(id_, is_new)
+
+    def discard(self, proposal: ChangeSet) -> None:
+        """Remove a change set that is not executed, and with it the stack that was made to hold it."""
+        with explained("cloudformation:DeleteChangeSet"):
+            self._client.delete_change_set(ChangeSetName=proposal.id)
+        if proposal.is_new and self.status() == _REVIEW:
+            self.delete()
+
+    def execute(self, proposal: ChangeSet, tell: Tell) -> None:
+        """Execute a change set and follow the stack's events to the end.
+
+        Raises:
+            StackError: it failed, and CloudFormation has taken everything back; the text has the first failure's reason.
+        """
+        seen = {event.id for event in self._events(self.name)}
+        with explained("cloudformation:ExecuteChangeSet"):
+            self._client.execute_change_set(ChangeSetName=proposal.id)
+        status, failures = self._follow(self.name, seen, tell)
+        if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise StackError(f"the stack {self.name} is {status}: {_reason(failures)}")
+
+    def failure(self) -> str:
+        """The reason of the stack's latest failure; empty if its events have none."""
+        for event in self._events(self.name):
+            if event.is_failure:
+                return f"{event.resource}: {event.reason or event.status}"
+        return ""
+
+    def delete(self, tell: Tell = lambda event: None) -> bool:
+        """Delete the stack and wait until it is gone; False if it was not there.
+
+        Raises:
+            StackError: a resource could not be deleted; the text has the reason.
+        """
+        found = self.describe()
+        if found is None:
+            return False
+        seen = {event.id for event in self._events(self.name)}
+        with explained("cloudformation:DeleteStack"):
+            self._client.delete_stack(StackName=self.name)
+        status, failures = self._follow(found["StackId"], seen, tell, ("", "DELETE_COMPLETE", "DELETE_FAILED"))
+        if status == "DELETE_FAILED":
+            raise StackError(f"the stack {self.name} could not be deleted: {_reason(failures)}")
+        return True
+
+    # -- steps
+
+    def _check_ready(self, status: str) -> None:
+        if status in UNMADE:
+            raise StackError(f"the stack {self.name} is {status}: it was never made, and has to be deleted first")
+        if status == "DELETE_FAILED":
+            raise StackError(
+                f"the stack {self.name} is half deleted ({self.failure()}): finish with segloop aws destroy"
+            )
+        if status == "UPDATE_ROLLBACK_FAILED":
+            raise StackError(
+                f"the stack {self.name} could not be taken back ({self.failure()}): mend what is named, then "
+                f"aws cloudformation continue-update-rollback --stack-name {self.name}"
+            )
+        if status.endswith("_IN_PROGRESS") and status != _REVIEW:
+            raise StackError(f"the stack {self.name} is {status}: somebody changes it now; wait until that has ended")
+
+    def _proposed(self, id_: str, is_new: bool) -> ChangeSet:
+        def look() -> ChangeSet | None:
+            with explained("cloudformation:DescribeChangeSet"):
+                pages = list(self._client.get_paginator("describe_change_set").paginate(ChangeSetName=id_))
+            status, reason = pages[0]["Status"], pages[0].get("StatusReason", "")
+            empty = ChangeSet(id_, self.name, is_new, ())
+            if status == "CREATE_COMPLETE":
+                changes = [change_of(item["ResourceChange"]) for page in pages for item in page["Changes"]]
+                return ChangeSet(id_, self.name, is_new, tuple(changes))
+            if status != "FAILED":
+                return None
+            self.discard(empty)
+            if any(text in reason for text in _NO_CHANGES):
+                return empty
+            raise StackError(f"CloudFormation refuses the change of the stack {self.name}: {reason}")
+
+        return _wait(look, f"the change set of the stack {self.name}")
+
+    def _follow(self, id_: str, seen: set[str], tell: Tell, ends: Collection[str] = ()) -> tuple[str, list[Event]]:
+        """Tell every event that is not `seen` until the stack has one of the statuses `ends` (empty: it is gone), by
+        default until it is at rest after an event; its status and the failures."""
+        before = len(seen)
+        failures: list[Event] = []
+
+        def look() -> str | None:
+            # the status first: what follows it then has every event up to it
+            found = self._describe(id_)
+            for event in reversed([event for event in self._events(id_) if event.id not in seen]):
+                seen.add(event.id)
+                failures.extend([event] if event.is_failure else [])
+                tell(event)
+            status = "" if found is None else str(found["StackStatus"])
+            # just after a request, the status may be that of before
+            is_over = status in ends if ends else len(seen) > before and not status.endswith("_IN_PROGRESS")
+            return status if is_over else None
+
+        return _wait(look, f"the stack {self.name}"), failures
+
+    def _describe(self, id_: str) -> dict[str, Any] | None:
+        with explained("cloudformation:DescribeStacks"):
+            try:
+                found: dict[str, Any] = self._client.describe_stacks(StackName=id_)["Stacks"][0]
+            except ClientError as error:
+                if _is_missing(error):
+                    return None
+                raise
+        return found
+
+    def _events(self, id_: str) -> Iterator[Event]:
+        """The stack's events, the latest first; none where it is not there."""
+        with explained("cloudformation:DescribeStackEvents"):
+            try:
+                for page in self._client.get_paginator("describe_stack_events").paginate(StackName=id_):
+                    for item in page["StackEvents"]:
+                        yield Event(
+                            item["EventId"],
+                            item["LogicalResourceId"],
+                            item.get("PhysicalResourceId", ""),
+                            item.get("ResourceType", ""),
+                            item.get("ResourceStatus", ""),
+                            item.get("ResourceStatusReason", ""),
+                        )
+            except ClientError as error:
+                if not _is_missing(error):
+                    raise
+
+
+def _wait(look: Callable[[], _T | None], what: str) -> _T:
+    """What `look` finds, as soon as it finds something; the pauses between its calls grow.
+
+    Raises:
+        StackError: it takes too long.
+    """
+    end_s = time.monotonic() + _WAIT_S
+    pause_s = _FIRST_PAUSE_S
+    while (found := look()) is None:
+        if time.monotonic() > end_s:
+            raise StackError(f"{what} is not done after {_WAIT_S:.0f} s; look at the console of CloudFormation")
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+    return found
+
+
+def _reason(failures: list[Event]) -> str:
+    if not failures:
+        return "CloudFormation gives no reason; look at the stack's events in the console"
+    return f"{failures[0].resource} ({failures[0].type}): {failures[0].reason or failures[0].status}"
+
+
+def _is_missing(error: ClientError) -> bool:
+    return code_of(error) == "ValidationError" and "does not exist" in str(error)

@@ -1,0 +1,262 @@
+"""Commands about the managed route in an AWS account."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segloop.cli.common import console, print_json
+from segloop.settings import load_settings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from segloop.aws import Aws
+    from segloop.aws.changes import Event
+
+_MARKS = {"created": "green", "updated": "yellow", "planned": "yellow", "unchanged": "dim"}
+
+
+@click.group()
+def aws() -> None:
+    """The managed route: S3, a webhook that counts, and a SageMaker pipeline, in an AWS account."""
+
+
+def _route(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that all commands of the group have."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    region = "AWS region.  [default: that of SEGLOOP_SAGEMAKER_REGION, else of the AWS configuration]"
+    command = click.option("--region", default="", help=region)(command)
+    return click.option("--name", default="segloop", show_default=True, help="The route's name, and its stack's.")(
+        command
+    )
+
+
+@aws.command()
+@click.option("--annotations", type=int, help="Annotations of a project that start a training.  [new route: 100]")
+@click.option(
+    "--count-updates/--no-count-updates", default=None, help="Whether a later save counts too.  [new route: no]"
+)
+@click.option("--target", type=click.Choice(["pipeline", "segloop"]), help="What is started.  [new route: pipeline]")
+@click.option("--segloop-url", metavar="URL", help="With --target segloop: https:// address of segloop's server.")
+@click.option("--endpoint", metavar="NAME", help="SageMaker endpoint that pre-labels new tasks; '' for none.")
+@click.option("--label-studio-url", metavar="URL", help="Address of Label Studio; its pages may load the images.")
+@click.option("--log-days", type=int, help="How long logs are kept.  [new route: 30]")
+@click.option("--receiver-concurrency", type=int, help="Reserved for the webhook's function; 0: none.")
+@click.option("--worker-concurrency", type=int, help="Reserved for the counting function; 0: none.")
+@click.option("--alarm-topic", metavar="ARN", help="SNS topic that the alarms tell.")
+@click.option("--instance", metavar="TYPE", help="Instance type of trainings.")
+@click.option("--image", metavar="URI", help="Container image of trainings.  [default: AWS's own of PyTorch]")
+@click.option("--max-runtime", "max_runtime_s", type=int, metavar="S", help="A training's longest time in seconds.")
+@click.option("--spot/--no-spot", default=None, help="Whether trainings run on spot instances.")
+@click.option("--minimum-miou", type=float, help="Least mIoU of a model that is registered.")
+@click.option("--weights", type=click.Choice(["coco", "imagenet", "none"]), help="What a first training begins with.")
+@click.option("--epochs", type=int, help="Passes over the training tasks.")
+@click.option("--minutes", type=float, help="Wall-clock budget of a training; 0: none.")
+@click.option("--wheels", metavar="S3URI", help="Folder of wheels, in place of PyPI.")
+@click.option(
+    "--store", metavar="S3URI", help="segloop's store (SEGLOOP_STORE), where it is not the artifacts bucket's."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@_route
+def deploy(name: str, region: str, as_json: bool, dry_run: bool, **own: Any) -> None:
+    """Make the route, or bring it up to date; an option that is not given stays as it is."""
+    from segloop.aws import Deployment, Options
+
+    options = Options(name, **own)
+    with _Watch() as watch:
+        result = Deployment(_account(region), options, watch).run(load_settings(), dry_run=dry_run)
+    if as_json:
+        print_json(result)
+        return
+    for stack in result["stacks"]:
+        _print_changes(stack)
+    for line in result["outputs"].items():
+        click.echo("{}: {}".format(*line))
+    if not dry_run:
+        click.echo(f"Next, for each project: segloop aws connect --name {name} --project ID")
+
+
+@aws.command()
+@_route
+def status(name: str, region: str, as_json: bool) -> None:
+    """Show the stacks, each project's count, launches, dead letters, pipeline executions and the last error."""
+    from segloop.aws import look
+
+    found = look(_account(region), name)
+    if as_json:
+        print_json(found)
+    else:
+        _print_status(found)
+    if not found["stacks"]:
+        raise SystemExit(1)
+
+
+@aws.command()
+@click.option("--delete-data", is_flag=True, help="Delete images, annotations and models too.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_route
+def destroy(name: str, region: str, as_json: bool, delete_data: bool, yes: bool) -> None:
+    """Remove the route. Buckets with something in them stay, but with --delete-data."""
+    from segloop.aws import Removal
+
+    removal = Removal(_account(region), name, delete_data=delete_data)
+    plan = removal.plan()
+    if not plan.is_empty and not yes:
+        for stack, state in plan.stacks.items():
+            click.echo(f"deletes the stack {stack} ({state})", err=True)
+        for bucket in plan.removed:
+            click.echo(f"deletes the bucket {bucket} with all that is in it", err=True)
+        for bucket in plan.kept:
+            click.echo(f"keeps the bucket {bucket}", err=True)
+        click.confirm(f"Remove the route {name}?", abort=True, err=True)
+    with _Watch() as watch:
+        result = removal.run(watch.say, watch.event)
+    if as_json:
+        print_json(result)
+    elif plan.is_empty:
+        click.echo(f"there is no route {name}")
+    else:
+        click.echo(f"the route {name} is removed")
+    for bucket in () if as_json else plan.kept:
+        click.echo(f"kept: s3://{bucket}; to delete it with its data: segloop aws destroy --name {name} --delete-data")
+
+
+@aws.command()
+@click.option("--project", "-p", type=int, required=True, help="Id of the project in Label Studio.")
+@click.option("--s3-endpoint", default="", metavar="URL", help="Address of an S3 that is not AWS's, for Label Studio.")
+@click.option("--regex", help="Which keys become tasks.  [default: those of images]")
+@click.option("--presign/--no-presign", default=True, show_default=True, help="Browsers load images from S3 itself.")
+@click.option("--presign-minutes", default=60, show_default=True, help="How long an image's address is valid.")
+@click.option("--webhook-url", default="", metavar="URL", help="A domain of your own in place of the route's address.")
+@_route
+def connect(name: str, region: str, as_json: bool, project: int, webhook_url: str, **own: Any) -> None:
+    """Connect a Label Studio project: its S3 storages, synced, and the webhook with its secret; repeat it at will.
+
+    Label Studio gets the access key of SEGLOOP_STORAGE_ACCESS_KEY_ID and SEGLOOP_STORAGE_SECRET_ACCESS_KEY, or none.
+    """
+    from segloop.aws import connect as connect_project
+    from segloop.aws.connecting import IMAGES, Storages, keys_of
+    from segloop.labelstudio import LabelStudio
+
+    settings = load_settings()
+    storages = Storages(
+        keys_of(settings), own["s3_endpoint"], own["regex"] or IMAGES, own["presign"], own["presign_minutes"]
+    )
+    label_studio = LabelStudio.from_settings(settings)
+    try:
+        done = connect_project(_account(region), name, label_studio, project, storages, webhook_url=webhook_url)
+    finally:
+        label_studio.close()
+    if as_json:
+        print_json(done)
+        return
+    for item in done:
+        changed = f" ({', '.join(item['changed'])})" if item["changed"] else ""
+        synced = f", {item['synced']} synced" if "synced" in item else ""
+        click.echo(f"{item['what']}: {item['done']}{changed}, {item['place']}{synced}")
+
+
+def _account(region: str) -> Aws:
+    from segloop.aws import Aws
+
+    return Aws(load_settings(), region)
+
+
+class _Watch:
+    """Progress on stderr: a bar for each stack on a terminal, a line for each event elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._ended: set[str] = set()
+
+    def __enter__(self) -> _Watch:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True, highlight=False))
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False)
+        else:
+            click.echo(text, err=True)
+
+    def begin(self, stack: str, changes: int) -> None:
+        self._ended = set()
+        if self._progress is not None:
+            self._task = self._progress.add_task(stack, total=changes)
+        else:
+            self.say(f"{stack}: {changes} changes")
+
+    def event(self, event: Event) -> None:
+        if event.is_failure or (self._progress is None and not event.status.endswith("_IN_PROGRESS")):
+            self.say(f"{event.status} {event.resource} {event.reason}".rstrip())
+        if self._progress is None or self._task is None or event.type == "AWS::CloudFormation::Stack":
+            return
+        if event.status.endswith("_COMPLETE"):
+            self._ended.add(event.resource)
+        self._progress.update(self._task, completed=len(self._ended))
+
+
+def _print_changes(stack: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    out = console()
+    nothing = "nothing to change" if stack["done"] == "unchanged" else stack["done"]
+    out.print(f"[{_MARKS[stack['done']]}]{escape(stack['stack'])}: {nothing}[/]")
+    for change in stack["changes"]:
+        replaced = {"True": ", replaced", "Conditional": ", perhaps replaced"}.get(change["replacement"], "")
+        out.print(f"  {change['action'].lower()} {change['resource']} ({change['type']}{replaced})", markup=False)
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not found["stacks"]:
+        click.echo(f"there is no route {found['name']} in {found['region']}")
+        return
+    out = console()
+    for stack in found["stacks"]:
+        out.print(f"{stack['name']}: {stack['status']} since {stack['changed_at']}", markup=False)
+    projects = Table(
+        "project", "pending", f"of {found['annotations_per_training']}", "counted", "trainings", title="counts"
+    )
+    for item in found["projects"]:
+        left = max(found["annotations_per_training"] - item["pending"], 0)
+        projects.add_row(
+            escape(item["project"]), str(item["pending"]), f"{left} left", str(item["counted"]), str(item["generation"])
+        )
+    launches = Table("project", "number", "due", "started", "as", title="launches")
+    for item in found["launches"]:
+        cells = (
+            item["project"],
+            item["generation"],
+            item["claimed_at"],
+            item["started_at"] or "not yet",
+            item["started_as"],
+        )
+        launches.add_row(*(escape(str(cell)) for cell in cells))
+    executions = Table("execution", "status", "started", "failure", title="pipeline")
+    for item in found["executions"]:
+        executions.add_row(*(escape(item[name]) for name in ("execution", "status", "started_at", "failure")))
+    for table in (projects, launches, executions):
+        if table.row_count:
+            out.print(table)
+    if found["queue"]:
+        waiting, dead = found["queue"]["waiting"] + found["queue"]["in_flight"], found["dead_letters"]["waiting"]
+        out.print(f"{waiting} events wait to be counted, {dead} could not be handled")
+    out.print(f"last error: {found['last_error'] or 'none'}", markup=False)

@@ -1,0 +1,243 @@
+"""Connect segloop to a project, and find out why nothing happens."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from segloop.cli.common import console, print_json
+from segloop.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from segloop.doctor import Finding
+    from segloop.labelstudio import LabelStudio
+
+#: What Label Studio calls the orders in which it serves tasks.
+_SAMPLING = {"uncertainty": "Uncertainty sampling", "sequential": "Sequential sampling", "uniform": "Uniform sampling"}
+#: The title before the backend said which version answers.
+_FIRST_TITLE = "segloop"
+_MARKS = {
+    "ok": "[green]ok[/]",
+    "warning": "[yellow]warning[/]",
+    "failure": "[red]failure[/]",
+    "skipped": "[dim]skipped[/]",
+}
+
+Sampling = Literal["uncertainty", "sequential", "uniform", "keep"]
+
+
+@click.command()
+@click.option("--project", "-p", type=int, required=True, help="Id of the project: the number in its address.")
+@click.option(
+    "--url",
+    default="",
+    help="Address at which Label Studio reaches this segloop. [default: SEGLOOP_PUBLIC_URL, else this machine's own]",
+)
+@click.option("--label-studio-url", default="", help="Address of Label Studio. [default: LABEL_STUDIO_URL]")
+@click.option(
+    "--interactive/--no-interactive", default=True, show_default=True, help="Whether smart tools ask segloop."
+)
+@click.option(
+    "--sampling",
+    type=click.Choice([*_SAMPLING, "keep"]),
+    default="uncertainty",
+    show_default=True,
+    help="The order in which people get tasks: least sure first, or another; keep leaves it as it is.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def connect(
+    project: int, url: str, label_studio_url: str, interactive: bool, sampling: Sampling, as_json: bool
+) -> None:
+    """Connect segloop to a project of Label Studio.
+
+    Adds this segloop as the project's ML backend, with the password that is set, titled with the version it
+    serves; sets its webhook, with the secret and the annotation events alone; has the least sure tasks served first.
+    Doing it again is safe: it sets right what is not, and says what it changed.
+
+    \b
+    Examples:
+      segloop connect --project 7
+      segloop connect --project 7 --url http://segloop.internal:9090
+    """
+    settings = _settings(label_studio_url)
+    from segloop.doctor.server import local_address
+    from segloop.labelstudio import LabelStudio
+
+    address = (url or settings.public_url or local_address(settings)).rstrip("/")
+    if not address.startswith(("http://", "https://")):
+        raise click.BadParameter("must begin with http:// or https://", param_hint="--url")
+    if not settings.label_studio_api_key.get_secret_value():
+        raise click.ClickException(
+            "LABEL_STUDIO_API_KEY is not set: create a personal access token in Label Studio under Account & Settings"
+        )
+    with closing(LabelStudio.from_settings(settings)) as api:
+        result = _connect(api, settings, project, address, interactive, sampling)
+    if as_json:
+        print_json(result)
+        return
+    _print_connected(result)
+
+
+def _settings(label_studio_url: str) -> Settings:
+    return load_settings(label_studio_url=label_studio_url) if label_studio_url else load_settings()
+
+
+def _connect(
+    api: LabelStudio, settings: Settings, number: int, address: str, interactive: bool, sampling: Sampling
+) -> dict[str, Any]:
+    from segloop.labelstudio.api import same_url
+
+    project = api.project(number)
+    warnings = _obstacles(api, settings, number, address)
+    before = next((entry for entry in api.backends(number) if same_url(entry["url"], address)), {})
+    connected = api.connect(
+        number,
+        address,
+        title=before.get("model_version") or before.get("title") or _FIRST_TITLE,
+        basic_auth=(settings.basic_auth_user, settings.basic_auth_pass) if settings.has_password else None,
+        webhook_secret=settings.webhook_secret,
+        interactive=interactive,
+    )
+    # Label Studio has asked the backend for its version meanwhile
+    entry = connected["backend"]
+    entry = api.set_title(entry, entry.get("model_version") or entry["title"])
+    changed = [name for name in connected["changed"] if name != "title"]
+    changed += ["title"] if before and before.get("title") != entry["title"] else []
+    webhook = connected["webhook_done"]
+    shown = _set_shown(api, number, entry["title"], sampling)
+    if shown["after"] != entry["title"]:
+        warnings.append(
+            f"the project shows predictions of {shown['after']!r}, not of this backend.\n"
+            f"  Fix: choose {entry['title']!r} under Settings > Annotation > Live Predictions"
+        )
+    return {
+        "project": number,
+        "title": project["title"],
+        "backend": {
+            "id": entry["id"],
+            "url": entry["url"],
+            "version": entry["title"],
+            "done": "added" if connected["created"] else "updated" if changed else "unchanged",
+            "changed": changed,
+        },
+        "webhook": None if webhook is None else {"id": webhook.id, "done": webhook.done, "changed": [*webhook.changed]},
+        "sampling": _set_sampling(api, project, sampling),
+        "model_version": shown,
+        "warnings": warnings,
+    }
+
+
+def _obstacles(api: LabelStudio, settings: Settings, number: int, address: str) -> list[str]:
+    """What will not work for this address, asked before anything is changed.
+
+    Raises:
+        ClickException: Label Studio would not take the backend at all.
+    """
+    from segloop.doctor.connection import backend_address, private_addresses
+
+    refusals = api.refusals(number, address)
+    blocked, unusable = private_addresses(address, refusals), backend_address(address, refusals)
+    if "backend" in refusals.blocked:
+        raise click.ClickException(f"{blocked.text}\nFix: {blocked.fix}")
+    if refusals.backend:
+        raise click.ClickException(f"{unusable.text}\nFix: {unusable.fix}")
+    warnings = [f"{found.text}\n  Fix: {found.fix}" for found in (blocked, unusable) if found.status != "ok"]
+    if settings.has_password and not settings.webhook_secret.get_secret_value():
+        warnings.append(
+            "BASIC_AUTH_PASS is set but SEGLOOP_WEBHOOK_SECRET is not: the server refuses Label Studio's annotation "
+            "events.\n  Fix: set it, restart segloop, and connect again"
+        )
+    return warnings
+
+
+def _set_shown(api: LabelStudio, number: int, version: str, sampling: Sampling) -> dict[str, str]:
+    """Have the project show the predictions of a version: the order of least sure tasks goes by their scores."""
+    before = str(api.project(number).get("model_version") or "")
+    if before != version and sampling == "uncertainty":
+        api.change_project(number, model_version=version)
+        return {"before": before, "after": version}
+    return {"before": before, "after": before}
+
+
+def _set_sampling(api: LabelStudio, project: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
+    before = str(project.get("sampling") or "")
+    after = _SAMPLING.get(sampling, before)
+    if after != before:
+        api.change_project(project["id"], sampling=after)
+    return {"before": before, "after": after}
+
+
+def _print_connected(result: dict[str, Any]) -> None:
+    backend, webhook, sampling = result["backend"], result["webhook"], result["sampling"]
+    click.echo(f"project {result['project']} ({result['title']}):")
+    click.echo(f"  backend {backend['url']}: {_done(backend)}; it serves {backend['version']}")
+    click.echo("  webhook: none" if webhook is None else f"  webhook {webhook['id']}: {_done(webhook)}")
+    was = "" if sampling["before"] == sampling["after"] else f" (was {sampling['before']})"
+    click.echo(f"  sampling: {sampling['after']}{was}")
+    version = result["model_version"]
+    if version["before"] != version["after"]:
+        click.echo(f"  predictions shown: those of {version['after']} (was {version['before']})")
+    for text in result["warnings"]:
+        click.secho(f"Warning: {text}", fg="yellow", err=True)
+
+
+def _done(part: dict[str, Any]) -> str:
+    return f"{part['done']} ({', '.join(part['changed'])})" if part["changed"] else str(part["done"])
+
+
+@click.command()
+@click.option("--project", "-p", type=int, help="Id of a project. [default: every project that the store knows]")
+@click.option("--label-studio-url", default="", help="Address of Label Studio. [default: LABEL_STUDIO_URL]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(project: int | None, label_studio_url: str, as_json: bool) -> None:
+    """Find out why nothing happens.
+
+    Prints the cause and the fix of everything that is not right. Looks at this machine, at Label Studio and at how
+    the two are connected, and changes nothing but a small file in the store, written to see that it can be. The exit
+    status is 0 only if all is well: no failure, and nothing worth a warning.
+
+    \b
+    Examples:
+      segloop doctor
+      segloop doctor --project 7 --json
+    """
+    from segloop.doctor import Examination, all_is_well, report
+
+    settings = _settings(label_studio_url)
+    show = sys.stderr.isatty() and not as_json
+
+    def tell(check: str) -> None:
+        if show:
+            click.echo(f"\r\x1b[K{check} ...", err=True, nl=False)
+
+    findings = Examination(settings, tell).run(project)
+    if show:
+        click.echo("\r\x1b[K", err=True, nl=False)
+    if as_json:
+        print_json(report(findings))
+    else:
+        _print_findings(findings)
+    sys.stdout.flush()
+    if not all_is_well(findings):
+        raise SystemExit(1)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("check", "", "what is, and what to do", show_lines=False)
+    several = len({finding.project for finding in findings if finding.project is not None}) > 1
+    for finding in findings:
+        place = f" (project {finding.project})" if several and finding.project is not None else ""
+        fix = f"\n[bold]Fix:[/] {escape(finding.fix)}" if finding.fix else ""
+        table.add_row(f"{finding.check}{place}", _MARKS[finding.status], escape(finding.text) + fix)
+    console().print(table)
+    counts = {status: sum(finding.status == status for finding in findings) for status in ("failure", "warning")}
+    if not any(counts.values()):
+        click.echo("All is well.")
+    else:
+        click.echo(f"Failures: {counts['failure']}, warnings: {counts['warning']}.")

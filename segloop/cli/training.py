@@ -1,0 +1,152 @@
+"""Train now, and follow it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from segloop.cli.common import console, only, print_json, shared_options, tell
+from segloop.errors import UnknownProject
+from segloop.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from segloop.registry import Registry
+    from worker.queue import Jobs
+
+_POLL_S: Final = 0.5
+_ENDED: Final = ("finished", "failed", "stopped", "canceled")
+#: The queue may be away for a moment while a training goes on.
+_PATIENCE: Final = 20
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Show the progress, and end as the training does.")
+@shared_options
+def train(project: str | None, follow: bool, as_json: bool) -> None:
+    """Train a project now, as Start Training in Label Studio does.
+
+    Joins the training that is queued or under way, if there is one. With --follow the exit status says how it ended;
+    Ctrl-C stops the following, and never the training.
+
+    \b
+    Examples:
+      segloop train --project 7 --follow
+      segloop train --json
+    """
+    from segloop.registry import open_registry
+    from worker.queue import RETRAIN_QUEUE, Jobs
+    from worker.queue.state import queue_state
+
+    settings = load_settings()
+    key = _project(settings, project, open_registry(settings))
+    jobs = Jobs.open(settings, timeout_s=5)
+    try:
+        queued = jobs.enqueue_retrain(key, "segloop train")
+        if not as_json:
+            joined = "it is under way already, and is joined" if queued.joined else "it is queued"
+            click.echo(f"project {key}: job {queued.job_id}; {joined}")
+        if not queue_state(jobs).workers[RETRAIN_QUEUE]:
+            click.echo("No worker listens now: it begins when one does (segloop up, or segloop worker).", err=True)
+        if not follow:
+            if as_json:
+                print_json({"project": key, "job": queued.job_id, "joined": queued.joined})
+            return
+        status = _follow(jobs, key, queued.job_id)
+    finally:
+        jobs.close()
+    _report(status, as_json)
+
+
+def _project(settings: Settings, project: str | None, registry: Registry) -> str:
+    known = registry.projects()
+    if not known:
+        raise UnknownProject("no project is connected yet; see: segloop connect --help")
+    return registry.resolve(project) if project is not None else only(known, settings)
+
+
+def _follow(jobs: Jobs, project: str, job_id: str) -> dict[str, Any]:
+    """The status of a job at its end; what it does meanwhile is shown."""
+    try:
+        return _bar(jobs, job_id) if console(stderr=True).is_terminal else _lines(jobs, job_id)
+    except KeyboardInterrupt:
+        click.echo(f"\nThe training goes on as job {job_id}.", err=True)
+        click.echo(f"Follow it again: segloop train --follow --project {project}", err=True)
+        click.echo(f"Stop it: segloop stop --project {project}", err=True)
+        raise SystemExit(130) from None
+
+
+def _lines(jobs: Jobs, job_id: str) -> dict[str, Any]:
+    """A line for each phase, for logs and pipes."""
+    shown = None
+    while True:
+        status = _status(jobs, job_id)
+        if status["job_status"] in _ENDED:
+            return status
+        progress = status.get("progress") or {"phase": status["job_status"]}
+        phase = progress.get("message") or progress.get("phase")
+        if phase != shown:
+            shown = phase
+            tell(progress)
+        time.sleep(_POLL_S)
+
+
+def _bar(jobs: Jobs, job_id: str) -> dict[str, Any]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("[bold]{task.description:<12}"),
+        BarColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        row = bar.add_task("queued", total=None, facts="")
+        while True:
+            status = _status(jobs, job_id)
+            progress = status.get("progress") or {}
+            bar.update(
+                row,
+                description=progress.get("phase", status["job_status"]),
+                total=progress.get("steps"),
+                completed=progress.get("step", 0),
+                facts=_facts(progress),
+            )
+            if status["job_status"] in _ENDED:
+                return status
+            time.sleep(_POLL_S)
+
+
+def _status(jobs: Jobs, job_id: str) -> dict[str, Any]:
+    from segloop.errors import QueueUnavailable
+
+    for _ in range(_PATIENCE):
+        with contextlib.suppress(QueueUnavailable):
+            return jobs.job_status(job_id)
+        time.sleep(_POLL_S)
+    return jobs.job_status(job_id)
+
+
+def _facts(progress: dict[str, Any]) -> str:
+    facts = [f"{name} {progress[name]:.3f}" for name in ("loss", "miou") if progress.get(name) is not None]
+    if progress.get("eta_s"):
+        facts.append(f"{progress['eta_s']:.0f} s left")
+    return ", ".join(facts)
+
+
+def _report(status: dict[str, Any], as_json: bool) -> None:
+    result = status.get("result") or {}
+    if as_json:
+        print_json(status)
+    elif status["job_status"] == "finished":
+        promoted = "promoted" if result.get("promoted") else "not promoted"
+        version = result.get("version")
+        click.echo(f"{f'{version} is {promoted}: ' if version else ''}{result.get('reason', 'done')}")
+    else:
+        click.echo(
+            f"The training {status['job_status']}: {status.get('error') or 'see the log of the worker'}", err=True
+        )
+    if status["job_status"] != "finished":
+        raise SystemExit(1)

@@ -1,0 +1,295 @@
+"""The whole examination: every check in its order, each bounded in time, none able to stop the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from contextlib import closing
+from dataclasses import dataclass, replace
+from threading import Thread
+from typing import Any, Final
+
+from segloop.doctor import connection, machine, pictures, server
+from segloop.doctor.findings import Finding, failure, ok, skipped, warning
+from segloop.errors import LabelStudioError, LabelStudioUnreachable, SegloopError
+from segloop.labelstudio import LabelStudio, Refusals
+from segloop.labelstudio.api import same_url
+from segloop.payloads import project_key
+from segloop.registry import open_registry
+from segloop.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Longest time of a check, in seconds; that of /predict has as long as Label Studio gives it.
+LIMIT_S: Final = 30.0
+_PREDICT_LIMIT_S: Final = 160.0
+#: Without a project named, at most so many of those that the store knows are looked at, the newest ones.
+_PROJECTS: Final = 20
+
+Check = Callable[[], Finding | list[Finding]]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What Label Studio says of a project."""
+
+    project: Mapping[str, Any]
+    backends: list[dict[str, Any]]
+    webhooks: list[dict[str, Any]]
+    refusals: Refusals
+    task: dict[str, Any] | None
+    storages: list[dict[str, Any]]
+    #: Where Label Studio knows this segloop; empty where that can't be told.
+    url: str
+
+    @property
+    def key(self) -> str:
+        return project_key(self.project)
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        return next((backend for backend in self.backends if backend["url"] == self.url), None)
+
+
+class Examination:
+    """Runs checks; `findings` are what they found so far, `tell` is called before each."""
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda check: None) -> None:
+        self.findings: list[Finding] = []
+        self._settings = settings
+        self._tell = tell
+
+    def run(self, project: int | None = None) -> list[Finding]:
+        """Look at this machine, at Label Studio, and at a project, or at each that the store knows."""
+        settings = self._settings
+        self._look("store", lambda: machine.store(settings))
+        self._look("disk", lambda: machine.disk(settings))
+        self._look("gpu", lambda: machine.gpu(settings))
+        self._look("redis", lambda: machine.queue(settings))
+        self._look("access", lambda: connection.access(settings))
+        with closing(LabelStudio.from_settings(settings)) as api:
+            if self._label_studio(api):
+                for number in [project] if project is not None else self._known():
+                    self._project(api, number, named=project is not None)
+            elif project is not None:
+                self._add(replace(skipped("project", "Label Studio cannot be asked: see above"), project=project))
+        if not any(finding.check == "server" for finding in self.findings):
+            self._look("server", lambda: server.find_server(settings)[1])
+        return self.findings
+
+    def _label_studio(self, api: LabelStudio) -> bool:
+        """Whether Label Studio is there and lets this token in."""
+        release = self._get("label-studio", api.release, _ADDRESS_FIX)
+        if release is None:
+            return False
+        self._add(ok("label-studio", f"Label Studio answers at {api.url}"))
+        self._add(connection.version_skew(release))
+        before = len(self.findings)
+        self._look("token", lambda: token(self._settings, api))
+        return all(finding.status in ("ok", "warning") for finding in self.findings[before:])
+
+    def _known(self) -> list[int]:
+        try:
+            keys = open_registry(self._settings).projects()
+        except SegloopError:
+            return []  # the check of the store has said so
+        return list(dict.fromkeys(int(key.partition(".")[0]) for key in keys))[-_PROJECTS:]
+
+    def _project(self, api: LabelStudio, number: int, *, named: bool) -> None:
+        before = len(self.findings)
+        project = self._get("project", lambda: api.project(number), _PROJECT_FIX)
+        if project is None and not named:
+            del self.findings[before:]  # the store keeps the versions of projects that are deleted
+        if project is not None:
+            self._add(ok("project", f"{project['title']!r}"))
+            facts = self._get("backend", lambda: self._facts(api, number, project), _ADDRESS_FIX)
+            if facts is not None:
+                self._connection(facts, number)
+                self._running(facts)
+                self._pictures(api, facts)
+        self.findings[before:] = [replace(finding, project=number) for finding in self.findings[before:]]
+
+    def _facts(self, api: LabelStudio, number: int, project: Mapping[str, Any]) -> _Facts:
+        backends = api.backends(number)
+        url = self._own_url(backends, project_key(project))
+        asked = url or self._settings.public_url or server.local_address(self._settings)
+        return _Facts(
+            project,
+            backends,
+            api.webhooks(number),
+            api.refusals(number, asked.rstrip("/")),
+            api.first_task(number),
+            api.s3_storages(number),
+            url,
+        )
+
+    def _own_url(self, backends: list[dict[str, Any]], key: str) -> str:
+        """As the worker decides: the address that is set, else the one that Label Studio called, else the only one."""
+        url = self._settings.public_url
+        if not url:
+            try:
+                url = str((open_registry(self._settings).read_json(key, "project.json") or {}).get("backend_url") or "")
+            except SegloopError:
+                url = ""
+        urls = [str(backend["url"]) for backend in backends]
+        own = [listed for listed in urls if url and same_url(listed, url)]
+        only = urls if len(urls) == 1 and not self._settings.public_url else []
+        return (own or only or [""])[-1]
+
+    def _connection(self, facts: _Facts, number: int) -> None:
+        settings = self._settings
+        config = str(facts.project.get("label_config") or "")
+        asked = facts.url or settings.public_url or server.local_address(settings)
+        self._look("label-config", lambda: connection.label_config(config))
+        self._look("live-predictions", lambda: connection.live_predictions(facts.project))
+        self._look("backend-address", lambda: connection.backend_address(asked, facts.refusals))
+        self._look("private-addresses", lambda: connection.private_addresses(asked, facts.refusals))
+        self._look("backend", lambda: connection.entry(facts.backends, facts.url, settings.public_url, number))
+        own = facts.own
+        if own is None:
+            self._add(*(skipped(check, "no backend is connected: see backend") for check in _OF_A_BACKEND))
+            return
+        self._look("title", lambda: connection.title(own, facts.project))
+        self._look("webhook", lambda: connection.webhook_there(facts.webhooks, facts.url, number))
+        webhook = connection.own_webhook(facts.webhooks, facts.url)
+        if webhook is None:
+            self._add(*(skipped(check, "there is no webhook: see webhook") for check in _OF_A_WEBHOOK))
+        else:
+            self._look("webhook-secret", lambda: connection.webhook_secret(webhook, settings, number))
+            self._look("webhook-actions", lambda: connection.webhook_actions(webhook, number))
+
+    def _running(self, facts: _Facts) -> None:
+        """The server that answers for the project, and what it answers with."""
+        settings, own, key = self._settings, facts.own, facts.key
+        found = self._get("server", lambda: server.find_server(settings, facts.url), "see segloop's log")
+        running = None
+        if found is not None:
+            running, finding = found
+            self._add(finding)
+        if own is not None:
+            self._look("served-version", lambda: connection.served_version(own, self._champion(key)))
+        config, answers = str(facts.project.get("label_config") or ""), str((own or {}).get("model_version") or "")
+        self._look("engine", lambda: machine.engine(settings, open_registry(settings), key, config, answers))
+        if running is None or own is None:
+            self._add(*(skipped(f"{what}-time", "there is no server to ask: see above") for what in server.LIMITS))
+            return
+        self._look("health-time", lambda: server.health_time(running, settings))
+        if self._failed("webhook", "webhook-secret"):
+            self._add(skipped("webhook-time", "Label Studio's events do not reach segloop: see above"))
+        else:
+            headers = dict((connection.own_webhook(facts.webhooks, facts.url) or {}).get("headers") or {})
+            self._look("webhook-time", lambda: server.webhook_time(running, settings, key, headers))
+        if self._failed("label-config"):
+            self._add(*(skipped(f"{what}-time", "see label-config") for what in ("setup", "predict")))
+            return
+        self._look("setup-time", lambda: server.setup_time(running, settings, facts.project, own, key))
+        self._look(
+            "predict-time",
+            lambda: server.predict_time(running, settings, facts.project, facts.task, key),
+            limit_s=_PREDICT_LIMIT_S,
+        )
+
+    def _failed(self, *checks: str) -> bool:
+        """Whether a check of the project that is looked at now failed."""
+        return any(
+            finding.check in checks and finding.status == "failure" and finding.project is None
+            for finding in self.findings
+        )
+
+    def _champion(self, key: str) -> str | None:
+        champion = open_registry(self._settings).champion(key)
+        return None if champion is None else champion.version
+
+    def _pictures(self, api: LabelStudio, facts: _Facts) -> None:
+        config = str(facts.project.get("label_config") or "")
+        self._look("image", lambda: pictures.image(self._settings, config, facts.task))
+        self._look("s3-region", lambda: pictures.s3_region(facts.storages))
+        self._look("s3-cors", lambda: pictures.s3_cors(api, facts.storages, config, facts.task))
+
+    # -- one check
+
+    def _add(self, *findings: Finding) -> None:
+        self.findings += findings
+
+    def _look(self, check: str, question: Check, *, limit_s: float = LIMIT_S) -> None:
+        found = self._get(check, question, "", limit_s)
+        if found is not None:
+            self._add(*(found if isinstance(found, list) else [found]))
+
+    def _get(self, check: str, question: Callable[[], Any], fix: str, limit_s: float = LIMIT_S) -> Any:
+        """What a question is answered with in time; None, and a failure of `check`, if it is not."""
+        self._tell(check)
+        answer: Future[Any] = Future()
+        # a daemon: what never answers must not hold up the end of the command
+        Thread(target=_answer, args=(question, answer), name=f"doctor-{check}", daemon=True).start()
+        wait([answer], limit_s)
+        if not answer.done():
+            self._add(
+                failure(
+                    check,
+                    f"no answer within {limit_s:g} s",
+                    fix or "see what it waits for: the network, or a busy disk",
+                )
+            )
+            return None
+        error = answer.exception()
+        if error is None:
+            return answer.result()
+        logger.debug("%s failed", check, exc_info=error)
+        if isinstance(error, SegloopError):
+            self._add(failure(check, str(error), fix or "see the text"))
+        else:
+            self._add(
+                failure(
+                    check,
+                    f"the check itself failed ({type(error).__name__})",
+                    "report it with the log of SEGLOOP_LOG_LEVEL=DEBUG",
+                )
+            )
+        return None
+
+
+def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:
+    try:
+        answer.set_result(question())
+    except BaseException as error:  # noqa: BLE001 - it becomes a finding
+        answer.set_exception(error)
+
+
+def token(settings: Settings, api: LabelStudio) -> Finding:
+    """Whether Label Studio accepts the API key, and as what."""
+    check, key = "token", settings.label_studio_api_key.get_secret_value()
+    if not key:
+        return failure(
+            check,
+            "LABEL_STUDIO_API_KEY is not set: segloop can read no uploaded image and train on nothing",
+            _KEY_FIX,
+        )
+    personal = key.count(".") == 2
+    try:
+        user = api.whoami()
+    except LabelStudioUnreachable:
+        raise
+    except LabelStudioError as error:
+        if personal:
+            return failure(check, str(error), _KEY_FIX)
+        text = (
+            "Label Studio refuses the legacy token: it is wrong, or legacy tokens are off, as they are in a fresh "
+            f"Label Studio 1.23 ({error})"
+        )
+        return failure(check, text, f"{_KEY_FIX}; or allow legacy tokens under Organization > Access Token Settings")
+    if not personal:
+        text = f"the legacy token of {user} is accepted; Label Studio switches such tokens off by default"
+        return warning(check, text, "use a personal access token: Account & Settings > Personal Access Token")
+    return ok(check, f"the personal access token of {user} is accepted")
+
+
+_KEY_FIX: Final = (
+    "create a personal access token in Label Studio under Account & Settings, set LABEL_STUDIO_API_KEY to it, "
+    "and restart segloop"
+)
+_ADDRESS_FIX: Final = "see that Label Studio runs, and that LABEL_STUDIO_URL is its address as this machine reaches it"
+_PROJECT_FIX: Final = "see the project's number in its address in the browser, and that the token's user may see it"
+_OF_A_WEBHOOK: Final = ("webhook-secret", "webhook-actions")
+_OF_A_BACKEND: Final = ("title", "webhook", *_OF_A_WEBHOOK)

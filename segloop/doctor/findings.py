@@ -1,0 +1,57 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+Status = Literal["ok", "warning", "failure", "skipped"]
+
+#: Of the JSON that `report` gives. It rises when a name in it changes its meaning or goes.
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    `check` is its stable name, `project` the id of the project it looked at. A failure means that something does not
+    work; a warning, that it works worse than it could; skipped, that there was nothing to look at, or that an earlier
+    finding has to be mended first. `text` says what is, `fix` what to do about it.
+    """
+
+    check: str
+    status: Status
+    text: str
+    fix: str = ""
+    project: int | None = None
+
+
+def ok(check: str, text: str) -> Finding:
+    """All is well here; `text` says what is."""
+    return Finding(check, "ok", text)
+
+
+def warning(check: str, text: str, fix: str) -> Finding:
+    """It works worse than it could."""
+    return Finding(check, "warning", text, fix)
+
+
+def failure(check: str, text: str, fix: str) -> Finding:
+    """It does not work."""
+    return Finding(check, "failure", text, fix)
+
+
+def skipped(check: str, text: str) -> Finding:
+    """There was nothing to look at, or something else has to be mended first."""
+    return Finding(check, "skipped", text)
+
+
+def all_is_well(findings: list[Finding]) -> bool:
+    """Whether nothing failed and nothing is worth a warning."""
+    return all(finding.status in ("ok", "skipped") for finding in findings)
+
+
+def report(findings: list[Finding]) -> dict[str, Any]:
+    """The findings as `segloop doctor --json` prints them."""
+    return {"format": FORMAT, "ok": all_is_well(findings), "findings": [asdict(finding) for finding in findings]}

@@ -1,0 +1,170 @@
+"""Checks of what segloop stands on: queue and workers, store, disk, engine, GPU."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from segloop.doctor.findings import Finding, failure, ok, warning
+from segloop.errors import LabelConfigError, QueueUnavailable, RegistryError, SettingsError
+from segloop.label_config import parse_label_config
+from segloop.prediction import label_names
+from segloop.registry import Registry, VersionInfo, open_registry
+from segloop.serving.engines import has_gpu_driver, on_gpu, pick_engine
+from segloop.settings import Settings
+from segloop.vocabulary import zero_shot_channels
+
+if TYPE_CHECKING:
+    from worker.queue.state import QueueState
+
+_GIB: Final = 2**30
+#: A version with its engines takes about half a GiB, and a training run's checkpoints several times that.
+_LOW_BYTES: Final = 1 * _GIB
+_SCARCE_BYTES: Final = 5 * _GIB
+_REDIS_TIMEOUT_S: Final = 2.0
+
+
+def queue(settings: Settings) -> list[Finding]:
+    """Whether Redis answers and keeps what it is told, and whether every queue has a worker."""
+    from worker.queue import Jobs
+    from worker.queue.state import queue_state
+
+    jobs = Jobs.open(settings, timeout_s=_REDIS_TIMEOUT_S)
+    try:
+        state = queue_state(jobs)
+    except QueueUnavailable as error:
+        fix = (
+            "start that Redis, or correct REDIS_URL"
+            if settings.redis_url
+            else "start segloop up, which runs a queue of its own; or set REDIS_URL to the queue that segloop uses"
+        )
+        return [failure("redis", str(error), fix)]
+    finally:
+        jobs.close()
+    return [redis(state), workers(state)]
+
+
+def redis(state: QueueState) -> Finding:
+    """Whether Redis would drop jobs when its memory is full."""
+    if state.evicts:
+        text = (
+            f"Redis answers, but drops keys when its memory is full (maxmemory-policy {state.evicts}): jobs may vanish"
+        )
+        return warning("redis", text, "set maxmemory-policy to noeviction in Redis")
+    return ok("redis", "Redis answers")
+
+
+def workers(state: QueueState) -> Finding:
+    """Whether somebody works on each queue."""
+    idle = [name for name, names in state.workers.items() if not names]
+    if idle:
+        waiting = sum(state.waiting.get(name, 0) for name in idle)
+        text = f"no worker listens to {' and '.join(idle)}" + (f", where {waiting} jobs wait" if waiting else "")
+        return failure("workers", text, "start segloop up, or segloop worker on a machine with the same REDIS_URL")
+    counts = ", ".join(f"{name}: {len(names)}" for name, names in state.workers.items())
+    return ok("workers", counts)
+
+
+def store(settings: Settings) -> Finding:
+    """Whether the store of versions can be read and written."""
+    try:
+        registry = open_registry(settings)
+        known = registry.projects()
+        registry.check_writable()
+    except (RegistryError, SettingsError) as error:
+        fix = "see that the bucket exists and that this machine's AWS credentials may read and write it"
+        if not settings.store_url.startswith("s3://"):
+            fix = "see who owns that folder, and that its disk is not full"
+        return failure("store", str(error), fix)
+    return ok("store", f"{settings.store_url}, {len(known)} projects")
+
+
+def disk(settings: Settings) -> Finding:
+    """Whether there is room for another version."""
+    folder = settings.data_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return disk_space(str(settings.data_dir), shutil.disk_usage(folder).free)
+
+
+def disk_space(folder: str, free: int) -> Finding:
+    """What `free` bytes on the disk of the data folder mean."""
+    text = f"{free / _GIB:.1f} GiB are free on the disk of {folder}"
+    fix = "make room there, lower SEGLOOP_IMAGE_CACHE_BYTES, or move SEGLOOP_DATA_DIR"
+    if free < _LOW_BYTES:
+        return failure("disk", f"{text}: a training will fail", fix)
+    if free < _SCARCE_BYTES:
+        return warning("disk", text, fix)
+    return ok("disk", text)
+
+
+def gpu(settings: Settings) -> Finding:
+    """Whether the network runs where the settings want it."""
+    try:
+        used = on_gpu(settings)
+    except SettingsError as error:
+        return failure("gpu", str(error), "install NVIDIA's driver and a torch for it, or set SEGLOOP_DEVICE=auto")
+    if used:
+        return ok("gpu", "the network runs on a GPU")
+    if settings.device == "auto" and has_gpu_driver():
+        text = "there is a GPU, but torch does not see it: the network runs on the CPU"
+        return warning("gpu", text, "install a torch for this machine's CUDA, or set SEGLOOP_DEVICE=cpu")
+    return ok("gpu", "the network runs on the CPU" + ("" if settings.device == "cpu" else "; there is no GPU here"))
+
+
+def engine(settings: Settings, registry: Registry, key: str, config: str, answers: str) -> Finding:
+    """What serves a project and why, and whether its files are whole. `answers` is the version that the server gave."""
+    champion = registry.champion(key)
+    if champion is None:
+        return untrained(settings, config, answers)
+    info = registry.get(key, champion.version)
+    if settings.endpoint:
+        return ok("engine", f"{info.version} runs on the SageMaker endpoint {settings.endpoint}")
+    name = pick_engine(settings, info.engines)
+    try:
+        exported = [f"{name}.xml", f"{name}.bin"]
+        registry.bundle(key, info.version, exported if info.files.keys() >= set(exported) else ["model.safetensors"])
+    except RegistryError as error:
+        fix = "serve the version before it: segloop versions rollback; or train again"
+        return failure("engine", f"{info.version} cannot be served: {error}", fix)
+    return chosen(settings, info, name)
+
+
+def chosen(settings: Settings, info: VersionInfo, name: str) -> Finding:
+    """Whether the engine that was picked is the one that was wanted."""
+    described = info.engines.get(name)
+    reason = described.get("reason", "") if isinstance(described, Mapping) else ""
+    text = f"{info.version} runs on {name}" + (f": {reason}" if reason else "")
+    error = info.engines.get("error")
+    if error and name == "torch" and settings.engine != "torch":
+        return warning(
+            "engine", f"{text}, because it could not be exported: {error}", "train again; see the worker's log"
+        )
+    if settings.engine == "openvino-int8" and name != "openvino-int8":
+        why = (info.engines.get("openvino-int8") or {}).get("reason", "it has no int8 model")
+        return warning(
+            "engine", f"{info.version} runs on {name} instead of openvino-int8: {why}", "set SEGLOOP_ENGINE=auto"
+        )
+    return ok("engine", text)
+
+
+def untrained(settings: Settings, config: str, answers: str) -> Finding:
+    """What answers before the first training."""
+    if settings.weights not in ("coco", "imagenet", "none") and not Path(settings.weights).is_file():
+        fix = "set SEGLOOP_WEIGHTS to coco, imagenet, none, or a file that is there"
+        return failure("engine", f"the file of weights {settings.weights} does not exist", fix)
+    try:
+        known = zero_shot_channels(label_names(parse_label_config(config)))
+    except LabelConfigError:
+        known = {}
+    if not known or settings.weights in ("imagenet", "none"):
+        return ok("engine", "nothing is trained yet: predictions come with the first version")
+    if answers == "untrained":
+        return warning(
+            "engine",
+            f"the weights {settings.weights} know {', '.join(known)}, but the server could not get them",
+            "see the server's log; or put the file there and set SEGLOOP_WEIGHTS to it",
+        )
+    return ok("engine", f"nothing is trained yet: {answers or settings.weights} answers for {', '.join(known)}")

@@ -1,0 +1,111 @@
+"""Traces with OpenTelemetry, by the standard variables OTEL_*; off unless these ask for it and the extra `otel` is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from segloop import __version__, telemetry
+from segloop.settings import trace_exporter
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+logger = logging.getLogger(__name__)
+
+#: How long the end of a job waits until its spans are sent, in milliseconds.
+_FLUSH_MS = 5000
+
+_provider: TracerProvider | None = None
+_tracer: Tracer | None = None
+
+
+def start(service: str) -> bool:
+    """Trace this process from now on, if the variables OTEL_* ask for it; whether it is traced.
+
+    `service` is the service's name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give another. Call it after a
+    fork, not before: what sends the spans is a thread.
+    """
+    global _provider, _tracer
+    kind = trace_exporter()
+    if not kind:
+        return False
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
+        logger.warning("OTEL_* asks for traces, but OpenTelemetry is not installed: pip install 'segloop[otel]'.")
+        return False
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+
+    own = Resource({"service.name": service, "service.version": __version__})
+    # what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say wins
+    _provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
+    if kind == "console":
+        _provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+    else:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _tracer = _provider.get_tracer("segloop", __version__)
+    telemetry.make_spans(_tracer.start_as_current_span)
+    return True
+
+
+def is_on() -> bool:
+    """Whether this process is traced."""
+    return _tracer is not None
+
+
+def stop() -> None:
+    """Send what is left, and trace no more."""
+    global _provider, _tracer
+    telemetry.make_spans(None)
+    if _provider is not None:
+        _provider.shutdown()
+    _provider = _tracer = None
+
+
+@contextmanager
+def server_span(method: str, route: str, environ: Mapping[str, Any], status: Callable[[], str]) -> Iterator[None]:
+    """The span of a request, below that of the caller where it sends `traceparent`; attributes by OpenTelemetry's
+    semantic conventions for HTTP. No query, no body."""
+    if _tracer is None:
+        yield
+        return
+    from opentelemetry.propagate import extract
+    from opentelemetry.trace import SpanKind, StatusCode
+
+    carrier = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+    attributes = {
+        "http.request.method": method,
+        "http.route": route,
+        "url.path": str(environ["PATH_INFO"]),
+        "url.scheme": str(environ["wsgi.url_scheme"]),
+        "segloop.request_id": telemetry.REQUEST_ID.get(),
+    }
+    with _tracer.start_as_current_span(
+        f"{method} {route}", extract(carrier), SpanKind.SERVER, attributes=attributes
+    ) as span:
+        yield
+        span.set_attribute("http.response.status_code", int(status()))
+        if status() >= "500":
+            span.set_status(StatusCode.ERROR)
+
+
+@contextmanager
+def job_span(kind: str, job_id: str, project: str = "") -> Iterator[None]:
+    """The span of a job, in the process that runs it alone; sent when it ends."""
+    if not start("segloop-worker") or _tracer is None or _provider is None:
+        yield
+        return
+    attributes = {"segloop.job_id": job_id, "segloop.project": project}
+    try:
+        with _tracer.start_as_current_span(kind, attributes=attributes):
+            yield
+    finally:
+        _provider.force_flush(_FLUSH_MS)
+        stop()

@@ -1,0 +1,288 @@
+"""A training set from S3: what a container of the managed route (aws/sagemaker.yaml) begins with, as it is given none.
+
+`python -m segloop.training.gathering --base BASE --data DATA` reads the hyperparameters `segloop_project`,
+`segloop_annotations`, `segloop_artifacts`, `segloop_images` and `segloop_store`, and writes the folders `snapshot` and
+`model` in DATA, by the rules of segloop's own snapshots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, Split, snapshot, sync_target
+from segloop.errors import ImageForbidden, RegistryError, SegloopError, TrainingError
+from segloop.images import Image
+from segloop.images.addresses import describe
+from segloop.images.decode import allow_pixels
+from segloop.images.files import data_url
+from segloop.images.image import blob_of
+from segloop.images.s3 import S3Reader
+from segloop.label_config import LabelConfig, parse_label_config
+from segloop.labelstudio import TargetStorage
+from segloop.payloads import project_key
+from segloop.registry import Registry, open_registry
+from segloop.registry.s3 import S3Store
+from segloop.registry.versions import WEIGHTS
+from segloop.settings import Settings
+from segloop.training.container import Container
+
+log = logging.getLogger(__name__)
+
+#: Images that are fetched at a time, and tasks whose images are fetched ahead of the one that is drawn.
+READERS: Final = 16
+AHEAD: Final = 32
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a route has what a training of a project needs.
+
+    Attributes:
+        annotations: the target storage, s3://bucket/prefix with {project} in it.
+        artifacts: s3://bucket with projects/<id>/project.json and split.json in it.
+        images: the buckets that images may come from.
+        store: segloop's store; empty if it cannot be read.
+    """
+
+    project: int
+    annotations: str
+    artifacts: str
+    images: frozenset[str]
+    store: str
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Route:
+        """The route that hyperparameters tell of.
+
+        Raises:
+            TrainingError: one is missing, or the project is no id.
+        """
+        try:
+            project, images = str(given["segloop_project"]), str(given["segloop_images"])
+            annotations, artifacts = str(given["segloop_annotations"]), str(given["segloop_artifacts"])
+        except KeyError as error:
+            raise TrainingError(f"The hyperparameter {error} is missing: aws/sagemaker.yaml gives it.") from error
+        if not (project.isascii() and project.isdigit()):
+            raise TrainingError(f"The pipeline's parameter ProjectId is {project!r}: give a project's id, such as 29.")
+        buckets = frozenset(filter(None, images.replace(" ", "").split(",")))
+        return cls(int(project), annotations, artifacts, buckets, str(given.get("segloop_store", "")))
+
+
+def gather(container: Container, scratch: Path) -> Manifest:
+    """Write the container's snapshot from the route's buckets and, where a version is served, that version.
+
+    The manifest is also put beside the model to be, so that whoever takes it knows what it learnt from.
+
+    Raises:
+        TrainingError: the route or the project's project.json cannot be used, or there is too little to train on.
+        LabelStudioError, RegistryError: S3 refuses.
+    """
+    route = Route.of(container.hyperparameters())
+    artifacts = _Artifacts(route)
+    project = artifacts.project()
+    container.use_settings(project.get("settings"))
+    settings = container.settings()
+    key = project_key(project.get("key") or {"id": route.project, "created_at": project.get("created_at")})
+    label_config = str(project["label_config"])
+    registry = _registry(settings, route, scratch)
+    splits = _Splits(ProjectSplits(artifacts, key), registry, key)
+    with Mirror(scratch / "mirror") as mirror, _Images(route.images, settings) as images:
+        sync_target(mirror, TargetStorage(route.annotations, route.project))
+        manifest = snapshot(
+            key,
+            images.ahead(mirror.tasks(), parse_label_config(label_config)),
+            label_config,
+            images=images,
+            splits=splits,
+            dest=container.snapshot,
+            settings=settings,
+            progress=lambda progress: container.report(**progress),
+            steps=len(mirror),
+        )
+    log.info(
+        "project %s: snapshot %s of %d tasks, %d left out",
+        key,
+        manifest.hash,
+        len(manifest.items),
+        len(manifest.skipped),
+    )
+    if registry is not None:
+        _take_champion(registry, key, container.champion)
+    container.model.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(container.snapshot / MANIFEST, container.model / MANIFEST)
+    return manifest
+
+
+def _registry(settings: Settings, route: Route, scratch: Path) -> Registry | None:
+    if not route.store:
+        return None
+    return open_registry(settings.model_copy(update={"store": route.store, "data_dir": scratch}))
+
+
+def _take_champion(registry: Registry, key: str, folder: Path) -> None:
+    """Put the served version where the training looks for it; without one, or without the store, it begins with weights."""
+    try:
+        champion = registry.champion(key)
+        if champion is None:
+            log.info("project %s: no version is served: the training begins with weights", key)
+            return
+        bundle = registry.bundle(key, champion.version, [WEIGHTS])
+    except RegistryError as error:
+        log.warning("project %s: the training begins with weights, not with the served version: %s", key, error)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(bundle, target_is_directory=True)
+    log.info("project %s: the training begins with %s", key, champion.version)
+
+
+class _Artifacts:
+    """A project's JSON files in the artifacts bucket; a `JsonStore`."""
+
+    def __init__(self, route: Route) -> None:
+        self._store = S3Store(route.artifacts)
+        self._route = route
+
+    def project(self) -> dict[str, Any]:
+        """project.json, which `segloop aws connect` writes."""
+        told = self.read_json("", "project.json")
+        place = f"{self._route.artifacts}/projects/{self._route.project}/project.json"
+        if told is None:
+            raise TrainingError(
+                f"There is no {place}: run `segloop aws connect --project {self._route.project}`, which writes it."
+            )
+        if not isinstance(told, dict) or not told.get("label_config"):
+            raise TrainingError(f"{place} tells no label_config: run `segloop aws connect` again.")
+        return told
+
+    def read_json(self, _project: str, name: str) -> Any:
+        key = f"projects/{self._route.project}/{name}"
+        blob = self._store.read(key)
+        try:
+            return None if blob is None else json.loads(blob.data)
+        except ValueError as error:
+            raise TrainingError(f"{self._route.artifacts}/{key} is not JSON: {error}") from error
+
+    def write_json(self, _project: str, name: str, value: Any) -> None:
+        self._store.write(f"projects/{self._route.project}/{name}", json.dumps(value, indent=1).encode())
+
+
+class _Splits:
+    """The project's split: what segloop's store tells of tasks, and what earlier trainings of the route do of others."""
+
+    def __init__(self, own: ProjectSplits, registry: Registry | None, key: str) -> None:
+        self._own = own
+        self._segloops = ProjectSplits(registry, key) if registry is not None else None
+
+    def load(self) -> dict[int, Split]:
+        own = self._own.load()
+        if self._segloops is None:
+            return own
+        try:
+            return {**own, **self._segloops.load()}
+        except RegistryError as error:
+            log.warning("segloop's own split cannot be read, so the route's is used: %s", error)
+            return own
+
+    def save(self, splits: dict[int, Split]) -> None:
+        self._own.save(splits)
+
+
+class _Images:
+    """Images of the route's buckets, fetched ahead of their use."""
+
+    def __init__(self, buckets: frozenset[str], settings: Settings) -> None:
+        self._buckets = buckets
+        self._settings = settings
+        allow_pixels(settings.image_max_pixels)
+        self._reader = S3Reader(settings.image_timeout_s)
+        self._pool = ThreadPoolExecutor(READERS)
+        self._coming: dict[tuple[int | None, str], Future[Image]] = {}
+
+    def __enter__(self) -> _Images:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._reader.close()
+
+    def ahead(self, tasks: Iterable[Mapping[str, Any]], config: LabelConfig) -> Iterator[Mapping[str, Any]]:
+        """The same tasks; images of the next ones are on their way."""
+        waiting: deque[tuple[Mapping[str, Any], Sequence[tuple[int, str]]]] = deque()
+        for task in tasks:
+            addresses = [(task["id"], uri) for _, _, uri in config.addresses(task["data"])]
+            for address in addresses:
+                self._coming[address] = self._pool.submit(self._fetch, address[1])
+            waiting.append((task, addresses))
+            if len(waiting) > AHEAD:
+                yield from self._next(waiting)
+        while waiting:
+            yield from self._next(waiting)
+
+    def _next(self, waiting: deque[tuple[Mapping[str, Any], Sequence[tuple[int, str]]]]) -> Iterator[Mapping[str, Any]]:
+        task, addresses = waiting.popleft()
+        yield task
+        for address in addresses:
+            self._coming.pop(address, None)
+
+    def load(self, uri: str, task_id: int | None) -> Image:
+        """The image at s3://bucket/key, or in a data: URL.
+
+        Raises:
+            ImageForbidden: it is in none of the route's buckets.
+            ImageError: it cannot be read, or is no image.
+        """
+        coming = self._coming.get((task_id, uri))
+        return coming.result() if coming is not None else self._fetch(uri)
+
+    def _fetch(self, uri: str) -> Image:
+        limits, name = self._settings, describe(uri)
+        return Image(blob_of(self._read(uri.strip()), name), max_pixels=limits.image_max_pixels, name=name)
+
+    def _read(self, uri: str) -> bytes:
+        limits = self._settings
+        scheme, _, rest = uri.partition(":")
+        if scheme.lower() == "data":
+            return data_url(uri, limits.image_max_bytes)
+        if scheme != "s3" or rest.lstrip("/").partition("/")[0] not in self._buckets:
+            buckets = ", ".join(sorted(self._buckets))
+            raise ImageForbidden(f"{describe(uri)} is not in the route's source bucket ({buckets})")
+        deadline = time.monotonic() + limits.image_timeout_s
+        return self._reader.get(uri, deadline=deadline, max_bytes=limits.image_max_bytes).body or b""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 with a snapshot in DATA; 1 with the reason in BASE/output/failure."""
+    parser = argparse.ArgumentParser(prog="python -m segloop.training.gathering", description=gather.__doc__)
+    parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
+    parser.add_argument("--data", type=Path, required=True, help="folder for what is gathered")
+    options = parser.parse_args(arguments)
+    container = Container(options.base, options.data)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    container.begin()
+    try:
+        gather(container, options.data / "scratch")
+    except SegloopError as error:
+        log.error("%s", error)
+        container.fail(str(error))
+        return 1
+    except Exception as error:
+        log.exception("the training set cannot be gathered")
+        container.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

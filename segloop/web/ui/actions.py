@@ -1,0 +1,94 @@
+"""What the page's buttons do, and the log's line of who pressed which."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from flask import request
+from werkzeug.exceptions import Conflict
+
+from segloop.backend import Backend
+from segloop.errors import QueueUnavailable
+from segloop.registry import Champion
+
+logger = logging.getLogger(__name__)
+
+#: What the page says after a press.
+NOTICES: Final = {
+    "queued": "The training is queued.",
+    "joined": "A training is under way; this joins it, and what changed since it began follows in another.",
+    "stopping": "The training is asked to stop; it ends within seconds, in SageMaker within minutes.",
+    "nothing": "There is no training to stop any more.",
+    "promoted": "The version is served from now on; predictions of unlabelled tasks follow.",
+    "rolled-back": "The version served before is served again; predictions of unlabelled tasks follow.",
+}
+
+Action = Callable[[str, Mapping[str, str]], str]
+
+
+class Actions:
+    """The buttons. Each takes a project's key and the form, and returns the name of its notice."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def all(self) -> dict[str, Action]:
+        """The actions by their names in the address."""
+        return {"train": self.train, "cancel": self.cancel, "promote": self.promote, "rollback": self.rollback}
+
+    @staticmethod
+    def user() -> str:
+        """Who calls: the name of basic auth; nobody's, while no password is set."""
+        given = request.authorization
+        return (given.username if given else None) or "somebody on this machine"
+
+    def train(self, project: str, form: Mapping[str, str]) -> str:
+        """Queue a full retrain, or join the one under way."""
+        answer = self._backend.start_training(project)
+        self._log(project, f"started a training: job {answer['job']} {answer['status']}")
+        return str(answer["status"])
+
+    def cancel(self, project: str, form: Mapping[str, str]) -> str:
+        """Ask the live retrain to stop for good."""
+        jobs = self._backend.jobs()
+        job = jobs.ask_stop(project) if jobs.live_retrain(project) else None
+        self._log(project, f"asked job {job} to stop")
+        return "stopping" if job else "nothing"
+
+    def promote(self, project: str, form: Mapping[str, str]) -> str:
+        """Serve a version."""
+        self._check_generation(project, form)
+        version = form.get("version", "")
+        champion = self._backend.registry.promote(project, version, f"Promoted by {self.user()} on the status page.")
+        self._log(project, f"promoted {champion.version}")
+        self._refresh(project, champion.version)
+        return "promoted"
+
+    def rollback(self, project: str, form: Mapping[str, str]) -> str:
+        """Serve the version again that was served before."""
+        served = self._check_generation(project, form)
+        if served is None or not served.previous:
+            raise Conflict("No version was served before this one, so there is nothing to roll back to.")
+        champion = self._backend.registry.rollback(project, f"Rolled back by {self.user()} on the status page.")
+        self._log(project, f"rolled back to {champion.version}")
+        self._refresh(project, champion.version)
+        return "rolled-back"
+
+    def _check_generation(self, project: str, form: Mapping[str, str]) -> Champion | None:
+        """The champion; a press on a page that shows another than the store has is refused."""
+        champion = self._backend.registry.champion(project)
+        if form.get("generation") != str(champion.generation if champion else 0):
+            raise Conflict("Another version was promoted since this page was loaded; load it again.")
+        return champion
+
+    def _refresh(self, project: str, version: str) -> None:
+        """Have Label Studio told and the unlabelled tasks predicted; the next reconciliation does it otherwise."""
+        try:
+            self._backend.jobs().enqueue_prelabel(project, version)
+        except QueueUnavailable as error:
+            logger.warning("project %s: predictions of %s follow with the reconciliation: %s", project, version, error)
+
+    def _log(self, project: str, what: str) -> None:
+        logger.info("project %s: %s (%s) %s on the status page", project, self.user(), request.remote_addr, what)

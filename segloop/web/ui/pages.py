@@ -1,0 +1,197 @@
+"""The pages as dicts: pure functions of facts. What a template shows and what `?format=json` answers is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from segloop.policy import Changes, Thresholds
+from segloop.registry import Champion, VersionInfo
+from segloop.web.ui.facts import Facts
+from segloop.web.ui.jobs import job_of
+
+#: Shades of a confusion matrix, by the share of a class's pixels.
+SHADES: Final = 10
+
+
+def projects_page(projects: Sequence[Facts], champions: Mapping[str, VersionInfo | None]) -> dict[str, Any]:
+    """The page of all projects. `champions` are the versions that they serve, by their keys."""
+    rows = [
+        project_of(facts, champions.get(facts.key)) | {"job": job_of(facts.live) if facts.live else None}
+        for facts in projects
+    ]
+    troubles = dict.fromkeys(trouble for facts in projects for trouble in facts.troubles)
+    return {"page": "projects", "projects": rows, "troubles": list(troubles)}
+
+
+def project_page(
+    facts: Facts,
+    versions: Sequence[VersionInfo],
+    chosen: VersionInfo | None,
+    gallery: Mapping[str, Any] | None,
+    label_studio_url: str,
+) -> dict[str, Any]:
+    """The page of one project: `versions` oldest first, and one of them in detail, with its gallery's index."""
+    champion = facts.champion
+    by_name = {info.version: info for info in versions}
+    served = by_name.get(champion.version) if champion else None
+    return {
+        "page": "project",
+        "project": project_of(facts, served),
+        "job": job_page(facts)["job"],
+        "versions": [version_row(info, champion) for info in reversed(versions)],
+        "generation": champion.generation if champion else 0,
+        "rollback_to": champion.previous[-1] if champion and champion.previous else None,
+        "chosen": None if chosen is None else version_detail(chosen, champion, facts, gallery, label_studio_url),
+        "troubles": list(facts.troubles),
+    }
+
+
+def job_page(facts: Facts) -> dict[str, Any]:
+    """The retrain of a project: the live one, else the one that ended last, else None."""
+    status = facts.live or facts.last
+    return {"page": "job", "project": {"id": facts.id}, "job": job_of(status) if status else None}
+
+
+def project_of(facts: Facts, served: VersionInfo | None) -> dict[str, Any]:
+    """A project in short."""
+    counts, champion = facts.counts, facts.champion
+    return {
+        "id": facts.id,
+        "key": facts.key,
+        "title": (counts.title if counts else "") or f"Project {facts.id}",
+        "served": {
+            "version": champion.version if champion else facts.served,
+            "still_answers": facts.served if champion and champion.version != facts.served else None,
+            "is_trained": champion is not None,
+            "since": champion.promoted_at if champion else None,
+            "reason": champion.reason if champion else None,
+            "generation": champion.generation if champion else 0,
+            "miou": None if served is None else served.metrics.get("miou"),
+        },
+        "labels": None
+        if counts is None
+        else {
+            "tasks": counts.tasks,
+            "labelled": counts.labelled,
+            "unlabelled": max(counts.tasks - counts.labelled, 0),
+        },
+        "next_retrain": None if facts.changes is None else next_retrain(facts.changes, facts.thresholds),
+    }
+
+
+def next_retrain(changes: Changes, thresholds: Thresholds) -> dict[str, Any]:
+    """How many more tasks have to change until one is queued: a full retrain, and (None: never) a quick adaptation."""
+    quick = None
+    if thresholds.quick:
+        quick = {
+            "changed": changes.recent,
+            "threshold": thresholds.quick,
+            "missing": max(thresholds.quick - changes.recent, 0),
+        }
+    return {
+        "changed": changes.full,
+        "threshold": thresholds.full,
+        "missing": max(thresholds.full - changes.full, 0),
+        "quick": quick,
+    }
+
+
+def version_row(info: VersionInfo, champion: Champion | None) -> dict[str, Any]:
+    """A version in the list: its figures, those of the champion of its day on the same tasks, and the gate's decision."""
+    decision = info.decision or {}
+    theirs = info.champion_metrics or {}
+    is_served = champion is not None and champion.version == info.version
+    return {
+        "version": info.version,
+        "created_at": info.created_at,
+        "recipe": info.recipe.get("kind"),
+        "seconds": info.recipe.get("seconds"),
+        "tasks": info.metrics.get("tasks"),
+        "miou": info.metrics.get("miou"),
+        "champion_miou": theirs.get("miou"),
+        "difference": difference(info.metrics.get("miou"), theirs.get("miou")),
+        "interval": (decision.get("interval") or [None])[1:],
+        "won": decision.get("act"),
+        "reason": decision.get("reason"),
+        "is_served": is_served,
+        "was_served": champion is not None and info.version in champion.previous,
+    }
+
+
+def version_detail(
+    info: VersionInfo,
+    champion: Champion | None,
+    facts: Facts,
+    gallery: Mapping[str, Any] | None,
+    label_studio_url: str,
+) -> dict[str, Any]:
+    """A version at length."""
+    tasks = info.metrics.get("tasks")
+    return {
+        **version_row(info, champion),
+        "parent": info.parent,
+        "arch": info.arch,
+        "input_size": info.input_size,
+        "snapshot": info.snapshot,
+        "is_rough": isinstance(tasks, int) and tasks < facts.min_val_tasks,
+        "pixel_accuracy": info.metrics.get("pixel_accuracy"),
+        "boundary_f1": info.metrics.get("boundary_f1"),
+        "calibration_error": info.metrics.get("calibration_error"),
+        "classes": classes_of(info),
+        "confusion": confusion_of(info.classes, info.metrics.get("confusion")),
+        "curves": info.curves,
+        "legend": list(gallery["classes"]) if gallery else [],
+        "gallery": gallery_of(facts.id, gallery, label_studio_url) if gallery else [],
+    }
+
+
+def classes_of(info: VersionInfo) -> list[dict[str, Any]]:
+    """The metrics of each class, in the label config's order."""
+    ours, theirs = info.metrics.get("iou") or {}, (info.champion_metrics or {}).get("iou") or {}
+    boundary = info.metrics.get("boundary_f1_by_class") or {}
+    return [
+        {
+            "name": name,
+            "iou": ours.get(name),
+            "champion_iou": theirs.get(name),
+            "difference": difference(ours.get(name), theirs.get(name)),
+            "boundary_f1": boundary.get(name),
+        }
+        for name in info.classes
+    ]
+
+
+def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None) -> dict[str, Any] | None:
+    """The confusion matrix as shares of each true class's pixels; None where the version keeps none."""
+    if not counts or len(counts) != len(classes) + 1:
+        return None
+    labels = ["Background", *classes]
+    rows = []
+    for label, row in zip(labels, counts, strict=True):
+        total = sum(row)
+        cells = [
+            {"pixels": pixels, "share": share, "shade": round((share or 0.0) * SHADES)}
+            for pixels in row
+            for share in [pixels / total if total else None]
+        ]
+        rows.append({"name": label, "pixels": total, "cells": cells})
+    return {"labels": labels, "rows": rows}
+
+
+def gallery_of(project_id: str, gallery: Mapping[str, Any], label_studio_url: str) -> list[dict[str, Any]]:
+    """The images of a gallery, the worst first, each with the address of its task in Label Studio."""
+    return [
+        {
+            **image,
+            "number": number,
+            "difference": difference(image.get("miou"), image.get("champion_miou")),
+            "link": f"{label_studio_url}/projects/{project_id}/data?task={image['task']}",
+        }
+        for number, image in enumerate(gallery["images"])
+    ]
+
+
+def difference(ours: Any, theirs: Any) -> float | None:
+    """By how much ours is more; None where either is missing."""
+    return None if ours is None or theirs is None else float(ours) - float(theirs)

@@ -1,0 +1,140 @@
+"""The routes of the status page, below /ui/: each builds one dict, and shows it as HTML or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as BaseResponse
+
+from segloop import __version__
+from segloop.backend import Backend
+from segloop.errors import BadRequest
+from segloop.gallery import read_image, read_index
+from segloop.registry import VersionInfo
+from segloop.settings import Settings
+from segloop.web.replies import reply
+from segloop.web.ui.actions import NOTICES, Actions
+from segloop.web.ui.facts import Facts, Sources
+from segloop.web.ui.formats import FILTERS
+from segloop.web.ui.guarding import TOKEN_FIELD, Tokens, add_headers, only_own_host
+from segloop.web.ui.pages import job_page, project_page, projects_page
+from segloop.web.ui.showing import show, wants_json
+from segloop.web.ui.trouble import show_errors
+
+#: How long a browser keeps what never changes: files of a version, in seconds.
+_FOREVER_S: Final = 31536000
+
+
+def ui(backend: Backend, settings: Settings) -> Blueprint:
+    """The status page's routes."""
+    pages = Blueprint(
+        "ui", __name__, url_prefix="/ui", root_path=_root(), template_folder="templates", static_folder="static"
+    )
+    sources, tokens = Sources(backend, settings), Tokens(settings)
+    actions = Actions(backend)
+    label_studio_url = settings.label_studio_public_url or settings.label_studio_url
+    pages.before_request(only_own_host(settings))
+    pages.after_request(add_headers)
+    show_errors(pages)
+    for name, function in FILTERS.items():
+        pages.add_app_template_filter(function, name)
+
+    @pages.context_processor
+    def common() -> dict[str, Any]:
+        return {
+            "release": __version__,
+            "token_field": TOKEN_FIELD,
+            "token": lambda: tokens.make(actions.user()),
+            "label_studio_url": label_studio_url,
+        }
+
+    @pages.get("/")
+    def projects() -> Response:
+        found = sources.all()
+        return show("projects.html", projects_page(found, served_versions(sources, found)))
+
+    @pages.get("/projects/<project>")
+    def project(project: str) -> Response:
+        key = known(project)
+        facts = sources.project(key)
+        versions = sources.versions(key)
+        chosen = choose(versions, request.args.get("version"))
+        gallery = sources.gallery(key, chosen.version) if chosen else None
+        index = read_index(gallery) if gallery else None
+        page = project_page(facts, versions, chosen, index, label_studio_url)
+        page["notice"] = NOTICES.get(request.args.get("notice", ""))
+        return show("project.html", page)
+
+    @pages.get("/projects/<project>/job")
+    def job(project: str) -> Response:
+        page = job_page(sources.job(known(project)))
+        response = show("job.html", page)
+        followed = request.args.get("was")
+        now = page["job"]
+        if followed and (now is None or now["id"] != followed or not now["is_live"]):
+            response.headers["HX-Refresh"] = "true"  # it ended: whatever else the page shows may be new
+        return response
+
+    @pages.get("/projects/<project>/versions/<version>/gallery/<name>")
+    def image(project: str, version: str, name: str) -> Response:
+        gallery = sources.gallery(known(project), version)
+        data = read_image(gallery, name) if gallery else None
+        if data is None:
+            raise NotFound(f"{version} has no image {name[:80]!r} in its gallery.")
+        kind = "image/jpeg" if name.endswith(".jpg") else "image/png"
+        response = Response(data, content_type=kind)
+        response.headers["Cache-Control"] = f"private, max-age={_FOREVER_S}, immutable"
+        return response
+
+    def act(action: Callable[[str, Mapping[str, str]], str]) -> Callable[[str], BaseResponse]:
+        def acted(project: str) -> BaseResponse:
+            tokens.check(actions.user(), request.form.get(TOKEN_FIELD, ""))
+            notice = action(known(project), request.form)
+            if wants_json():
+                return reply({"status": notice, "message": NOTICES[notice]})
+            return redirect(url_for("ui.project", project=project, notice=notice), 303)
+
+        return acted
+
+    for name, action in actions.all().items():
+        pages.add_url_rule(f"/projects/<project>/{name}", name, act(action), methods=["POST"])
+
+    @pages.route("/<path:rest>")
+    def nothing(rest: str) -> Response:
+        raise NotFound(f"There is no page /ui/{rest[:80]}.")
+
+    def known(project: str) -> str:
+        try:
+            return backend.known(project)
+        except BadRequest as error:
+            raise NotFound(str(error)) from error
+
+    return pages
+
+
+def choose(versions: list[VersionInfo], name: str | None) -> VersionInfo | None:
+    """The version of this name; without one, the latest.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    if name is None:
+        return versions[-1] if versions else None
+    for info in versions:
+        if info.version == name:
+            return info
+    raise NotFound(f"There is no version {name[:80]!r} of this project.")
+
+
+def served_versions(sources: Sources, found: list[Facts]) -> dict[str, VersionInfo | None]:
+    """The version that each project serves."""
+    return {facts.key: sources.version(facts.key, facts.champion.version) for facts in found if facts.champion}
+
+
+def _root() -> str:
+    import segloop
+
+    return segloop.__path__[0]

@@ -1,0 +1,66 @@
+"""Errors of the status page: a page that can be read, or JSON, with the right status."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Blueprint, Response, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from segloop.errors import QueueUnavailable, RegistryError, SegloopError, Unauthorized, VersionNotFound
+from segloop.web.replies import reply
+from segloop.web.ui.guarding import add_headers
+from segloop.web.ui.showing import wants_json
+
+logger = logging.getLogger(__name__)
+
+_TITLES = {
+    400: "That did not work",
+    401: "Who are you?",
+    403: "Not from here",
+    404: "Nothing here",
+    409: "Something changed meanwhile",
+    503: "Something is away",
+}
+
+
+def show_errors(pages: Blueprint) -> None:
+    """Have every error of these pages shown."""
+    pages.register_error_handler(SegloopError, _known)
+    pages.register_error_handler(HTTPException, _http)
+    pages.register_error_handler(Exception, _unknown)
+
+
+def _known(error: SegloopError) -> Response:
+    status = error.http_status
+    if isinstance(error, RegistryError) and not isinstance(error, VersionNotFound):
+        status = 503
+    if status >= 500:
+        logger.error("%s: %s", type(error).__name__, error)
+    response = _page(str(error), status)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Basic realm="segloop"'
+    if isinstance(error, QueueUnavailable | RegistryError) and status == 503:
+        response.headers["Retry-After"] = "5"
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    return _page(str(error.description or error.name), error.code or 500)
+
+
+def _unknown(error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error)
+    return _page("An unexpected error; the log of the backend has it.", 500)
+
+
+def _page(message: str, status: int) -> Response:
+    title = _TITLES.get(status, "An error")
+    if wants_json():
+        response = reply({"error": message}, status)
+    else:
+        body = render_template(
+            "error.html", page="error", title=title, message=message, status=status, path=request.path
+        )
+        response = Response(body, status=status)
+    return add_headers(response)

@@ -1,0 +1,119 @@
+"""A Label Studio, a segloop connected to it, and what people do with both: for the tests in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import SecretStr
+
+from demo.data import DemoData, from_folder
+from demo.label_studio import RunningLabelStudio
+from demo.scenes import write_scenes
+from demo.stack import RunningSegloop
+from segloop.labelstudio import Credentials, LabelStudio
+from segloop.masks import encode_rle
+from segloop.payloads import project_key
+from segloop.registry import open_registry
+from segloop.settings import Settings
+
+WIDTH, HEIGHT = 320, 240
+
+
+class Loop:
+    """A Label Studio, a segloop, and what somebody does with both."""
+
+    def __init__(self, label_studio: RunningLabelStudio, segloop: RunningSegloop, data: DemoData) -> None:
+        self.label_studio, self.segloop, self.data = label_studio, segloop, data
+        self.registry = open_registry(Settings(data_dir=segloop.data_dir))
+        self.api = LabelStudio(label_studio.url, Credentials(label_studio.url, SecretStr(label_studio.api_key)))
+        self.http = label_studio.client()
+
+    def project(self, title: str) -> Project:
+        return Project(self, title)
+
+
+class Project:
+    """A project with labelled and unlabelled scenes, connected to segloop."""
+
+    def __init__(self, loop: Loop, title: str) -> None:
+        self.loop = loop
+        data = loop.data
+        created = loop.label_studio.create_project(title, data.label_config)
+        self.id, self.key = created["id"], project_key(created)
+        ids = loop.label_studio.upload_images(self.id, [example.image for example in (*data.train, *data.val)])
+        self.labelled, self.unlabelled = ids[: len(data.train)], ids[len(data.train) :]
+        connected = loop.api.connect(
+            self.id,
+            loop.segloop.url,
+            title="segloop",
+            basic_auth=(loop.segloop.user, SecretStr(loop.segloop.password)),
+            webhook_secret=SecretStr(loop.segloop.secret),
+        )
+        self.backend = connected["backend"]["id"]
+        for task, example in zip(self.labelled, data.train, strict=True):
+            truth = example.truth(len(data.classes))
+            loop.label_studio.submit_annotation(task, [region(truth, i, n) for i, n in enumerate(data.classes, 1)])
+
+    def champion(self) -> str | None:
+        champion = self.loop.registry.champion(self.key)
+        return None if champion is None else champion.version
+
+    def predictions(self, task: int) -> list[dict[str, Any]]:
+        answer = self.loop.http.get("/api/predictions/", params={"task": task})
+        return answer.raise_for_status().json()
+
+    def title(self) -> str:
+        return self.loop.http.get(f"/api/ml/{self.backend}").raise_for_status().json()["title"]
+
+    def training(self) -> dict[str, Any]:
+        with self.loop.segloop.client() as client:
+            return client.get("/is_training", params={"project": self.id}).raise_for_status().json()
+
+
+def region(truth: np.ndarray, index: int, name: str) -> dict[str, Any]:
+    """A brush region of one class, as an annotator draws it."""
+    height, width = truth.shape
+    rle = encode_rle(np.where(truth == index, 255, 0).astype(np.uint8))
+    place = {"from_name": "tag", "to_name": "image", "type": "brushlabels", "origin": "manual", "image_rotation": 0}
+    value = {"format": "rle", "rle": rle, "brushlabels": [name]}
+    return {"id": f"true-{index}", **place, "original_width": width, "original_height": height, "value": value}
+
+
+@contextmanager
+def running_loop(folder: Path, *, train: int, val: int, **settings: Any) -> Iterator[Loop]:
+    """Both, with drawn scenes to label; `settings` are segloop's own."""
+    write_scenes(folder / "scenes", train=train, val=val, size=(WIDTH, HEIGHT))
+    with RunningLabelStudio() as label_studio:
+        segloop = RunningSegloop(
+            folder,
+            label_studio_url=label_studio.url,
+            label_studio_api_key=label_studio.api_key,
+            **{"weights": "none", "input_size": 128, "train_epochs": 1, **settings},
+        )
+        with segloop:
+            made = Loop(label_studio, segloop, from_folder(folder / "scenes", train, val))
+            yield made
+            made.api.close()
+            made.http.close()
+        print(segloop.log.read_text(errors="replace")[-6000:])
+
+
+def processes(data_dir: Path, command: str, *, leaders_only: bool) -> list[int]:
+    """Processes with this command line that work in this data folder; leaders are not children of each other."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environment = (entry / "environ").read_bytes()
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if command in line and str(data_dir).encode() in environment:
+            found[int(entry.name)] = parent
+    return [pid for pid, parent in found.items() if not leaders_only or parent not in found]

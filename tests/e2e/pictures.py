@@ -1,0 +1,86 @@
+"""The documentation's pictures of the status page, of a real training: `python -m pytest tests/e2e/pictures.py`.
+
+No test: its name keeps it out of a run of all of them. It takes some minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.e2e.browser import wait_for
+from tests.e2e.loop import Loop, Project, region, running_loop
+from tests.e2e.test_page import DESKTOP, browser, visited
+
+__all__ = ["browser"]
+
+pytestmark = pytest.mark.timeout(7200)
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+#: Tasks that the first version has not seen.
+LATER = 10
+#: Optimizer steps of each training, and the size that it sees images at.
+STEPS, SIZE = 160, 192
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    own = {
+        "train_min_steps": STEPS,
+        "input_size": SIZE,
+        "adapt_threshold": 0,
+        "reconcile_s": 3600,
+        "val_fraction": 0.25,
+    }
+    with running_loop(tmp_path_factory.mktemp("pictures"), train=36, val=24, **own) as loop:
+        yield loop
+
+
+def test_take_them(loop: Loop, browser: Browser) -> None:
+    project = loop.project("Street scenes")
+    train(loop, project)
+    first = wait_for("a first version", project.champion, 3600)
+    wait_until_idle(project)
+    examples = list(zip(project.unlabelled, loop.data.val, strict=True))[:LATER]
+    for task, example in examples:
+        truth = example.truth(len(loop.data.classes))
+        regions = [region(truth, i, name) for i, name in enumerate(loop.data.classes, 1)]
+        loop.label_studio.submit_annotation(task, regions)
+    train(loop, project)
+    with visited(browser, loop) as page:
+        page.goto(f"/ui/projects/{project.id}")
+        share = "() => document.querySelector('#job-progress')?.value ?? 0"
+        wait_for("a training that is well under way", lambda: page.evaluate(share) > 0.7, 3600)
+        page.locator("#job").screenshot(path=IMAGES / "ui-training.png")
+        page.goto("/ui/")
+        photograph(page, IMAGES / "ui-projects.png")
+        wait_until_idle(project)
+        page.goto(f"/ui/projects/{project.id}")
+        photograph(page, IMAGES / "ui-project.png")
+    assert len(loop.registry.versions(project.key)) == 2, f"{first} has a successor"
+    with visited(browser, loop, "dark") as page:
+        page.goto(f"/ui/projects/{project.id}")
+        photograph(page, IMAGES / "ui-project-dark.png")
+
+
+def train(loop: Loop, project: Project) -> None:
+    loop.http.post(f"/api/ml/{project.backend}/train", json={}).raise_for_status()
+
+
+def wait_until_idle(project: Project) -> None:
+    wait_for("the end of the training", lambda: not project.training()["is_training"], 3600)
+
+
+def photograph(page: Page, path: Path) -> None:
+    """Save the page, down to the second picture of the gallery."""
+    rows = page.locator(".gallery > li").all()[:2]
+    for row in rows:
+        row.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    page.evaluate("() => scrollTo(0, 0)")
+    bottom = rows[-1].evaluate("row => row.getBoundingClientRect().bottom") if rows else 350
+    clip = {"x": 0, "y": 0, "width": DESKTOP["width"], "height": bottom + 12}
+    page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]

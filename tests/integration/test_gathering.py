@@ -1,0 +1,231 @@
+"""The training set that a container of the managed route gathers from S3, against segloop's own snapshot of the same tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from segloop.dataset import MANIFEST, Mirror, ProjectSplits, load_manifest, snapshot, sync_target
+from segloop.errors import NothingToTrain, SegloopError, TrainingError
+from segloop.images import ImageSource
+from segloop.labelstudio import Credentials, TargetStorage
+from segloop.registry import Registry, open_registry
+from segloop.settings import Settings
+from segloop.training.container import Container
+from segloop.training.gathering import gather, main
+from tests.labelling import CONFIG, LATER, half
+from tests.route_world import ARTIFACTS, KEY, PROJECT_ID, SOURCE, TARGET, RouteBuckets
+from tests.snapshots import write_base
+
+pytestmark = pytest.mark.slow
+
+STORE = f"s3://{ARTIFACTS}/store"
+GIVEN = {
+    "segloop_route": "segloop",
+    "segloop_project": PROJECT_ID,
+    "segloop_generation": 1,
+    "segloop_annotations": f"s3://{TARGET}/projects/{{project}}",
+    "segloop_artifacts": f"s3://{ARTIFACTS}",
+    "segloop_images": SOURCE,
+    "segloop_store": STORE,
+}
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def filled(s3_server: str) -> Iterator[tuple[RouteBuckets, Callable[[], None]]]:
+    """Ten annotated tasks, once for all tests."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", "us-east-1", endpoint_url=s3_server, **keys)
+    made = RouteBuckets(client)
+    made.make()
+    made.connect()
+    for task in range(1, 11):
+        made.annotate(100 + task, task, [half("Sky"), half("Road", right=True)])
+    yield made, made.restorer()
+    client.close()
+
+
+@pytest.fixture
+def buckets(
+    filled: tuple[RouteBuckets, Callable[[], None]], s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RouteBuckets]:
+    """The same buckets for each test, which may do with them what it wants."""
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    made, restore = filled
+    yield made
+    restore()
+
+
+@pytest.fixture
+def registry(buckets: RouteBuckets, tmp_path: Path) -> Registry:
+    """segloop's own, in the route's store."""
+    return open_registry(Settings(store=STORE, data_dir=tmp_path / "segloop"))
+
+
+def container_of(tmp_path: Path, name: str = "job", **given: Any) -> Container:
+    base = write_base(tmp_path / name, **{"weights": "none", **GIVEN, **given})
+    return Container(base, base / "gathered")
+
+
+def gathered(tmp_path: Path, name: str = "job", **given: Any) -> Container:
+    container = container_of(tmp_path, name, **given)
+    gather(container, tmp_path / name / "scratch")
+    return container
+
+
+def own_snapshot(tmp_path: Path, splits: Any, **own: Any) -> Any:
+    """What segloop makes of the same target storage."""
+    settings = Settings(data_dir=tmp_path / "own", **own)
+    images = ImageSource(
+        settings, Credentials(settings.label_studio_url, settings.label_studio_api_key), tmp_path / "c"
+    )
+    try:
+        with Mirror(tmp_path / "own" / "mirror") as mirror:
+            sync_target(mirror, TargetStorage(GIVEN["segloop_annotations"], PROJECT_ID))
+            return snapshot(
+                KEY,
+                mirror.tasks(),
+                CONFIG,
+                images=images,
+                splits=splits,
+                dest=tmp_path / "own" / "s",
+                settings=settings,
+            )
+    finally:
+        images.close()
+
+
+@pytest.mark.parametrize("annotators", ["ground-truth", "majority"])
+def test_it_is_segloops_own_snapshot(
+    buckets: RouteBuckets, registry: Registry, tmp_path: Path, annotators: str
+) -> None:
+    buckets.connect(settings={"annotators": annotators, "input_size": 64})
+    for number, label, fields in ((201, "Road", {"ground_truth": True}), (202, "Sky", {"updated_at": LATER})):
+        buckets.annotate(number, 1, [half(label)], **fields)
+    buckets.annotate(203, 11, [half("Sky")], was_cancelled=True)
+    container = gathered(tmp_path)
+    manifest = load_manifest(container.snapshot)
+    assert manifest.hash == own_snapshot(tmp_path, ProjectSplits(registry, KEY), annotators=annotators).hash
+    assert (len(manifest.items), manifest.tasks("val")) == (10, 2)
+    assert manifest.warnings
+    assert container.settings().input_size == 64
+    assert load_manifest(container.snapshot).text() == (container.model / MANIFEST).read_text("utf-8")
+
+
+def test_the_split_never_moves_a_task(buckets: RouteBuckets, registry: Registry, tmp_path: Path) -> None:
+    first = load_manifest(gathered(tmp_path, "first").snapshot)
+    for task in range(11, 21):
+        buckets.annotate(100 + task, task, [half("Sky")])
+    second = load_manifest(gathered(tmp_path, "second").snapshot)
+    sides = {item.task: item.split for item in second.items}
+    assert {item.task: item.split for item in first.items}.items() <= sides.items()
+    assert second.tasks("val") == 4
+    # segloop's own split goes before the route's
+    turned = {task: "train" if side == "val" else "val" for task, side in sides.items()}
+    registry.write_json(KEY, "split.json", {"format": 1, "splits": {str(task): turned[task] for task in turned}})
+    third = load_manifest(gathered(tmp_path, "third").snapshot)
+    assert {item.task: item.split for item in third.items} == turned
+    assert buckets.read(ARTIFACTS, f"projects/{PROJECT_ID}/split.json")["splits"].keys() == {str(t) for t in turned}
+
+
+def test_images_come_from_the_source_bucket_alone(buckets: RouteBuckets, tmp_path: Path) -> None:
+    buckets.annotate(111, 11, [half("Sky")], image=f"s3://{TARGET}/projects/{PROJECT_ID}/101")
+    buckets.annotate(112, 12, [half("Sky")], image="http://127.0.0.1:9/12.png")
+    buckets.annotate(113, 13, [half("Sky")], image=f"s3://{SOURCE}/projects/{PROJECT_ID}/nothing.png")
+    manifest = load_manifest(gathered(tmp_path).snapshot)
+    reasons = {one.task: one.reason for one in manifest.skipped}
+    assert reasons.keys() == {11, 12, 13}
+    assert f"is not in the route's source bucket ({SOURCE})" in reasons[11]
+    assert "http://127.0.0.1:9/12.png is not in the route's" in reasons[12]
+    assert "S3 answered NoSuchKey" in reasons[13]
+
+
+def test_it_begins_with_the_served_version(buckets: RouteBuckets, registry: Registry, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "model.safetensors").write_bytes(b"weights")
+    info = {
+        "created_at": "2026-11-22T00:00:00+00:00", "arch": "fcn_resnet50", "output_stride": 16, "input_size": 64,
+        "classes": ["Sky", "Road"], "parent": None, "snapshot": "0" * 64, "metrics": {}, "champion_metrics": None,
+        "decision": None, "recipe": {},
+    }  # fmt: skip
+    version = registry.add(KEY, bundle, info)
+    assert gathered(tmp_path, "before").parent() is None
+    registry.promote(KEY, version, "by hand")
+    container = gathered(tmp_path, "after")
+    assert (container.champion / "model.safetensors").read_bytes() == b"weights"
+    assert container.parent() == version
+    elsewhere = gathered(tmp_path, "elsewhere", segloop_store="s3://route-no-such-bucket/store")
+    assert elsewhere.parent() is None
+
+
+def test_objects_of_another_project_are_none_of_it(buckets: RouteBuckets, tmp_path: Path) -> None:
+    stray = {"id": 900, "updated_at": LATER, "result": [], "task": {"id": 900, "data": {}, "project": 30}}
+    buckets.put(TARGET, f"projects/{PROJECT_ID}/900", stray)
+    buckets.put(TARGET, "projects/30/901", {**stray, "id": 901})
+    assert {item.task for item in load_manifest(gathered(tmp_path).snapshot).items} == set(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("given", "project", "expected"),
+    [
+        ({"segloop_project": "x"}, None, "ProjectId is 'x'"),
+        ({"segloop_project": 30}, None, "There is no s3://route-artifacts/projects/30/project.json: run `segloop aws connect"),
+        ({}, {"label_config": ""}, "tells no label_config"),
+        ({}, {"label_config": "<View/>"}, "label config|segment"),
+        ({}, {"settings": {"input_size": 7}}, "input_size"),
+        ({"segloop_annotations": f"s3://{TARGET}/elsewhere/{{project}}"}, None, "has 0 tasks with usable annotations"),
+        ({"segloop_annotations": "s3://route-no-such-bucket/x"}, None, "NoSuchBucket"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_told(
+    buckets: RouteBuckets, tmp_path: Path, given: dict[str, Any], project: dict[str, Any] | None, expected: str
+) -> None:
+    if project is not None:
+        buckets.connect(**project)
+    with pytest.raises(SegloopError, match=expected):
+        gathered(tmp_path, **given)
+
+
+def test_a_missing_hyperparameter_is_told(buckets: RouteBuckets, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "job", segloop_project=PROJECT_ID)
+    with pytest.raises(TrainingError, match="segloop_images"):
+        gather(Container(base, base / "data"), tmp_path / "scratch")
+
+
+def test_the_command_leaves_the_reason(buckets: RouteBuckets, tmp_path: Path) -> None:
+    container_of(tmp_path, segloop_project=31)
+    base = tmp_path / "job"
+    assert main(["--base", str(base), "--data", str(base / "gathered")]) == 1
+    assert "segloop aws connect --project 31" in (base / "output" / "failure").read_text("utf-8")
+    write_base(base, **{"weights": "none", **GIVEN})
+    assert main(["--base", str(base), "--data", str(base / "gathered")]) == 0
+    assert json.loads((base / "model" / MANIFEST).read_bytes())["project"] == KEY
+
+
+def test_nothing_to_hold_out(buckets: RouteBuckets, tmp_path: Path) -> None:
+    for task in range(2, 11):
+        buckets.s3.delete_object(Bucket=TARGET, Key=f"projects/{PROJECT_ID}/{100 + task}")
+    with pytest.raises(NothingToTrain, match="has 1 tasks"):
+        gathered(tmp_path)

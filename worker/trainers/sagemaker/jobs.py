@@ -1,0 +1,71 @@
+"""SageMaker's training jobs, by name: how they are, their end, their model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from segloop.errors import TrainingError
+from worker.trainers.sagemaker.archive import ARCHIVE_BYTES
+from worker.trainers.sagemaker.clients import Clients, code_of, explained
+from worker.trainers.sagemaker.uploads import split_s3
+
+
+class TrainingJobs:
+    """Training jobs of an account and region.
+
+    Raises (every method):
+        TrainingError: AWS refused.
+        TrainerUnavailable: AWS cannot be reached now.
+    """
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def create(self, request: dict[str, Any]) -> bool:
+        """Create a job; whether it was not there already."""
+        with explained("sagemaker:CreateTrainingJob"):
+            try:
+                self._clients.sagemaker.create_training_job(**request)
+            except ClientError as error:
+                if code_of(error) != "ResourceInUse":
+                    raise
+                return False
+        return True
+
+    def describe(self, name: str) -> dict[str, Any] | None:
+        """What DescribeTrainingJob says; None if there is no such job."""
+        with explained("sagemaker:DescribeTrainingJob"):
+            try:
+                found: dict[str, Any] = self._clients.sagemaker.describe_training_job(TrainingJobName=name)
+            except ClientError as error:
+                if code_of(error) in ("ValidationException", "ResourceNotFound") and "not found" in str(error).lower():
+                    return None
+                raise
+        return found
+
+    def stop(self, name: str) -> None:
+        """Stop a job; one that has ended stays as it is."""
+        with explained("sagemaker:StopTrainingJob"):
+            try:
+                self._clients.sagemaker.stop_training_job(TrainingJobName=name)
+            except ClientError as error:
+                # It has just ended.
+                if code_of(error) != "ValidationException":
+                    raise
+
+    def take_model(self, job: dict[str, Any], archive: Path) -> None:
+        """Download the model.tar.gz of a completed job.
+
+        Raises:
+            TrainingError: it is too large.
+        """
+        address = job["ModelArtifacts"]["S3ModelArtifacts"]
+        bucket, key = split_s3(address, "sagemaker_s3")
+        with explained("s3:GetObject"):
+            size = self._clients.s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
+            if size > ARCHIVE_BYTES:
+                raise TrainingError(f"{address} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
+            self._clients.s3.download_file(bucket, key, str(archive))

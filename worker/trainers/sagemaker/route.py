@@ -1,0 +1,167 @@
+"""Training jobs that the managed route's pipeline starts (aws/sagemaker.yaml), and segloop takes up.
+
+They are known by the hyperparameters `segloop_route` (the pipeline's name), `segloop_project` and `segloop_generation`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from segloop.dataset import MANIFEST
+from segloop.errors import TrainerUnavailable, TrainingError
+from segloop.settings import Settings
+from worker.trainers.base import Run, RunStatus
+from worker.trainers.sagemaker.archive import extract_bundle
+from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, explained
+from worker.trainers.sagemaker.jobs import TrainingJobs
+from worker.trainers.sagemaker.status import status_of
+
+logger = logging.getLogger(__name__)
+
+ROUTE, PROJECT, GENERATION = "segloop_route", "segloop_project", "segloop_generation"
+#: Executions that are looked at for trainings that no event told of, at most.
+_EXECUTIONS = 100
+
+
+@dataclass(frozen=True)
+class RouteTraining:
+    """A training job of a route: its name, the id of the project that it is for, and the count that started it."""
+
+    job: str
+    route: str
+    project: int
+    generation: str
+
+
+def route_training(job: str, hyperparameters: Mapping[str, Any]) -> RouteTraining | None:
+    """The route's training that a job is, by its hyperparameters; None if it is none."""
+    route, project = str(hyperparameters.get(ROUTE, "")), str(hyperparameters.get(PROJECT, ""))
+    if not route or not (project.isascii() and project.isdigit()):
+        return None
+    return RouteTraining(job, route, int(project), str(hyperparameters.get(GENERATION, "")))
+
+
+class RouteTrainings:
+    """The trainings of the route that the setting `sagemaker_route` names.
+
+    Raises (every method):
+        TrainingError: AWS refused.
+        TrainerUnavailable: AWS cannot be reached now.
+    """
+
+    def __init__(self, settings: Settings, attempts: int = ATTEMPTS) -> None:
+        clients = Clients(settings, attempts)
+        self._client, self._jobs = clients.sagemaker, TrainingJobs(clients)
+        self._route = settings.sagemaker_route
+
+    def since(self, moment: datetime) -> Iterator[RouteTraining]:
+        """Those of the pipeline's executions since then, oldest first."""
+        for execution in reversed(self._executions(moment)):
+            for job in self._trainings(execution):
+                found = self._jobs.describe(job)
+                training = route_training(job, (found or {}).get("HyperParameters", {}))
+                if training is not None:
+                    yield training
+
+    def _executions(self, moment: datetime) -> list[str]:
+        with explained("sagemaker:ListPipelineExecutions"):
+            pages = self._client.get_paginator("list_pipeline_executions").paginate(
+                PipelineName=self._route, CreatedAfter=moment, PaginationConfig={"MaxItems": _EXECUTIONS}
+            )
+            return [one["PipelineExecutionArn"] for page in pages for one in page["PipelineExecutionSummaries"]]
+
+    def _trainings(self, execution: str) -> list[str]:
+        with explained("sagemaker:ListPipelineExecutionSteps"):
+            pages = self._client.get_paginator("list_pipeline_execution_steps").paginate(PipelineExecutionArn=execution)
+            steps = [step.get("Metadata", {}) for page in pages for step in page["PipelineExecutionSteps"]]
+        return [str(step["TrainingJob"]["Arn"]).rpartition("/")[2] for step in steps if "TrainingJob" in step]
+
+
+class AdoptedTraining:
+    """The trainer of a training that a route has started: it is followed and its model taken, never submitted."""
+
+    def __init__(self, settings: Settings, job: str, project: int, attempts: int = ATTEMPTS) -> None:
+        clients = Clients(settings, attempts)
+        self._settings, self._jobs = settings, TrainingJobs(clients)
+        self.job, self.project = job, project
+
+    @property
+    def poll_later_s(self) -> float | None:
+        """The setting `sagemaker_poll_s`."""
+        return self._settings.sagemaker_poll_s
+
+    def submit(self, run: Run) -> None:
+        """See that the training is the route's and the project's.
+
+        Raises:
+            TrainingError: it is another's.
+            TrainerUnavailable: AWS cannot be reached now.
+        """
+        training = route_training(self.job, self._described()["HyperParameters"])
+        if training is None or training.route != self._settings.sagemaker_route or training.project != self.project:
+            raise TrainingError(
+                f"The training job {self.job} is none of project {self.project} on the route "
+                f"{self._settings.sagemaker_route} (SEGLOOP_SAGEMAKER_ROUTE)."
+            )
+
+    def poll(self, run: Run) -> RunStatus:
+        """How the training is; `running`, with a line in the log, while AWS cannot be asked. One that was stopped has failed.
+
+        Raises:
+            TrainingError: there is none, or AWS does not allow to ask.
+        """
+        try:
+            status = status_of(self._described(), self._settings.sagemaker_price_per_hour)
+        except TrainerUnavailable as error:
+            logger.warning("training job %s: %s", self.job, error)
+            return RunStatus("running")
+        # Nobody here can start it again.
+        return RunStatus("failed", status.progress, status.reason) if status.state == "lost" else status
+
+    def collect(self, run: Run) -> Path:
+        """The bundle folder of the finished training, with the manifest that it learnt from, downloaded and checked once.
+
+        Raises:
+            TrainingError: what it left is no bundle.
+            TrainerUnavailable: S3 cannot be reached now.
+        """
+        bundle, archive, part = (run.folder / name for name in ("model", "model.tar.gz", "model.part"))
+        if bundle.is_dir():
+            return bundle
+        self._jobs.take_model(self._described(), archive)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        extract_bundle(archive, part)
+        if not (part / MANIFEST).is_file():
+            raise TrainingError(
+                f"The model of {self.job} has no {MANIFEST}: aws/sagemaker.yaml's code is of another time."
+            )
+        part.rename(bundle)
+        archive.unlink()
+        return bundle
+
+    def stop(self, run: Run) -> None:
+        """Stop the training, for good.
+
+        Raises:
+            TrainingError: AWS does not allow to stop it.
+            TrainerUnavailable: AWS cannot be reached now.
+        """
+        self._jobs.stop(self.job)
+
+    def hyperparameters(self) -> dict[str, str]:
+        """Those of the training itself, without the route's own."""
+        given = self._described()["HyperParameters"]
+        return {name: str(value) for name, value in given.items() if not name.startswith("segloop_")}
+
+    def _described(self) -> dict[str, Any]:
+        job = self._jobs.describe(self.job)
+        if job is None:
+            raise TrainingError(f"SageMaker knows no training job {self.job}.")
+        return {"HyperParameters": {}, **job}
