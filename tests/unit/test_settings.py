@@ -213,4 +213,4 @@ def test_settings_alone_reads_the_environment() -> None:
         path.name for path in sources if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     }
     # entry.py and inference.py are the first processes of containers: segloop is not there yet.
-    assert readers <= {"settings.py", "entry.py", "inference.py"}
+    assert readers <= {"process.py", "entry.py", "inference.py"}

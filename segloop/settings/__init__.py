@@ -1,0 +1,27 @@
+"""Settings, and this process's own environment, which nothing else reads."""
+
+from segloop.settings.process import (
+    Place,
+    adopt,
+    environment,
+    metrics_folder,
+    share_cores,
+    share_metrics,
+    torchrun_place,
+    trace_exporter,
+)
+from segloop.settings.settings import PROJECT_SETTINGS, Settings, load_settings
+
+__all__ = [
+    "PROJECT_SETTINGS",
+    "Place",
+    "Settings",
+    "adopt",
+    "environment",
+    "load_settings",
+    "metrics_folder",
+    "share_cores",
+    "share_metrics",
+    "torchrun_place",
+    "trace_exporter",
+]

@@ -1,0 +1,97 @@
+"""Settings of how a project learns: when it is retrained, how, what is promoted, and which task comes next."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class LearningSettings(BaseSettings):
+    """Retraining, the gate, and active learning."""
+
+    retrain_threshold: int = Field(
+        100,
+        ge=0,
+        description="Tasks whose annotations changed since the last full retrain's snapshot that queue one. 0: none ever do.",
+    )
+    adapt_threshold: int = Field(
+        10,
+        ge=0,
+        description="Tasks whose annotations changed since the last snapshot that queue a quick adaptation: the head alone is "
+        "trained, from weights or from the served version. 0: never.",
+    )
+    adapt_minutes: float = Field(
+        1.0, gt=0, description="Wall-clock budget of a quick adaptation, in minutes, without its evaluation."
+    )
+    reconcile_s: float = Field(
+        300.0, gt=0, description="How often Label Studio is asked for changes that no webhook told of, in seconds."
+    )
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of the labelled tasks that is held out for validation."
+    )
+    min_val_tasks: int = Field(
+        10, ge=1, description="Below this many held-out tasks a version's metrics carry a warning."
+    )
+    promote_tolerance: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="How much mIoU a candidate with new labels may lose and still be promoted. Without new labels it must win.",
+    )
+    promote_class_limit: float = Field(
+        0.15, ge=0, le=1, description="A candidate that loses more IoU than this of any class is not promoted."
+    )
+    train_epochs: int = Field(
+        20,
+        ge=1,
+        description="Passes over the training tasks; small sets get more, so that there are at least train_min_steps steps.",
+    )
+    train_min_steps: int = Field(200, ge=1, description="Least number of optimizer steps of a training run.")
+    train_minutes: float = Field(0.0, ge=0, description="Wall-clock budget of a training run, in minutes; 0: none.")
+    train_batch_size: int = Field(4, ge=1, description="Images in a training step.")
+    train_lr: float = Field(
+        5e-4,
+        gt=0,
+        description="Highest learning rate of a training run (AdamW); the backbone of published weights has a tenth.",
+    )
+    train_seed: int = Field(0, ge=0, description="Seed of the training run.")
+    train_patience: int = Field(
+        0,
+        ge=0,
+        description="A training run goes over to its end (a falling learning rate) once the held-out mIoU has not risen for "
+        "so many of its evaluations, which are then 20; 0: it goes its whole length.",
+    )
+    train_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="What training steps compute in; auto: bfloat16 where the GPU or CPU multiplies in it, else float32.",
+    )
+    train_compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether training uses torch.compile; auto: on a GPU, in runs that are long enough to repay it.",
+    )
+    tensorboard_dir: str = Field(
+        "",
+        description="Folder in which trainings on this machine write their curves for TensorBoard (extra `tensorboard`). "
+        "Empty: none.",
+    )
+    job_timeout_s: int = Field(
+        24 * 3600, ge=60, description="A retrain that takes longer than this is stopped, in seconds."
+    )
+    acquisition: Literal["confidence", "margin", "entropy", "entropy+diversity"] = Field(
+        "confidence",
+        description="Acquisition function: what a prediction's score is, and so which task uncertainty sampling serves first. "
+        "confidence of the winning class, margin to the second, or entropy; entropy+diversity puts the least sure tasks "
+        "in an order, after a promotion, in which each is unlike those before it.",
+    )
+    acquisition_batch: int = Field(
+        100, ge=1, le=900, description="Tasks that entropy+diversity puts in order after a promotion."
+    )
+    ordered_view: bool = Field(
+        False,
+        description='Keep a tab "Most uncertain first" of the tasks to label in the project\'s Data Manager.',
+    )
+    prelabel_batch: int = Field(
+        8, ge=1, description="Tasks predicted and posted at a time when a promotion refreshes predictions."
+    )
