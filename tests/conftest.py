@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from segloop.settings import Settings, share_cores
 # A deadline for each example would be a timed assertion.
 hypothesis_settings.register_profile("segloop", deadline=None)
 hypothesis_settings.load_profile("segloop")
+# A shell that starts the tests in the background has them ignore Ctrl-C, and their child processes would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # As every process of segloop does: beside servers and trainings, threads that spin cost the tests minutes.
 share_cores()
 

@@ -25,10 +25,13 @@ class RouteBuckets:
     s3: Any
 
     def make(self) -> None:
-        """The buckets; those that are there stay."""
+        """The buckets, empty: moto keeps those of the tests before in a process."""
         there = {bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"]}
-        for name in {SOURCE, TARGET, ARTIFACTS} - there:
-            self.s3.create_bucket(Bucket=name)
+        for name in (SOURCE, TARGET, ARTIFACTS):
+            if name not in there:
+                self.s3.create_bucket(Bucket=name)
+            for item in self.s3.list_objects_v2(Bucket=name).get("Contents", ()):
+                self.s3.delete_object(Bucket=name, Key=item["Key"])
 
     def connect(self, **own: Any) -> None:
         """project.json, as `segloop aws connect` writes it."""

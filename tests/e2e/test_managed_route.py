@@ -26,7 +26,7 @@ from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.e2e.browser import wait_for
-from tests.e2e.test_loop import region
+from tests.e2e.loop import region
 from tests.ministack import Ministack, Stack
 from tests.sagemaker_emulator import Emulator, emulated_aws, tell
 
