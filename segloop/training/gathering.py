@@ -31,6 +31,7 @@ from segloop.images.image import blob_of
 from segloop.images.s3 import S3Reader
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import TargetStorage
+from segloop.logs import configure_logging
 from segloop.payloads import project_key
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder for what is gathered")
     options = parser.parse_args(arguments)
     container = Container(options.base, options.data)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    configure_logging("INFO")
     container.begin()
     try:
         gather(container, options.data / "scratch")
