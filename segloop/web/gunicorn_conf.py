@@ -13,7 +13,7 @@ from segloop.web.auth import is_loopback
 _settings = load_settings()
 
 bind = f"{_settings.bind_host}:{_settings.port}"
-worker_class = "segloop.web.lingering.LingeringWorker"
+worker_class = "segloop.web.gunicorn_worker.Worker"
 workers = _settings.workers
 threads = _settings.threads
 timeout = 120

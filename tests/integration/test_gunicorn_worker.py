@@ -1,4 +1,4 @@
-"""A thread of the server waits a moment for a connection's next request, at nobody's cost: on real gunicorn."""
+"""The server's worker saves changes of thread, at nobody's cost: on real gunicorn."""
 
 from __future__ import annotations
 
@@ -12,16 +12,33 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from demo.stack import free_port
-from segloop.web.lingering import LingeringWorker
+from segloop.web.gunicorn_worker import Worker, _JoinedSocket
 
 APP = """
-import threading
 def app(environ, start_response):
-    body = environ["wsgi.input"].read()
+    path, given = environ["PATH_INFO"], environ["wsgi.input"]
+    if path == "/unread":
+        given.read(1)
+        start_response("200 OK", [("Content-Length", "6")])
+        return [b"unread"]
+    if path == "/nothing":
+        start_response("204 No Content", [])
+        return []
+    if path == "/file":
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](open(__file__, "rb"))
+    if path == "/pieces":
+        start_response("200 OK", [])
+        return iter([b"one\\r\\n\\r\\n", b"two", b"", b"three"])
+    if path == "/broken":
+        start_response("200 OK", [("Content-Length", "9")])
+        return (1 // 0 for _ in "x")
+    body = given.read()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
@@ -32,7 +49,7 @@ WAIT_S = 30
 def server(folder: Path, threads: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     (folder / "echo.py").write_text(APP)
     port = free_port()
-    options = ["-k", "segloop.web.lingering.LingeringWorker", "--threads", str(threads), "--keep-alive", "30"]
+    options = ["-k", "segloop.web.gunicorn_worker.Worker", "--threads", str(threads), "--keep-alive", "30"]
     bound = ["--bind", f"127.0.0.1:{port}", "--no-control-socket", "--pythonpath", str(folder)]
     with subprocess.Popen([sys.executable, "-m", "gunicorn", *options, *bound, "echo:app"]) as process:
         try:
@@ -121,6 +138,67 @@ def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_p
         assert not busy.is_alive()
 
 
+def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path):
+    with server(tmp_path, threads=2) as (port, _), closing(connect(port)) as client:
+
+        def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+            client.request(method, path, body, headers)
+            answer = client.getresponse()
+            return answer.status, answer.read()
+
+        for _ in range(3):
+            assert ask("POST", "/", b"x" * 300_000) == (200, b"x" * 300_000)
+            assert ask("POST", "/unread", b"y" * 20_000) == (200, b"unread")
+            assert ask("POST", "/", iter([b"chunk", b"ed"])) == (200, b"chunked")
+            assert ask("POST", "/unread", iter([b"chunk" * 1000, b"ed"])) == (200, b"unread")
+            assert ask("GET", "/nothing") == (204, b"")
+            assert ask("GET", "/file") == (200, APP.encode())
+            assert ask("GET", "/pieces") == (200, b"one\r\n\r\ntwothree")
+            assert ask("HEAD", "/file") == (200, b"")
+        here = client.sock.getsockname()
+        assert ask("GET", "/") == (200, b"")
+        assert client.sock.getsockname() == here
+        assert ask("GET", "/broken")[0] == 500
+        assert ask("POST", "/", b"after") == (200, b"after")
+
+
+def test_a_client_that_waits_to_be_told_to_go_on_is_told(tmp_path):
+    with server(tmp_path, threads=2) as (port, _), socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"body")
+        assert client.recv(65536).endswith(b"\r\n\r\nbody")
+
+
+def test_head_and_body_leave_in_one_packet():
+    with packets() as (joined, received):
+        joined.sendall(b"head")
+        joined.sendall(b"body")
+        joined.sendall(b"more")
+        joined.flush()
+    assert received == [b"headbody", b"more"]
+
+
+def test_a_head_without_a_body_leaves_before_whatever_else_is_done_with_the_socket():
+    with packets() as (joined, received):
+        joined.sendall(b"head")
+        joined.send(b"past it")
+        joined.flush()
+    assert received == [b"head", b"past it"]
+
+
+@contextmanager
+def packets() -> Iterator[tuple[_JoinedSocket, list[bytes]]]:
+    """A socket of a kind that keeps packets apart, and what the other end received, once this ends."""
+    received: list[bytes] = []
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with there:
+        with here:
+            yield _JoinedSocket(here), received
+        while packet := there.recv(100):
+            received.append(packet)
+
+
 @pytest.mark.parametrize(
     ("changes", "sent", "follows"),
     [
@@ -141,4 +219,4 @@ def test_when_a_thread_stays_with_its_connection(changes, sent, follows):
     with closing(client), closing(sock):
         client.sendall(sent)
         conn = SimpleNamespace(sock=sock, is_http2=given["is_http2"], parser=SimpleNamespace(unreader=unreader))
-        assert LingeringWorker._follows(worker, conn) is follows
+        assert Worker._follows(worker, conn) is follows
