@@ -67,6 +67,12 @@ class VersionNotFound(RegistryError):
     http_status = 404
 
 
+class ModelRemoved(RegistryError):
+    """A version whose model was removed to free space."""
+
+    http_status = 409
+
+
 class TrainingError(SegloopError):
     """A training run failed; the text is its reason."""
 

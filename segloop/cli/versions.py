@@ -1,4 +1,4 @@
-"""Commands about versions: list, show, promote, roll back, reproduce."""
+"""Commands about versions: list, show, promote, roll back, prune, reproduce."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def versions() -> None:
-    """List, show, promote and roll back the versions of a project."""
+    """List, show, promote, roll back and prune the versions of a project."""
 
 
 @versions.command("list")
@@ -30,13 +30,16 @@ def list_versions(project: str | None, as_json: bool) -> None:
     registry, key = open_store(settings, project)
     champion = registry.champion(key)
     infos = registry.versions(key)
+    removed = registry.removed(key)
     if as_json:
-        print_json([_summary(info, champion) for info in infos])
+        print_json([_summary(info, champion) | {"model_removed": removed.get(info.version)} for info in infos])
         return
     table = Table("", "version", "created", "mIoU", "champion's mIoU", "decision", title=f"project {key}")
     for info in infos:
         served = champion is not None and champion.version == info.version
         reason = (info.decision or {}).get("reason", "")
+        if when := removed.get(info.version):
+            reason = f"Model removed on {when[:10]}. {reason}"
         cells = [info.created_at[:19], _miou(info.metrics, settings), _miou(info.champion_metrics, settings), reason]
         table.add_row("*" if served else "", f"[bold]{info.version}[/]", *(escape(str(cell)) for cell in cells))
     console().print(table)
@@ -107,6 +110,54 @@ def rollback(reason: str, project: str | None, as_json: bool) -> None:
     """Serve the version again that was served before; once more goes one further back."""
     registry, key = open_store(load_settings(), project)
     _report(registry.rollback(key, reason), key, as_json)
+
+
+@versions.command()
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many of the newest versions keep their models.",
+)
+@click.option("--all-projects", is_flag=True, help="Of every project in the store.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@shared_options
+def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_json: bool) -> None:
+    """Remove the models of old versions, to free space.
+
+    The version that is served and the one before it stay, and so do the newest. Of the others weights and exported
+    engines go, for good: they can no longer be served or compared with. Their figures, their snapshot's manifest and
+    their held-out images stay.
+    """
+    from segloop.registry import model_files, open_registry, superfluous
+
+    settings = load_settings()
+    if all_projects:
+        if project is not None:
+            raise click.UsageError("--project and --all-projects exclude each other")
+        registry = open_registry(settings)
+        keys = registry.projects()
+    else:
+        registry, key = open_store(settings, project)
+        keys = [key]
+    rows: list[dict[str, Any]] = []
+    for key in keys:
+        gone = registry.removed(key)
+        for info in superfluous(registry.versions(key), registry.champion(key), keep):
+            if not dry_run:
+                registry.remove(key, info.version)  # one that is gone too: what a removal that was killed left
+            if info.version not in gone:
+                size = sum(info.files[name].bytes for name in model_files(info))
+                rows.append({"project": key, "version": info.version, "bytes": size})
+    if as_json:
+        print_json({"dry_run": dry_run, "removed": rows})
+        return
+    for row in rows:
+        click.echo(f"project {row['project']}: {row['version']}, {row['bytes'] / 1e6:,.0f} MB")
+    total = sum(row["bytes"] for row in rows) / 1e9
+    done = "would be removed" if dry_run else "removed"
+    click.echo(f"{len(rows)} models {done}, {total:,.2f} GB.")
 
 
 @click.command()

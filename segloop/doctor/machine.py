@@ -92,7 +92,7 @@ def disk(settings: Settings) -> Finding:
 def disk_space(folder: str, free: int) -> Finding:
     """What `free` bytes on the disk of the data folder mean."""
     text = f"{free / _GIB:.1f} GiB are free on the disk of {folder}"
-    fix = "make room there, lower SEGLOOP_IMAGE_CACHE_BYTES, or move SEGLOOP_DATA_DIR"
+    fix = "make room there (segloop versions prune), lower SEGLOOP_IMAGE_CACHE_BYTES, or move SEGLOOP_DATA_DIR"
     if free < _LOW_BYTES:
         return failure("disk", f"{text}: a training will fail", fix)
     if free < _SCARCE_BYTES:

@@ -1,6 +1,7 @@
 """Registry: add, get, promote and roll back versions.
 
 <store>/<project>/champion.json                      which version is served; replaced atomically, conditionally
+<store>/<project>/removed.json                       version -> when its model was removed; written before it goes
 <store>/<project>/names.json                         bundle identity -> version name; written before a version
 <store>/<project>/versions/<version>/<file>          a bundle's files; written before its version.json
 <store>/<project>/versions/<version>/version.json    makes the version visible; never changes
@@ -20,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segloop.errors import RegistryError, UnknownProject, VersionNotFound
+from segloop.errors import ModelRemoved, RegistryError, UnknownProject, VersionNotFound
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
+from segloop.registry.removal import REMOVED_FILE, RemovedModels
 from segloop.registry.s3 import S3Store
 from segloop.registry.store import FolderStore, Store
 from segloop.registry.versions import (
@@ -32,6 +34,8 @@ from segloop.registry.versions import (
     check_project,
     dump_json,
     is_file_name,
+    model_files,
+    needed,
     parse_champion,
     parse_json,
     parse_version,
@@ -72,6 +76,7 @@ class Registry:
 
     def __init__(self, store: Store, cache_dir: Path) -> None:
         self._store = store
+        self._removed = RemovedModels(store)
         self._cache = BundleCache(store, cache_dir)
 
     def projects(self) -> list[str]:
@@ -128,7 +133,8 @@ class Registry:
             if files.get(name) != declared:
                 raise RegistryError(f"{bundle}: {name} is not the file that its version.json describes")
         version = self._claim_name(project, files, info.get("classes"))
-        if self._store.read(_version_key(project, version)) is not None:
+        is_removed = version in self.removed(project)
+        if not is_removed and self._store.read(_version_key(project, version)) is not None:
             return version
         value = {**info, "format": 1, "version": version, "project": project, "files": files}
         data = dump_json(value, VERSION_FILE)
@@ -136,6 +142,8 @@ class Registry:
         for name in files:
             self._store.upload(bundle / name, f"{project}/versions/{version}/{name}")
         self._store.write_if(_version_key(project, version), data, None)
+        if is_removed:
+            self._removed.mark(project, version, None)
         log.info("project %s: version %s is in the store", project, version)
         return version
 
@@ -174,17 +182,51 @@ class Registry:
 
         Raises:
             VersionNotFound: the project has no such version.
+            ModelRemoved: a file that is asked for was removed.
             RegistryError: a file is missing or is not the one that version.json describes.
         """
         info = self.get(project, version)
         wanted = info.files.keys() if files is None else files
         if missing := sorted(set(wanted) - info.files.keys()):
             raise RegistryError(f"version {version} of project {project} has no file {missing[0]}")
+        if not set(wanted).isdisjoint(model_files(info)):
+            self._removed.check(project, version)
         folder = self._store.local(f"{project}/versions/{version}")
         if folder is not None:
             verify_files(folder, info, wanted)
             return folder
         return self._cache.get(info, wanted)
+
+    def removed(self, project: str) -> dict[str, str]:
+        """The versions whose models were removed, and when (ISO 8601)."""
+        return self._removed.of(project)
+
+    def remove(self, project: str, version: str) -> int:
+        """Remove a version's model from the store, for good: weights and exported engines. What is known of it stays.
+
+        Returns: the bytes that are freed; 0 if it was removed before.
+
+        Raises:
+            VersionNotFound: the project has no such version.
+            RegistryError: it is served, or the next rollback would serve it.
+        """
+        info = self.get(project, version)
+        self._check_unneeded(project, version)
+        is_removed = version in self.removed(project)
+        if not is_removed:
+            # From here on nobody promotes it; who has done so since it was looked at is seen now.
+            self._removed.mark(project, version, datetime.now(UTC).isoformat())
+            try:
+                self._check_unneeded(project, version)
+            except RegistryError:
+                self._removed.mark(project, version, None)
+                raise
+        for name in model_files(info):
+            self._store.delete(f"{project}/versions/{version}/{name}")
+        if is_removed:
+            return 0
+        log.info("project %s: the model of version %s is removed", project, version)
+        return sum(info.files[name].bytes for name in model_files(info))
 
     # -- the champion
 
@@ -197,6 +239,7 @@ class Registry:
 
         Raises:
             VersionNotFound: the project has no such version.
+            ModelRemoved: there is nothing of it left to serve.
         """
         self.get(project, version)
         return self._swap(project, lambda current: version, reason)
@@ -205,6 +248,7 @@ class Registry:
         """Make the version served before the champion the champion again; again goes one further back.
 
         Raises:
+            ModelRemoved: there is nothing of it left to serve.
             RegistryError: there is none, or somebody else changed the champion meanwhile.
         """
         seen: list[int] = []
@@ -269,6 +313,7 @@ class Registry:
             version = choose(current)
             if current and current.version == version:
                 return current
+            self._removed.check(project, version)
             previous = (
                 () if current is None else current.previous[:-1] if back else (*current.previous, current.version)
             )
@@ -282,9 +327,26 @@ class Registry:
             data = dump_json(dataclasses.asdict(champion), _CHAMPION)
             if self._store.write_if(f"{project}/{_CHAMPION}", data, tag):
                 log.info("project %s: champion %s, generation %d: %s", project, version, champion.generation, reason)
+                self._take_back_if_removed(project, champion, current)
                 return champion
             time.sleep(_PAUSE_S)
         raise RegistryError(f"the champion of project {project} kept changing; try again")
+
+    def _check_unneeded(self, project: str, version: str) -> None:
+        champion = self.champion(project)
+        if champion is not None and version in needed(champion):
+            raise RegistryError(f"version {version} of project {project} is served, or is what a rollback would serve")
+
+    def _take_back_if_removed(self, project: str, champion: Champion, before: Champion | None) -> None:
+        """Serve what was served before, if somebody removed the champion's model while it was being promoted."""
+        try:
+            self._removed.check(project, champion.version)
+        except ModelRemoved:
+            current, tag = self._read_champion(project)
+            if before is not None and current == champion:
+                data = dataclasses.asdict(dataclasses.replace(before, generation=champion.generation + 1))
+                self._store.write_if(f"{project}/{_CHAMPION}", dump_json(data, _CHAMPION), tag)
+            raise
 
 
 def _by_number(name: str) -> tuple[int, str]:
@@ -296,6 +358,6 @@ def _version_key(project: str, version: str) -> str:
 
 
 def _state_key(project: str, name: str) -> str:
-    if not is_file_name(name) or not name.endswith(".json") or name in {_CHAMPION, _NAMES}:
+    if not is_file_name(name) or not name.endswith(".json") or name in {_CHAMPION, _NAMES, REMOVED_FILE}:
         raise RegistryError(f"{name!r} cannot hold a project's state; write a plain name such as split.json")
     return f"{check_project(project)}/{name}"

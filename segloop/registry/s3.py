@@ -91,6 +91,10 @@ class S3Store:
         with self._trouble():
             self._client.download_file(self._bucket, self._prefix + key, str(path))
 
+    def delete(self, key: str) -> None:
+        with self._trouble():
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
     def local(self, prefix: str) -> Path | None:
         return None
 

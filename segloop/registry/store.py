@@ -51,6 +51,9 @@ class Store(Protocol):
     def download(self, key: str, path: Path) -> None:
         """Copy a key out of the store."""
 
+    def delete(self, key: str) -> None:
+        """Delete a key, if it is there."""
+
     def local(self, prefix: str) -> Path | None:
         """The folder that is this prefix, where the store is on this machine's disk."""
 
@@ -100,6 +103,10 @@ class FolderStore:
     def download(self, key: str, path: Path) -> None:
         with self._trouble():
             shutil.copyfile(self._root / key, path)
+
+    def delete(self, key: str) -> None:
+        with self._trouble():
+            (self._root / key).unlink(missing_ok=True)
 
     def local(self, prefix: str) -> Path | None:
         return self._root / prefix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -68,6 +69,21 @@ class Champion:
 
 _VERSION_INFO = TypeAdapter(VersionInfo)
 _CHAMPION = TypeAdapter(Champion)
+
+
+def model_files(info: VersionInfo) -> list[str]:
+    """The files of a version that make up its model: weights and exported engines, nearly all of its bytes."""
+    return [name for name in info.files if name.endswith((".safetensors", ".xml", ".bin"))]
+
+
+def needed(champion: Champion | None) -> set[str]:
+    """The versions whose models have to stay: the one that is served, and the one that a rollback would serve."""
+    return set() if champion is None else {champion.version, *champion.previous[-1:]}
+
+
+def superfluous(infos: Sequence[VersionInfo], champion: Champion | None, keep: int) -> list[VersionInfo]:
+    """Those of a project's versions (oldest first) whose models may go: all but the newest `keep` and those needed."""
+    return [info for info in infos[: max(len(infos) - keep, 0)] if info.version not in needed(champion)]
 
 
 def check_project(project: str) -> str:

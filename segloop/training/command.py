@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from segloop.errors import SegloopError
 from segloop.logs import configure_logging
 from segloop.settings import load_settings, torchrun_place
 from segloop.training.adaptation import adapt
 from segloop.training.container import Container
 from segloop.training.recipe import TerminatedError, train
-
-log = logging.getLogger(__name__)
 
 #: Exit status after SIGTERM, as shells give it.
 TERMINATED = 128 + signal.SIGTERM
@@ -53,21 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if leads:
         container.begin()
     with terminable() as stop_asked:
-        try:
+
+        def work() -> int:
             settings = load_settings(None)
             configure_logging(settings.log_level, settings.log_format, settings.secrets)
-            if container.recipe() == "full":
-                train(container, stop_asked)
-            elif leads:  # a head is trained by one process
-                adapt(container, stop_asked)
-        except TerminatedError:
-            return TERMINATED
-        except SegloopError as error:
-            log.error("%s", error)
-            container.fail(str(error))
-            return 1
-        except Exception as error:
-            log.exception("the training failed")
-            container.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
-            return 1
-    return 0
+            try:
+                if container.recipe() == "full":
+                    train(container, stop_asked)
+                elif leads:  # a head is trained by one process
+                    adapt(container, stop_asked)
+            except TerminatedError:
+                return TERMINATED
+            return 0
+
+        return container.status_of(work, "the training failed")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 from segloop.curves import Points, ProgressFile
-from segloop.errors import TrainingError
+from segloop.errors import SegloopError, TrainingError
 from segloop.network import INFO_FILE
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
 
 # SageMaker shows the first 1024 characters of output/failure.
 _FAILURE_CHARACTERS = 1024
@@ -103,6 +108,22 @@ class Container:
     def begin(self) -> None:
         """Forget why an earlier start failed."""
         self._failure.unlink(missing_ok=True)
+
+    def status_of(self, work: Callable[[], int], failed: str) -> int:
+        """Do a container's work: its own exit status, or 1 with the reason of its failure in output/failure and the log.
+
+        Args:
+            failed: what the log says above the traceback of an error that segloop does not know.
+        """
+        try:
+            return work()
+        except SegloopError as error:
+            log.error("%s", error)
+            self.fail(str(error))
+        except Exception as error:
+            log.exception(failed)
+            self.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
+        return 1
 
     def fail(self, reason: str) -> None:
         """Write the reason that a run failed for; the first one stays: where one process fails, others do for it."""

@@ -13,7 +13,6 @@ import logging
 import shutil
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, Split, snapshot, sync_target
-from segloop.errors import ImageForbidden, RegistryError, SegloopError, TrainingError
+from segloop.errors import ImageForbidden, RegistryError, TrainingError
 from segloop.images import Image
 from segloop.images.addresses import describe
 from segloop.images.decode import allow_pixels
@@ -272,17 +271,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     container = Container(options.base, options.data)
     configure_logging("INFO")
     container.begin()
-    try:
+
+    def work() -> int:
         gather(container, options.data / "scratch")
-    except SegloopError as error:
-        log.error("%s", error)
-        container.fail(str(error))
-        return 1
-    except Exception as error:
-        log.exception("the training set cannot be gathered")
-        container.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
-        return 1
-    return 0
+        return 0
+
+    return container.status_of(work, "the training set cannot be gathered")
 
 
 if __name__ == "__main__":

@@ -16,22 +16,6 @@ from segloop.training.container import Container
 
 log = logging.getLogger(__name__)
 
-#: Hyperparameters that are shown with a run's curves.
-HYPERPARAMETERS = (
-    "arch",
-    "weights",
-    "input_size",
-    "long_side",
-    "train_epochs",
-    "train_min_steps",
-    "train_minutes",
-    "train_batch_size",
-    "train_lr",
-    "train_seed",
-    "train_patience",
-    "adapt_minutes",
-)
-
 
 class Tracker(Protocol):
     """What a training tells of itself; called by the process that leads it alone."""
@@ -100,7 +84,8 @@ def tracking(settings: Settings, container: Container, manifest: Manifest, *, le
         log.warning("tensorboard_dir is set, but tensorboardX is not installed: pip install 'segloop[tensorboard]'")
         yield NoTracker()
         return
-    values = {"recipe": container.recipe(), **{name: getattr(settings, name) for name in HYPERPARAMETERS}}
+    told = [name for name in container.hyperparameters() if name in Settings.model_fields]
+    values = {"recipe": container.recipe(), **{name: getattr(settings, name) for name in told}}
     tracker = TensorBoard(Path(settings.tensorboard_dir) / manifest.project / _name(container, manifest), values)
     try:
         yield tracker

@@ -180,6 +180,20 @@ def test_versions_are_promoted_and_rolled_back(world: PageWorld, served: list[st
     assert get_json(world, "/ui/projects/29")["project"]["served"]["version"] == served[1]
 
 
+def test_a_removed_model_is_shown_and_cannot_be_promoted(world: PageWorld, served: list[str]) -> None:
+    world.registry.promote(PROJECT, served[2], "test")
+    data = fields(world.client.get("/ui/projects/29").text, "promote") | {"version": served[0]}
+    world.registry.remove(PROJECT, served[0])
+    page = world.client.get("/ui/projects/29").text
+    assert "Model removed" in page
+    assert fields(page, "promote")["version"] == served[1]
+    refused = world.client.post("/ui/projects/29/promote", data=data)
+    assert refused.status_code == 409
+    assert "was removed on 20" in refused.text
+    world.registry.rollback(PROJECT, "test")
+    assert get_json(world, "/ui/projects/29")["rollback_to"] is None
+
+
 def test_a_press_on_an_old_page_changes_nothing(world: PageWorld, served: list[str]) -> None:
     data = fields(world.client.get("/ui/projects/29").text, "rollback")
     world.registry.promote(PROJECT, served[2], "somebody else")

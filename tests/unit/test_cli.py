@@ -105,6 +105,39 @@ def test_promote_and_roll_back(registry: Registry, tmp_path: Path) -> None:
     assert (champion.version, champion.reason) == (one, "Rolled back by hand.")
 
 
+def test_prune(registry: Registry, tmp_path: Path) -> None:
+    one, two, three = (add(registry, tmp_path, weights, 0.5) for weights in (b"one", b"second", b"third"))
+    registry.promote(PROJECT, three, "better")
+    other = add(registry, tmp_path, b"other", 0.5, "30.2")
+    would = run("versions", "prune", "--keep", "1", "--dry-run", "--project", "29").output
+    assert [line.split(",")[0] for line in would.splitlines()] == [
+        f"project {PROJECT}: {one}",
+        f"project {PROJECT}: {two}",
+        "2 models would be removed",
+    ]
+    assert registry.removed(PROJECT) == {}
+    value = json.loads(run("versions", "prune", "--keep", "1", "--all-projects", "--json").output)
+    assert value == {
+        "dry_run": False,
+        "removed": [
+            {"project": PROJECT, "version": one, "bytes": 3},
+            {"project": PROJECT, "version": two, "bytes": 6},
+        ],
+    }
+    assert registry.removed("30.2") == {}
+    assert (registry.bundle("30.2", other) / "model.safetensors").is_file()
+    assert run("versions", "prune", "--keep", "1", "--all-projects").output == "0 models removed, 0.00 GB.\n"
+    assert "Model removed on 20" in run("versions", "list", "--project", "29").output
+    refused = run("versions", "promote", one, "--project", "29")
+    assert refused.exit_code == 1
+    assert f"Error: The model of version {one} was removed on 20" in refused.output
+
+
+@pytest.mark.parametrize("arguments", [["--keep", "0"], ["--all-projects", "--project", "29"]])
+def test_prune_refuses_what_makes_no_sense(registry: Registry, arguments: list[str]) -> None:
+    assert run("versions", "prune", *arguments).exit_code == 2
+
+
 def test_several_projects(registry: Registry, tmp_path: Path) -> None:
     add(registry, tmp_path, b"one", 0.5)
     registry.write_json("30.2", "project.json", {})

@@ -50,6 +50,7 @@ class Facts:
         min_val_tasks: held-out tasks below which metrics are rough.
         live: the queued or running retrain, as `Jobs.job_status` tells it; `last` the one that ended last.
         troubles: what could not be asked, a sentence each.
+        removed: versions whose models were removed.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Facts:
     live: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     troubles: tuple[str, ...] = ()
+    removed: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
@@ -150,6 +152,7 @@ class Sources:
             live,
             last,
             tuple(troubles),
+            frozenset(self.backend.registry.removed(key)),
         )
 
     def _project_or_trouble(self, key: str) -> Facts:

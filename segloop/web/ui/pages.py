@@ -39,12 +39,18 @@ def project_page(
         "page": "project",
         "project": project_of(facts, served),
         "job": job_page(facts)["job"],
-        "versions": [version_row(info, champion) for info in reversed(versions)],
+        "versions": [version_row(info, facts) for info in reversed(versions)],
         "generation": champion.generation if champion else 0,
-        "rollback_to": champion.previous[-1] if champion and champion.previous else None,
+        "rollback_to": rollback_to(facts),
         "chosen": None if chosen is None else version_detail(chosen, champion, facts, gallery, label_studio_url),
         "troubles": list(facts.troubles),
     }
+
+
+def rollback_to(facts: Facts) -> str | None:
+    """The version that a rollback would serve; None if there is none, or its model was removed."""
+    before = facts.champion.previous[-1:] if facts.champion else ()
+    return next((version for version in before if version not in facts.removed), None)
 
 
 def job_page(facts: Facts) -> dict[str, Any]:
@@ -97,10 +103,11 @@ def next_retrain(changes: Changes, thresholds: Thresholds) -> dict[str, Any]:
     }
 
 
-def version_row(info: VersionInfo, champion: Champion | None) -> dict[str, Any]:
+def version_row(info: VersionInfo, facts: Facts) -> dict[str, Any]:
     """A version in the list: its figures, those of the champion of its day on the same tasks, and the gate's decision."""
     decision = info.decision or {}
     theirs = info.champion_metrics or {}
+    champion = facts.champion
     is_served = champion is not None and champion.version == info.version
     return {
         "version": info.version,
@@ -116,6 +123,7 @@ def version_row(info: VersionInfo, champion: Champion | None) -> dict[str, Any]:
         "reason": decision.get("reason"),
         "is_served": is_served,
         "was_served": champion is not None and info.version in champion.previous,
+        "is_removed": info.version in facts.removed,
     }
 
 
@@ -129,7 +137,7 @@ def version_detail(
     """A version at length."""
     tasks = info.metrics.get("tasks")
     return {
-        **version_row(info, champion),
+        **version_row(info, facts),
         "parent": info.parent,
         "arch": info.arch,
         "input_size": info.input_size,

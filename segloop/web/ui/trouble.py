@@ -7,7 +7,7 @@ import logging
 from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from segloop.errors import QueueUnavailable, RegistryError, SegloopError, Unauthorized, VersionNotFound
+from segloop.errors import ModelRemoved, QueueUnavailable, RegistryError, SegloopError, Unauthorized, VersionNotFound
 from segloop.web.replies import reply
 from segloop.web.ui.guarding import add_headers
 from segloop.web.ui.showing import wants_json
@@ -33,7 +33,7 @@ def show_errors(pages: Blueprint) -> None:
 
 def _known(error: SegloopError) -> Response:
     status = error.http_status
-    if isinstance(error, RegistryError) and not isinstance(error, VersionNotFound):
+    if isinstance(error, RegistryError) and not isinstance(error, VersionNotFound | ModelRemoved):
         status = 503
     if status >= 500:
         logger.error("%s: %s", type(error).__name__, error)

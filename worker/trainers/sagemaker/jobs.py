@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from segloop.errors import TrainingError
-from worker.trainers.sagemaker.archive import ARCHIVE_BYTES
+from worker.trainers.sagemaker.archive import ARCHIVE_BYTES, extract_bundle
 from worker.trainers.sagemaker.clients import Clients, code_of, explained
 from worker.trainers.sagemaker.uploads import split_s3
 
@@ -56,12 +57,24 @@ class TrainingJobs:
                 if code_of(error) != "ValidationException":
                     raise
 
-    def take_model(self, job: dict[str, Any], archive: Path) -> None:
-        """Download the model.tar.gz of a completed job.
+    def take_bundle(self, job: dict[str, Any], bundle: Path, snapshot: str | None = None) -> None:
+        """Download and check the model.tar.gz of a completed job into a folder, which is there whole or not at all.
+
+        Args:
+            snapshot: the hash of the manifest that it has to have learnt from; without one, of that in the archive.
 
         Raises:
-            TrainingError: it is too large.
+            TrainingError: it is too large, damaged, or no bundle of the snapshot.
         """
+        archive, part = (bundle.with_name(bundle.name + suffix) for suffix in (".tar.gz", ".part"))
+        self._download(job, archive)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        extract_bundle(archive, part, snapshot)
+        part.rename(bundle)
+        archive.unlink()
+
+    def _download(self, job: dict[str, Any], archive: Path) -> None:
         address = job["ModelArtifacts"]["S3ModelArtifacts"]
         bucket, key = split_s3(address, "sagemaker_s3")
         with explained("s3:GetObject"):

@@ -6,7 +6,6 @@ They are known by the hyperparameters `segloop_route` (the pipeline's name), `se
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,6 @@ from segloop.dataset import MANIFEST
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
 from worker.trainers.base import Run, RunStatus
-from worker.trainers.sagemaker.archive import extract_bundle
 from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, explained
 from worker.trainers.sagemaker.jobs import TrainingJobs
 from worker.trainers.sagemaker.status import status_of
@@ -131,19 +129,13 @@ class AdoptedTraining:
             TrainingError: what it left is no bundle.
             TrainerUnavailable: S3 cannot be reached now.
         """
-        bundle, archive, part = (run.folder / name for name in ("model", "model.tar.gz", "model.part"))
-        if bundle.is_dir():
-            return bundle
-        self._jobs.take_model(self._described(), archive)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        extract_bundle(archive, part)
-        if not (part / MANIFEST).is_file():
+        bundle = run.folder / "model"
+        if not bundle.is_dir():
+            self._jobs.take_bundle(self._described(), bundle)
+        if not (bundle / MANIFEST).is_file():
             raise TrainingError(
                 f"The model of {self.job} has no {MANIFEST}: aws/sagemaker.yaml's code is of another time."
             )
-        part.rename(bundle)
-        archive.unlink()
         return bundle
 
     def stop(self, run: Run) -> None:

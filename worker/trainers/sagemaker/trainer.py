@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
 from worker.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import pipelines
-from worker.trainers.sagemaker.archive import extract_bundle
 from worker.trainers.sagemaker.checks import check_request, check_settings
 from worker.trainers.sagemaker.clients import ATTEMPTS, Clients
 from worker.trainers.sagemaker.code import ENTRY, code_files
@@ -105,14 +103,7 @@ class SageMakerTrainer:
         job = self._jobs.describe(name) if name is not None else None
         if job is None or status_of(job).state != "finished":
             raise TrainingError(f"Run {run.id} has no trained bundle: its training job {name} is not completed.")
-        archive = run.folder / "model.tar.gz"
-        self._jobs.take_model(job, archive)
-        part = run.folder / "model.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        extract_bundle(archive, part, load_manifest(run.snapshot).hash)
-        part.rename(bundle)
-        archive.unlink()
+        self._jobs.take_bundle(job, bundle, load_manifest(run.snapshot).hash)
         return bundle
 
     def stop(self, run: Run) -> None:

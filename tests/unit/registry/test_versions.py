@@ -1,0 +1,214 @@
+"""Versions are whole or not there, and are what was added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segloop.errors import RegistryError, UnknownProject, VersionNotFound
+from segloop.registry import Registry
+from segloop.registry.store import Store
+from tests.bundles import PROJECT, CrashingStore, digest, make_info
+
+
+def test_a_version_comes_back_as_it_was_added(registry: Registry, make_bundle: Callable[..., Path]) -> None:
+    version = registry.add(PROJECT, make_bundle(b"weights"), make_info())
+    assert version == f"v1-{digest(b'weights')[:8]}"
+    info = registry.get(PROJECT, version)
+    assert (info.version, info.project) == (version, PROJECT)
+    assert info.classes == ("Straße", "Sky")
+    assert info.metrics["iou"] == {"Straße": 0.5, "Sky": None}
+    assert info.files["model.safetensors"].sha256 == digest(b"weights")
+    assert info.files["model.safetensors"].bytes == 7
+    bundle = registry.bundle(PROJECT, version)
+    assert (bundle / "model.safetensors").read_bytes() == b"weights"
+    assert json.loads((bundle / "version.json").read_text())["version"] == version
+
+
+def test_versions_count_up_and_are_listed_oldest_first(registry: Registry, make_bundle: Callable[..., Path]) -> None:
+    names = [registry.add(PROJECT, make_bundle(b"%d" % number), make_info()) for number in range(11)]
+    assert [int(name[1:].split("-")[0]) for name in names] == list(range(1, 12))
+    assert [info.version for info in registry.versions(PROJECT)] == names
+    assert registry.versions("30") == []
+
+
+def test_the_same_bundle_again_is_the_same_version(registry: Registry, make_bundle: Callable[..., Path]) -> None:
+    first = registry.add(PROJECT, make_bundle(b"one"), make_info(parent=None))
+    second = registry.add(PROJECT, make_bundle(b"two"), make_info(parent=first))
+    assert registry.add(PROJECT, make_bundle(b"one"), make_info(parent=second)) == first
+    assert registry.get(PROJECT, first).parent is None
+    assert len(registry.versions(PROJECT)) == 2
+
+
+def test_the_same_weights_under_other_class_names_are_another_version(
+    registry: Registry, make_bundle: Callable[..., Path]
+) -> None:
+    first = registry.add(PROJECT, make_bundle(b"one"), make_info(classes=["a", "b"]))
+    second = registry.add(PROJECT, make_bundle(b"one"), make_info(classes=["b", "a"]))
+    assert (first[:3], second[:3]) == ("v1-", "v2-")
+    assert registry.get(PROJECT, second).classes == ("b", "a")
+
+
+def test_a_crash_at_any_step_leaves_nothing_visible_and_a_repeat_finishes_it(
+    registry: Registry, store: Store, make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = make_bundle(b"weights", **{"extra.bin": b"extra"})
+    # Five changes: the name, two files, version.json, champion.json.
+    for changes in range(5):
+        project = str(changes)
+        other = registry.add(project, make_bundle(b"other"), make_info())
+        registry.promote(project, other, "first")
+        dying = Registry(CrashingStore(store, changes), tmp_path / "cache")
+        with pytest.raises(CrashingStore.Crash):
+            dying.promote(project, dying.add(project, bundle, make_info()), "better")
+
+        assert len(registry.versions(project)) == (2 if changes == 4 else 1)
+        champion = registry.champion(project)
+        assert champion is not None
+        assert champion.version == other
+
+        version = registry.add(project, bundle, make_info())
+        assert version == f"v2-{digest(b'weights')[:8]}"
+        assert (registry.bundle(project, version) / "extra.bin").read_bytes() == b"extra"
+        assert registry.promote(project, version, "better").generation == 2
+
+
+def test_what_a_crash_left_half_written_is_overwritten(
+    registry: Registry, store: Store, make_bundle: Callable[..., Path]
+) -> None:
+    store.write(f"{PROJECT}/versions/v1-{digest(b'weights')[:8]}/model.safetensors", b"weig")
+    assert registry.versions(PROJECT) == []
+    with pytest.raises(VersionNotFound):
+        registry.get(PROJECT, f"v1-{digest(b'weights')[:8]}")
+    version = registry.add(PROJECT, make_bundle(b"weights"), make_info())
+    assert (registry.bundle(PROJECT, version) / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": None}, "classes"),
+        ({"created_at": None}, "created_at"),
+        ({"metrics": {"miou": float("nan")}}, "JSON"),
+        ({"files": {"model.safetensors": {"sha256": "0" * 64, "bytes": 7}}}, "model.safetensors is not the file"),
+        ({"files": {"../../champion.json": {"sha256": "0" * 64, "bytes": 7}}}, "is not the file"),
+    ],
+)
+def test_an_info_that_is_none_is_refused_before_anything_is_stored(
+    registry: Registry, make_bundle: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RegistryError, match=message):
+        registry.add(PROJECT, make_bundle(b"weights"), make_info(**changes))
+    assert registry.versions(PROJECT) == []
+
+
+def test_bundles_with_links_folders_or_no_weights_are_refused(registry: Registry, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    with pytest.raises(RegistryError, match="cannot be read"):
+        registry.add(PROJECT, bundle, make_info())
+    bundle.mkdir()
+    with pytest.raises(RegistryError, match=r"no model\.safetensors"):
+        registry.add(PROJECT, bundle, make_info())
+    (bundle / "model.safetensors").symlink_to("/etc/hostname")
+    with pytest.raises(RegistryError, match="plain file"):
+        registry.add(PROJECT, bundle, make_info())
+    (bundle / "model.safetensors").unlink()
+    (bundle / "model.safetensors").mkdir()
+    with pytest.raises(RegistryError, match="plain file"):
+        registry.add(PROJECT, bundle, make_info())
+
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../v1-00000000",
+    "v1-00000000/..",
+    "v1",
+    "v0-00000000",
+    "v1-0000000G",
+    "v1-00000000\n",
+    "a/b",
+]
+
+
+def test_hostile_version_names_are_not_found(registry: Registry) -> None:
+    for call in (registry.get, registry.bundle, lambda project, name: registry.promote(project, name, "")):
+        for version in HOSTILE:
+            with pytest.raises(VersionNotFound):
+                call(PROJECT, version)
+
+
+HOSTILE_PROJECTS = ["", ".", "..", "../29", "29/..", "29.", "29.1.2", "twenty", "29\n", "٢٩", "1" * 300]
+
+
+def test_hostile_projects_are_unknown(registry: Registry, tmp_path: Path) -> None:
+    for call in (
+        registry.champion,
+        registry.versions,
+        registry.resolve,
+        lambda key: registry.get(key, "v1-00000000"),
+        lambda key: registry.add(key, tmp_path, {}),
+        lambda key: registry.rollback(key, ""),
+        lambda key: registry.read_json(key, "split.json"),
+        lambda key: registry.write_json(key, "split.json", {}),
+    ):
+        for project in HOSTILE_PROJECTS:
+            with pytest.raises(UnknownProject):
+                call(project)
+
+
+def test_a_changed_file_is_not_trusted(registry: Registry, store: Store, make_bundle: Callable[..., Path]) -> None:
+    version = registry.add(PROJECT, make_bundle(b"weights"), make_info())
+    store.write(f"{PROJECT}/versions/{version}/model.safetensors", b"WEIGHTS")
+    with pytest.raises(RegistryError, match="do not trust"):
+        registry.bundle(PROJECT, version)
+
+
+def test_a_missing_file_is_an_error(registry: Registry, store: Store) -> None:
+    value = make_info(
+        version="v1-00000000", project=PROJECT, files={"model.safetensors": {"sha256": "0" * 64, "bytes": 1}}
+    )
+    store.write(f"{PROJECT}/versions/v1-00000000/version.json", json.dumps(value).encode())
+    with pytest.raises(RegistryError):
+        registry.bundle(PROJECT, "v1-00000000")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        json.dumps(make_info(version="v1-00000000", project=PROJECT, files={})).encode(),
+        json.dumps(
+            make_info(
+                version="v1-00000000",
+                project=PROJECT,
+                files={
+                    name: {"sha256": "0" * 64, "bytes": 1} for name in ("model.safetensors", "../../../champion.json")
+                },
+            )
+        ).encode(),
+        json.dumps(
+            make_info(
+                version="v2-00000000", project=PROJECT, files={"model.safetensors": {"sha256": "0" * 64, "bytes": 1}}
+            )
+        ).encode(),
+    ],
+)
+def test_a_broken_or_hostile_version_json_is_an_error_and_does_not_hide_the_others(
+    registry: Registry, store: Store, make_bundle: Callable[..., Path], text: bytes
+) -> None:
+    store.write(f"{PROJECT}/versions/v1-00000000/version.json", text)
+    with pytest.raises(RegistryError):
+        registry.get(PROJECT, "v1-00000000")
+    version = registry.add(PROJECT, make_bundle(b"weights"), make_info())
+    assert version.startswith("v2-")
+    assert [info.version for info in registry.versions(PROJECT)] == [version]
