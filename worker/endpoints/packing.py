@@ -16,31 +16,8 @@ HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
 ENTRY = "inference.py"
 
-#: What `segloop.answers` imports and the image need not have. torch, torchvision and numpy are the image's own.
-PACKAGES = (
-    "annotated-types",
-    "anyio",
-    "cachetools",
-    "certifi",
-    "defusedxml",
-    "filelock",
-    "h11",
-    "httpcore",
-    "httpx",
-    "idna",
-    "opencv-python-headless",
-    "openvino",
-    "openvino-telemetry",
-    "pillow",
-    "platformdirs",
-    "pydantic",
-    "pydantic-core",
-    "pydantic-settings",
-    "python-dotenv",
-    "safetensors",
-    "typing-extensions",
-    "typing-inspection",
-)
+#: With what `segloop.answers` imports besides what segloop needs everywhere.
+PACKAGES = (*code.COMMON, "cachetools", "openvino", "openvino-telemetry")
 
 #: Weights hardly shrink.
 _LEVEL = 1

@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
 ENTRY = "train.py"
 
-#: What `segloop.training` imports and the image need not have. torch, torchvision and numpy are the image's own.
-PACKAGES = (
+#: What segloop needs everywhere and AWS's image need not have. torch, torchvision and numpy are the image's own.
+COMMON = (
     "annotated-types",
     "anyio",
     "certifi",
@@ -26,7 +26,6 @@ PACKAGES = (
     "httpx",
     "idna",
     "opencv-python-headless",
-    "orjson",
     "pillow",
     "platformdirs",
     "pydantic",
@@ -34,11 +33,11 @@ PACKAGES = (
     "pydantic-settings",
     "python-dotenv",
     "safetensors",
-    "scipy",
-    "tqdm",
     "typing-extensions",
     "typing-inspection",
 )
+#: With what `segloop.training` imports besides.
+PACKAGES = (*COMMON, "orjson", "scipy", "tqdm")
 
 # A zip's earliest date: the archive of the same source is the same.
 _DATE = (1980, 1, 1, 0, 0, 0)
