@@ -54,7 +54,7 @@ class LearningSettings(BaseSettings):
     train_lr: float = Field(
         5e-4,
         gt=0,
-        description="Highest learning rate of a training run (AdamW); the backbone of published weights has a tenth.",
+        description="Highest learning rate of a training run (AdamW); a backbone that began with published weights has a tenth.",
     )
     train_seed: int = Field(0, ge=0, description="Seed of the training run.")
     train_patience: int = Field(

@@ -84,7 +84,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
     torch.manual_seed(settings.train_seed)
     if not (container.champion / INFO_FILE).exists() and initial_weights(settings) is None:
         raise TrainingError("a quick adaptation needs weights or a served version: there is neither")
-    network, _ = starting_network(settings, manifest.classes, stride, container.champion)
+    network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     channels = len(manifest.classes) + 1
     budget_s = settings.adapt_minutes * 60
@@ -116,7 +116,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         tracker.evaluation(run.step, final.summary)
     log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
     report_evaluation(container, run.step, final.summary["miou"])
-    info = describe(settings, manifest, stride, final, run)
+    info = describe(settings, manifest, stride, final, run, backbone_rate)
     info["curves"] = container.curves()
     info["recipe"] |= {
         "kind": "quick",

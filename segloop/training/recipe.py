@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -43,7 +43,8 @@ from segloop.training.tracking import tracking
 log = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 0.01
-#: Published weights know images already: the backbone that has them moves this much slower than the new head.
+#: Published weights know images already: the backbone that has them moves this much slower than the new head, in the
+#: trainings that go on from its versions too.
 PRETRAINED_BACKBONE_RATE = 0.1
 #: Share of the run in which the learning rate rises to its base.
 WARMUP = 0.05
@@ -194,7 +195,7 @@ def train(
         final = evaluation()
         report_evaluation(container, run.step, final.summary["miou"])
         tracker.evaluation(run.step, final.summary)
-        info = describe(settings, manifest, stride, final, run)
+        info = describe(settings, manifest, stride, final, run, backbone_rate)
         info["parent"] = container.parent()
         info["curves"] = container.curves()
         info["recipe"] |= {"precision": "bfloat16" if bfloat16 else "float32", "processes": team.size}
@@ -213,11 +214,19 @@ def starting_network(
         old, info = load_bundle(champion)
         copied = load_matching(network, old.state_dict(), info["classes"], classes)
         log.info("beginning with the served version: %d tensors", copied)
-    elif weights := initial_weights(settings):
+        return network, backbone_rate_of(info.get("recipe") or {})
+    if weights := initial_weights(settings):
         copied = load_matching(network, weights.state, weights.classes, classes)
         log.info("beginning with the weights %s: %d tensors", weights.name, copied)
         return network, PRETRAINED_BACKBONE_RATE
     return network, 1.0
+
+
+def backbone_rate_of(recipe: Mapping[str, Any]) -> float:
+    """The factor on the backbone's learning rate in a training that goes on from a version with this recipe."""
+    if "backbone_rate" in recipe:
+        return float(recipe["backbone_rate"])
+    return 1.0 if recipe.get("weights", "none") == "none" else PRETRAINED_BACKBONE_RATE
 
 
 def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: float) -> torch.optim.Optimizer:
@@ -282,7 +291,9 @@ def report_evaluation(container: Container, step: int, miou: float | None) -> No
     container.report(phase="evaluated", step=step, evaluated=miou, message=message)
 
 
-def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluation, run: Run) -> dict[str, Any]:
+def describe(
+    settings: Settings, manifest: Manifest, stride: int, final: Evaluation, run: Run, backbone_rate: float
+) -> dict[str, Any]:
     """The version.json of a trained bundle, as far as training knows it."""
     return {
         "format": 1,
@@ -306,6 +317,7 @@ def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluat
             "steps": run.step,
             "batch_size": settings.train_batch_size,
             "learning_rate": settings.train_lr,
+            "backbone_rate": backbone_rate,
             "seed": settings.train_seed,
             "seconds": round(run.clock.elapsed_s, 1),
             "torch": torch.__version__,

@@ -25,7 +25,13 @@ from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.command import TERMINATED
 from segloop.training.examples import Examples, Views, steps_per_pass
 from segloop.training.learner import criterion
-from segloop.training.recipe import TerminatedError, estimate_statistics, learning_rate
+from segloop.training.recipe import (
+    PRETRAINED_BACKBONE_RATE,
+    TerminatedError,
+    backbone_rate_of,
+    estimate_statistics,
+    learning_rate,
+)
 from segloop.transforms import IGNORED
 from tests.curves import scalars
 from tests.painted import CLASSES, examples, hyperparameters, painted
@@ -265,6 +271,35 @@ def test_a_run_begins_with_the_champion(learned, base):
     before, after = (load_file(folder / "model/model.safetensors") for folder in (learned, base))
     key = "classifier.4.weight"
     torch.testing.assert_close(after[key], before[key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_backbone_that_began_with_published_weights_moves_slower_in_later_trainings_too(learned, base, tmp_path):
+    weights = str(learned / "model/model.safetensors")
+    write_base(base, **hyperparameters(weights=weights))
+    assert main(["--base", str(base)]) == 0
+    later = tmp_path / "later"
+    shutil.copytree(base / "input/data/snapshot", later / "input/data/snapshot")
+    shutil.copytree(base / "model", later / "input/data/model")
+    write_base(later, **hyperparameters(weights="none"))
+    assert main(["--base", str(later)]) == 0
+    rates = [
+        json.loads((folder / "model/version.json").read_text())["recipe"]["backbone_rate"]
+        for folder in (learned, base, later)
+    ]
+    assert rates == [1.0, PRETRAINED_BACKBONE_RATE, PRETRAINED_BACKBONE_RATE]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate"),
+    [
+        ({"backbone_rate": 0.5, "weights": "coco"}, 0.5),
+        ({"weights": "coco"}, PRETRAINED_BACKBONE_RATE),
+        ({"weights": "none"}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_how_fast_a_champions_backbone_moves(recipe, rate):
+    assert backbone_rate_of(recipe) == rate
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path):
