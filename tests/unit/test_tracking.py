@@ -21,7 +21,7 @@ SUMMARY = {"miou": 0.5, "pixel_accuracy": 0.75, "boundary_f1": None, "iou": {"Re
 
 @pytest.fixture
 def container(tmp_path: Path) -> Container:
-    return Container(write_base(tmp_path / "base", recipe="quick"))
+    return Container(write_base(tmp_path / "base", recipe="quick", train_lr=0.125, segloop_route="x"))
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def test_steps_evaluations_and_hyperparameters(container: Container, manifest: M
     }
     for name in ("train_lr", "recipe", "quick"):
         assert name in plugins(folder)
+    assert "segloop_route" not in plugins(folder)
 
 
 def test_a_run_that_is_gone_on_from_stays_one_run(container: Container, manifest: Manifest, tmp_path: Path) -> None:
