@@ -42,7 +42,8 @@ def reaching_redis(method: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return method(*args, **kwargs)
         except RedisError as error:
-            raise QueueUnavailable(f"The queue (Redis) cannot be reached: {error}. Is it running?") from error
+            reason = str(error).rstrip(".")
+            raise QueueUnavailable(f"The queue (Redis) cannot be reached: {reason}. Is it running?") from error
 
     return guarded
 
