@@ -92,6 +92,7 @@ def test_a_crash_names_the_log(tmp_path: Path) -> None:
     assert "train.log" in status.reason
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_lost_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     trainer, run = LocalTrainer(COMMAND), run_of(tmp_path, train_epochs="40")
     trainer.submit(run)

@@ -118,6 +118,7 @@ def test_cloudformation_takes_the_templates(name: str) -> None:
     assert not tokens & {"AliasToken", "AnchorToken"}
 
 
+@pytest.mark.slow
 def test_an_installed_package_has_the_templates(tmp_path: Path) -> None:
     """What setup.py puts into a wheel, without the compiled codec."""
     build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]

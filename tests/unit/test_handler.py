@@ -176,6 +176,7 @@ def test_what_aws_image_calls(handler: Handler) -> None:
 # -- the archive
 
 
+@pytest.mark.slow
 def test_the_archive_is_the_same_every_time(registry: Registry, tmp_path: Path) -> None:
     info = registry.versions(PROJECT)[0]
     for name in ("a", "b"):

@@ -20,6 +20,7 @@ def of_type(kind: str) -> dict[str, Any]:
     return {name: item["Properties"] for name, item in RESOURCES.items() if item["Type"] == kind}
 
 
+@pytest.mark.slow
 def test_cfn_lint_has_nothing_to_say() -> None:
     program = Path(sys.executable).parent / "cfn-lint"
     done = subprocess.run([program, TEMPLATE], capture_output=True, text=True, check=False, timeout=120)

@@ -151,6 +151,7 @@ def test_another_architecture_gives_its_backbone(network):
 # -- weights to begin with
 
 
+@pytest.mark.slow
 def test_a_file_with_21_channels_is_voc(network, tmp_path):
     file = tmp_path / "coco.pth"
     torch.save({"model": tree(network.state_dict(), VOC_CLASSES)}, file)

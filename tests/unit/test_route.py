@@ -60,6 +60,7 @@ def allows(found: list[dict[str, Any]], action: str, arn: str) -> bool:
 # -- the template
 
 
+@pytest.mark.slow
 def test_cfn_lint_has_nothing_to_say() -> None:
     program = Path(sys.executable).with_name("cfn-lint")
     result = subprocess.run([program, str(TEMPLATE)], capture_output=True, text=True, timeout=120, check=False)
