@@ -130,7 +130,7 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
     engines go, for good: they can no longer be served or compared with. Their figures, their snapshot's manifest and
     their held-out images stay.
     """
-    from segloop.registry import model_files, open_registry, superfluous
+    from segloop.registry import model_bytes, open_registry, superfluous
 
     settings = load_settings()
     if all_projects:
@@ -148,8 +148,7 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
             if not dry_run:
                 registry.remove(key, info.version)  # one that is gone too: what a removal that was killed left
             if info.version not in gone:
-                size = sum(info.files[name].bytes for name in model_files(info))
-                rows.append({"project": key, "version": info.version, "bytes": size})
+                rows.append({"project": key, "version": info.version, "bytes": model_bytes(info)})
     if as_json:
         print_json({"dry_run": dry_run, "removed": rows})
         return

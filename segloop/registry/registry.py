@@ -34,6 +34,7 @@ from segloop.registry.versions import (
     check_project,
     dump_json,
     is_file_name,
+    model_bytes,
     model_files,
     needed,
     parse_champion,
@@ -226,7 +227,7 @@ class Registry:
         if is_removed:
             return 0
         log.info("project %s: the model of version %s is removed", project, version)
-        return sum(info.files[name].bytes for name in model_files(info))
+        return model_bytes(info)
 
     # -- the champion
 
@@ -333,8 +334,7 @@ class Registry:
         raise RegistryError(f"the champion of project {project} kept changing; try again")
 
     def _check_unneeded(self, project: str, version: str) -> None:
-        champion = self.champion(project)
-        if champion is not None and version in needed(champion):
+        if version in needed(self.champion(project)):
             raise RegistryError(f"version {version} of project {project} is served, or is what a rollback would serve")
 
     def _take_back_if_removed(self, project: str, champion: Champion, before: Champion | None) -> None:

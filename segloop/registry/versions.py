@@ -76,6 +76,11 @@ def model_files(info: VersionInfo) -> list[str]:
     return [name for name in info.files if name.endswith((".safetensors", ".xml", ".bin"))]
 
 
+def model_bytes(info: VersionInfo) -> int:
+    """The size of a version's model."""
+    return sum(info.files[name].bytes for name in model_files(info))
+
+
 def needed(champion: Champion | None) -> set[str]:
     """The versions whose models have to stay: the one that is served, and the one that a rollback would serve."""
     return set() if champion is None else {champion.version, *champion.previous[-1:]}

@@ -15,6 +15,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 #: How long a thread waits on a kept connection before it gives the connection back, in milliseconds.
 LINGER_MS = 2
+#: The longest body that is copied behind its head, in bytes: what is longer takes several packets anyway.
+JOINED_BYTES = 64 * 1024
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -77,12 +79,13 @@ class _JoinedSocket:
         self._head = b""
 
     def sendall(self, data: bytes) -> None:
-        if self._begun:
-            self._socket.sendall(self._head + data)
-            self._head = b""
-        else:
-            self._begun = True
-            self._head = data
+        if not self._begun:
+            self._begun, self._head = True, data
+            return
+        if len(data) > JOINED_BYTES:
+            self.flush()
+        head, self._head = self._head, b""
+        self._socket.sendall(head + data if head else data)
 
     def flush(self) -> None:
         """Send a head that no body followed."""

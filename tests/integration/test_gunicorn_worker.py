@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from demo.stack import free_port
-from segloop.web.gunicorn_worker import Worker, _JoinedSocket
+from segloop.web.gunicorn_worker import JOINED_BYTES, Worker, _JoinedSocket
 
 APP = """
 def app(environ, start_response):
@@ -179,6 +179,24 @@ def test_head_and_body_leave_in_one_packet():
     assert received == [b"headbody", b"more"]
 
 
+def test_a_long_body_is_not_copied_behind_its_head():
+    with packets() as (joined, received):
+        joined.sendall(b"head")
+        joined.sendall(b"x" * (JOINED_BYTES + 1))
+    assert [len(packet) for packet in received] == [4, JOINED_BYTES + 1]
+
+
+def test_a_head_that_could_not_be_sent_is_not_sent_again():
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there.close()
+    with here:
+        joined = _JoinedSocket(here)
+        joined.sendall(b"head")
+        with pytest.raises(BrokenPipeError):
+            joined.sendall(b"body")
+        joined.flush()
+
+
 def test_a_head_without_a_body_leaves_before_whatever_else_is_done_with_the_socket():
     with packets() as (joined, received):
         joined.sendall(b"head")
@@ -195,7 +213,7 @@ def packets() -> Iterator[tuple[_JoinedSocket, list[bytes]]]:
     with there:
         with here:
             yield _JoinedSocket(here), received
-        while packet := there.recv(100):
+        while packet := there.recv(2 * JOINED_BYTES):
             received.append(packet)
 
 

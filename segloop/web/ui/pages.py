@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from segloop.policy import Changes, Thresholds
-from segloop.registry import Champion, VersionInfo
+from segloop.registry import VersionInfo
 from segloop.web.ui.facts import Facts
 from segloop.web.ui.jobs import job_of
 
@@ -42,7 +42,7 @@ def project_page(
         "versions": [version_row(info, facts) for info in reversed(versions)],
         "generation": champion.generation if champion else 0,
         "rollback_to": rollback_to(facts),
-        "chosen": None if chosen is None else version_detail(chosen, champion, facts, gallery, label_studio_url),
+        "chosen": None if chosen is None else version_detail(chosen, facts, gallery, label_studio_url),
         "troubles": list(facts.troubles),
     }
 
@@ -129,7 +129,6 @@ def version_row(info: VersionInfo, facts: Facts) -> dict[str, Any]:
 
 def version_detail(
     info: VersionInfo,
-    champion: Champion | None,
     facts: Facts,
     gallery: Mapping[str, Any] | None,
     label_studio_url: str,
