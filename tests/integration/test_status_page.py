@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from segloop.settings import Settings
 from segloop.web import create_app
 from segloop.web.ui.facts import Studio
+from segloop.web.ui.showing import minute
 from tests.pages import PROJECT, PageWorld, add_version, curves
 from tests.workshop import begin
 from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
@@ -117,13 +118,22 @@ def test_the_gallery_is_served_and_nothing_else_is(world: PageWorld, served: lis
     assert world.client.get("/ui/projects/29/versions/v9-00000000/gallery/0-photo.jpg").status_code == 404
 
 
-def test_a_page_that_did_not_change_is_not_sent_again(world: PageWorld) -> None:
-    first = world.client.get("/ui/projects/29/job")
-    again = world.client.get("/ui/projects/29/job", headers={"If-None-Match": first.headers["ETag"]})
+def test_a_page_that_did_not_change_is_not_sent_again(world: PageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(tag: str) -> Any:
+        return world.client.get("/ui/projects/29/job", headers={"If-None-Match": tag})
+
+    now = minute()
+    monkeypatch.setattr("segloop.web.ui.showing.minute", lambda: now)
+    first = get("")
+    again = get(first.headers["ETag"])
     assert (again.status_code, again.data) == (304, b"")
     begin(world.jobs)
-    changed = world.client.get("/ui/projects/29/job", headers={"If-None-Match": first.headers["ETag"]})
+    changed = get(first.headers["ETag"])
     assert changed.status_code == 200
+    assert get(changed.headers["ETag"]).status_code == 304
+    monkeypatch.setattr("segloop.web.ui.showing.minute", lambda: now + 1)
+    later = get(changed.headers["ETag"])
+    assert later.status_code == 200, "it says how long ago something was, and that has changed"
 
 
 def test_a_training_is_shown_while_it_lives_and_after(world: PageWorld) -> None:
@@ -311,6 +321,7 @@ from segloop.backend import Backend
 from segloop.settings import load_settings
 from segloop.web import create_app
 from segloop.web.ui.facts import Studio
+from segloop.web.ui.showing import minute
 
 settings = load_settings(env_file=None)
 backend = Backend.from_settings(settings)

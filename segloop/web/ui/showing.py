@@ -21,7 +21,7 @@ def show(template: str, page: Mapping[str, Any]) -> Response:
     The tag that tells is made of the dict and of the minute, for pages say how long ago something was.
     """
     as_json = wants_json()
-    tagged = orjson.dumps([page, request.full_path, as_json, int(time.time() // _MINUTE_S)])
+    tagged = orjson.dumps([page, request.full_path, as_json, minute()])
     tag = hashlib.sha256(tagged).hexdigest()[:32]
     if request.if_none_match.contains(tag):
         response = Response(status=304)
@@ -37,3 +37,8 @@ def wants_json() -> bool:
     if "format" in request.args:
         return request.args["format"] == "json"
     return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
+
+
+def minute() -> int:
+    """The minute it is, counted from the epoch: what a page says of the time is never older than one."""
+    return int(time.time() // _MINUTE_S)
