@@ -6,12 +6,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from segloop.errors import (
-    BadRequest,
     Busy,
     DeadlinePassed,
     ImageError,
@@ -19,12 +17,12 @@ from segloop.errors import (
     QueueUnavailable,
     RegistryError,
     SegloopError,
-    UnknownProject,
 )
 from segloop.label_config import LabelConfig, parse_label_config
-from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup, project_key
+from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup
 from segloop.policy import Thresholds, due_recipe, should_retrain
 from segloop.prediction import Images, failed, label_names, predict_interactive, predict_tasks
+from segloop.projects import Projects
 from segloop.serving import ServedModel, ServedModels
 from segloop.settings import Settings
 from segloop.telemetry import note
@@ -42,7 +40,11 @@ _QUEUE_AFTER_S = 1.0
 
 
 class Backend:
-    """What every surface calls. Thread-safe; one per process."""
+    """What every surface calls. Thread-safe; one per process.
+
+    Attributes:
+        projects: What is known of the projects, with each one's own settings.
+    """
 
     def __init__(
         self,
@@ -59,13 +61,11 @@ class Backend:
         self._open_jobs = open_jobs
         self._jobs: Jobs | None = None
         self._opening = threading.Lock()
-        self._projects: dict[str, dict[str, Any]] = {}
+        self.projects = Projects(registry, settings)
         # Some threads stay free for /setup and /webhook, for which Label Studio waits 3 s and 1 s.
         self._predict_requests = min(settings.predict_requests, max(1, settings.threads - SPARE_THREADS))
         self._predicting = threading.BoundedSemaphore(self._predict_requests)
         self._predict_s = 1.0
-        self._lock = threading.Lock()
-        self._notes = ThreadPoolExecutor(1, thread_name_prefix="project-notes")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Backend:
@@ -87,7 +87,7 @@ class Backend:
         backend = cls(settings, registry, models, images, open_jobs)
         models.start()
         # rq takes most of a second to import: /health answers before that, and no event has to wait for it
-        later = threading.Timer(_QUEUE_AFTER_S, backend._queue)
+        later = threading.Timer(_QUEUE_AFTER_S, backend.jobs)
         later.daemon = True
         later.start()
         return backend
@@ -104,20 +104,17 @@ class Backend:
                 warning in the log and in the answer.)
         """
         config = parse_label_config(request.label_config)
-        project = self._key(request.project)
-        self._remember(
+        project = self.projects.key(request.project)
+        self.projects.note(
             project,
             label_config=request.label_config,
             extra_params=request.extra_params,
             **({} if backend_url is None else {"backend_url": backend_url}),
         )
         answer: dict[str, Any] = {"model_version": self._models.version(project, label_names(config))}
-        try:
-            self._settings.for_project(request.extra_params)
-        except BadRequest as error:
-            # Label Studio would show the whole backend as broken; the project's other settings still hold.
-            logger.warning("project %s: %s", project, error)
-            answer["warning"] = str(error)
+        problem = self.projects.problem(project)
+        if problem is not None:  # no error: Label Studio would show the whole backend as broken
+            answer["warning"] = problem
         return answer
 
     def predict(self, request: Predict) -> dict[str, Any]:
@@ -143,8 +140,8 @@ class Backend:
     def _predict(self, request: Predict) -> dict[str, Any]:
         deadline = time.monotonic() + self._settings.predict_deadline_s
         config = parse_label_config(request.label_config)
-        project = self._key(request.project)
-        settings = self.settings_of(project)
+        project = self.projects.key(request.project)
+        settings = self.projects.settings(project)
         try:
             model = self._models.current(project, label_names(config), deadline)
         except Busy:
@@ -168,11 +165,11 @@ class Backend:
             QueueUnavailable: a training was asked for and Redis is away. (Annotation events only say that they
                 were deferred: the next reconciliation with Label Studio finds what they told of.)
         """
-        project = self._key(event.project)
+        project = self.projects.key(event.project)
         if event.label_config is not None:
-            self._remember(project, label_config=event.label_config)
+            self.projects.note(project, label_config=event.label_config)
         if event.action == START_TRAINING:
-            return self._start_training(project)
+            return self.start_training(project)
         if event.action in ANNOTATION_ACTIONS:
             try:
                 return self._annotations_changed(project, event)
@@ -186,7 +183,7 @@ class Backend:
         if project is None:
             names = [info.version for key in self._registry.projects() for info in self._registry.versions(key)]
             return {"versions": names}
-        key = self._known(project)
+        key = self.projects.connected(project)
         return {
             "versions": [info.version for info in self._registry.versions(key)],
             "model_version": self._models.version(key, {}),
@@ -198,12 +195,12 @@ class Backend:
         Raises:
             JobNotFound: the queue does not know the job.
         """
-        return self._queue().job_status(job_id)
+        return self.jobs().job_status(job_id)
 
     def is_training(self, project: object) -> dict[str, Any]:
         """Whether a retrain of the project is queued or runs, and how far it is."""
-        key = self._known(project)
-        live = self._queue().live_retrain(key)
+        key = self.projects.connected(project)
+        live = self.jobs().live_retrain(key)
         state = {"is_training": live is not None, "backend": "redis", "model_version": self._models.version(key, {})}
         return state if live is None else {**state, "job_id": live["job"], **live}
 
@@ -236,19 +233,14 @@ class Backend:
 
     def jobs(self) -> Jobs:
         """The queue; opened with the first call."""
-        return self._queue()
-
-    def known(self, project: object) -> str:
-        """The key of a project that this backend was connected to, from the key or from its id alone.
-
-        Raises:
-            UnknownProject: it never was.
-        """
-        return self._known(project)
+        with self._opening:
+            if self._jobs is None:
+                self._jobs = self._open_jobs()
+            return self._jobs
 
     def served(self, project: str) -> str:
         """The version that answers for a project now. Loads no model."""
-        text = self._record(project).get("label_config")
+        text = self.projects.notes(project).get("label_config")
         try:
             labels = label_names(parse_label_config(text)) if text else {}
         except LabelConfigError:
@@ -261,103 +253,35 @@ class Backend:
         Raises:
             QueueUnavailable: Redis is away.
         """
-        return self._start_training(project)
-
-    def _queue(self) -> Jobs:
-        with self._opening:
-            if self._jobs is None:
-                self._jobs = self._open_jobs()
-            return self._jobs
-
-    # -- projects
-
-    def settings_of(self, project: str) -> Settings:
-        """The settings with the project's own over them; as they are, if its own cannot be used."""
-        try:
-            return self._settings.for_project(self._record(project).get("extra_params"))
-        except BadRequest as error:
-            logger.warning("project %s: %s", project, error)
-            return self._settings
-
-    def close(self) -> None:
-        """Stop following promotions, and write what is still to be noted down."""
-        self._models.stop()
-        self._notes.shutdown(wait=True)
-
-    def _key(self, project: str) -> str:
-        """The full key of a project that may have come without its timestamp."""
-        if "." in project:
-            return project
-        known = [key for key in self._projects if key.partition(".")[0] == project]
-        if known:
-            return max(known, key=lambda key: float(key.partition(".")[2] or 0))
-        try:
-            return self._registry.resolve(project)
-        except UnknownProject:
-            return project
-
-    def _known(self, project: object) -> str:
-        key = self._key(project_key(project))
-        if not self._record(key) and key not in self._registry.projects():
-            raise UnknownProject(f"project {key} is unknown here: connect this backend to it in Label Studio first.")
-        return key
-
-    def _record(self, project: str) -> Mapping[str, Any]:
-        with self._lock:
-            record = self._projects.get(project)
-        if record is None:
-            try:
-                record = self._registry.read_json(project, "project.json") or {}
-            except SegloopError as error:
-                logger.error("project %s: its notes cannot be read: %s", project, error)
-                return {}
-            with self._lock:
-                record = self._projects.setdefault(project, record)
-        return record
-
-    def _remember(self, project: str, **facts: object) -> None:
-        """Note facts about a project for the worker. Written aside, so that the request does not wait for it."""
-        old = self._record(project)
-        new = {**old, **facts, "project": project}
-        if new == old:
-            return
-        with self._lock:
-            self._projects[project] = new
-        self._notes.submit(self._write_record, project, new)
-
-    def _write_record(self, project: str, record: dict[str, Any]) -> None:
-        try:
-            self._registry.write_json(project, "project.json", record)
-        except SegloopError as error:
-            logger.error("project %s: its notes cannot be written: %s", project, error)
-            with self._lock:
-                self._projects.pop(project, None)
-
-    # -- events
-
-    def _start_training(self, project: str) -> dict[str, Any]:
-        queued = self._queue().enqueue_retrain(project, "someone pressed Start Training")
+        queued = self.jobs().enqueue_retrain(project, "someone pressed Start Training")
         if not queued.joined:
             return {"status": "queued", "job": queued.job_id, "message": "The training is queued."}
         message = "A training of this project is under way; this joins it, and what changed since it began follows in another."
         return {"status": "joined", "job": queued.job_id, "message": message}
 
+    def close(self) -> None:
+        """Stop following promotions, and write what is still to be noted down."""
+        self._models.stop()
+        self.projects.close()
+
+    # -- events
+
     def _annotations_changed(self, project: str, event: Event) -> dict[str, Any]:
-        changes = self._queue().record_changes(project, event.changed)
-        settings = self.settings_of(project)
+        changes = self.jobs().record_changes(project, event.changed)
+        settings = self.projects.settings(project)
         thresholds = Thresholds(settings.retrain_threshold, settings.adapt_threshold)
         due = due_recipe(changes, thresholds)
         decision = should_retrain(
             event="annotations",
             changes=changes,
             thresholds=thresholds,
-            live=None if due is None else self._queue().live(project),
+            live=None if due is None else self.jobs().live(project),
             has_backbone=due == "quick" and self._has_backbone(project, settings),
         )
         state = {"changed_tasks": changes.full, "threshold": thresholds.full, "message": decision.reason}
         if not decision.act:
             return {"status": "counted", **state}
-        queued = self._queue().enqueue_retrain(project, decision.reason, decision.recipe)
+        queued = self.jobs().enqueue_retrain(project, decision.reason, decision.recipe)
         return {
             "status": "joined" if queued.joined else "queued",
             "job": queued.job_id,

@@ -88,13 +88,14 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
     """
     from segloop.label_config import parse_label_config
     from segloop.prediction import label_names
+    from segloop.projects import read_notes
     from segloop.registry import open_registry
     from segloop.serving import ServedModels, load_served_model
     from segloop.vocabulary import VOC_CLASSES
 
     registry = open_registry(settings)
     key = _key(registry, settings, project, version)
-    notes = {} if key == _NO_PROJECT else registry.read_json(key, "project.json") or {}
+    notes = {} if key == _NO_PROJECT else read_notes(registry, key)
     settings = settings.for_project(notes.get("extra_params"))
     if version is not None:
         return load_served_model(registry, key, version, settings)

@@ -16,6 +16,7 @@ from segloop.errors import LabelStudioError, LabelStudioUnreachable, SegloopErro
 from segloop.labelstudio import LabelStudio, Refusals
 from segloop.labelstudio.api import same_url
 from segloop.payloads import project_key
+from segloop.projects import read_notes
 from segloop.registry import open_registry
 from segloop.settings import Settings
 
@@ -129,7 +130,7 @@ class Examination:
         url = self._settings.public_url
         if not url:
             try:
-                url = str((open_registry(self._settings).read_json(key, "project.json") or {}).get("backend_url") or "")
+                url = str(read_notes(open_registry(self._settings), key).get("backend_url") or "")
             except SegloopError:
                 url = ""
         urls = [str(backend["url"]) for backend in backends]

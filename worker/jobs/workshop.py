@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segloop.errors import BadRequest, LabelStudioError, LabelStudioUnreachable
+from segloop.errors import LabelStudioError, LabelStudioUnreachable
 from segloop.gallery import GALLERY
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.policy import Thresholds
+from segloop.projects import own_settings, read_notes
 from segloop.registry import Registry, open_registry
 from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
@@ -79,16 +80,11 @@ class Workshop:
 
     def notes(self, project: str) -> dict[str, Any]:
         """What the server noted about a project: its label config, extra params, the backend's own address."""
-        notes = self.registry.read_json(project, "project.json")
-        return notes if isinstance(notes, dict) else {}
+        return read_notes(self.registry, project)
 
     def settings_of(self, project: str) -> Settings:
         """The settings with the project's own over them; as they are, if its own cannot be used."""
-        try:
-            return self.settings.for_project(self.notes(project).get("extra_params"))
-        except BadRequest as error:
-            logger.warning("project %s: %s", project, error)
-            return self.settings
+        return own_settings(self.settings, project, self.notes(project))[0]
 
 
 def make_trainer(settings: Settings) -> Trainer:

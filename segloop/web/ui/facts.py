@@ -137,7 +137,7 @@ class Sources:
         Raises:
             RegistryError: the store cannot be read.
         """
-        settings = self.backend.settings_of(key)
+        settings = self.backend.projects.settings(key)
         counts = self._studio.counts(key.partition(".")[0])
         live, last, changes, away = self._queue(key)
         troubles = [*away, *([counts] if isinstance(counts, str) else [])]

@@ -108,7 +108,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
 
     def known(project: str) -> str:
         try:
-            return backend.known(project)
+            return backend.projects.connected(project)
         except BadRequest as error:
             raise NotFound(str(error)) from error
 

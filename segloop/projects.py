@@ -1,0 +1,166 @@
+"""What Label Studio said of each project: in memory for requests, in the store for the worker and other hosts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from segloop.errors import BadRequest, SegloopError, UnknownProject
+from segloop.payloads import project_key
+from segloop.settings import Settings
+
+if TYPE_CHECKING:
+    from segloop.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+#: How old what a process knows of a project may get before the store is asked again, in seconds.
+FRESH_S: Final = 5.0
+_FILE: Final = "project.json"
+
+
+def read_notes(registry: Registry, project: str) -> dict[str, Any]:
+    """A project's notes from the store: label_config, extra_params, backend_url; empty, if there are none.
+
+    Raises:
+        RegistryError: the store cannot be read.
+    """
+    notes = registry.read_json(project, _FILE)
+    return notes if isinstance(notes, dict) else {}
+
+
+def own_settings(settings: Settings, project: str, notes: Mapping[str, Any]) -> tuple[Settings, str | None]:
+    """The settings with the project's own over them, and None; or as they are, and why its own cannot be used."""
+    try:
+        return settings.for_project(notes.get("extra_params")), None
+    except BadRequest as error:
+        logger.warning("project %s: %s", project, error)
+        return settings, str(error)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """One project's notes, the settings that follow from them or why they don't, and when they were read (monotonic
+    seconds)."""
+
+    notes: Mapping[str, Any]
+    settings: Settings
+    problem: str | None
+    read_at: float
+
+
+class Projects:
+    """The projects that this process was told of, or that the store knows. Thread-safe.
+
+    A request reads the store once a project, with the first; later the notes are written and read again aside, so
+    that /setup and /webhook wait for no store. What another process was told arrives within `FRESH_S` and a request.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._known: dict[str, _Known] = {}
+        self._lock = threading.Lock()
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="project-notes")
+
+    def key(self, project: str) -> str:
+        """The full key of a project that may have come without its timestamp."""
+        if "." in project:
+            return project
+        with self._lock:
+            known = [key for key in self._known if key.partition(".")[0] == project]
+        if known:
+            return max(known, key=lambda key: float(key.partition(".")[2] or 0))
+        try:
+            return self._registry.resolve(project)
+        except UnknownProject:
+            return project
+
+    def connected(self, project: object) -> str:
+        """The key of a project that this backend was connected to, from the key or from its id alone.
+
+        Raises:
+            UnknownProject: it never was.
+        """
+        key = self.key(project_key(project))
+        if not self.notes(key) and key not in self._registry.projects():
+            raise UnknownProject(f"project {key} is unknown here: connect this backend to it in Label Studio first.")
+        return key
+
+    def notes(self, project: str) -> Mapping[str, Any]:
+        """What is noted about a project; empty, if nothing is or the store is away."""
+        return self._of(project).notes
+
+    def settings(self, project: str) -> Settings:
+        """The settings with the project's own over them; as they are, if its own cannot be used."""
+        return self._of(project).settings
+
+    def problem(self, project: str) -> str | None:
+        """Why a project's own settings (its extra params) cannot be used, in a sentence; None if they can."""
+        return self._of(project).problem
+
+    def note(self, project: str, **facts: object) -> None:
+        """Note facts about a project. They hold at once here; the store has them a moment later."""
+        self._of(project)
+        with self._lock:
+            known = self._known.get(project)
+            old = {} if known is None else known.notes
+            new = {**old, **facts, "project": project}
+            if new == old:
+                return
+            known = self._known[project] = self._make(project, new)
+            self._aside.submit(self._write, project, known)  # under the lock, so that the store gets them in order
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        self._aside.shutdown(wait=True)
+
+    def _of(self, project: str) -> _Known:
+        with self._lock:
+            known = self._known.get(project)
+            if known is not None and time.monotonic() - known.read_at > FRESH_S:
+                known = self._known[project] = replace(known, read_at=time.monotonic())
+                self._aside.submit(self._read_again, project, known)
+        if known is not None:
+            return known
+        try:
+            read = self._make(project, read_notes(self._registry, project))
+        except SegloopError as error:
+            logger.error("project %s: its notes cannot be read: %s", project, error)
+            return self._make(project, {})
+        with self._lock:
+            return self._known.setdefault(project, read)
+
+    def _make(self, project: str, notes: Mapping[str, Any]) -> _Known:
+        return _Known(notes, *own_settings(self._settings, project, notes), time.monotonic())
+
+    def _read_again(self, project: str, known: _Known) -> None:
+        try:
+            notes = read_notes(self._registry, project)
+        except SegloopError as error:
+            logger.warning("project %s: its notes cannot be read again; the last ones hold: %s", project, error)
+            return
+        if notes == known.notes:
+            return
+        read = self._make(project, notes)
+        with self._lock:
+            if self._holds(project, known):  # else something was noted since
+                self._known[project] = read
+
+    def _write(self, project: str, known: _Known) -> None:
+        try:
+            self._registry.write_json(project, _FILE, known.notes)
+        except SegloopError as error:
+            logger.error("project %s: its notes cannot be written: %s", project, error)
+            with self._lock:
+                if self._holds(project, known):
+                    del self._known[project]  # so that the next /setup writes them
+
+    def _holds(self, project: str, known: _Known) -> bool:
+        now = self._known.get(project)
+        return now is not None and now.notes is known.notes

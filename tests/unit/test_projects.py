@@ -1,0 +1,188 @@
+"""What is known of projects: in memory at once, in the store a moment later, and from there in other processes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from segloop import projects as module
+from segloop.errors import RegistryError, UnknownProject
+from segloop.projects import Projects, read_notes
+from segloop.registry import Registry, open_registry
+from segloop.settings import Settings
+
+PROJECT = "7.1795383040"
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    return open_registry(settings)
+
+
+@pytest.fixture
+def made(registry: Registry, settings: Settings) -> Iterator[Projects]:
+    projects = Projects(registry, settings)
+    yield projects
+    projects.close()
+
+
+def settle(projects: Projects) -> None:
+    """Wait for what is written and read aside."""
+    projects._aside.submit(int).result(10)
+
+
+def test_what_is_noted_holds_at_once_and_is_written(made: Projects, registry: Registry) -> None:
+    made.note(PROJECT, label_config="<View/>", extra_params={"retrain_threshold": 5})
+    made.note(PROJECT, backend_url="http://127.0.0.1:9090")
+    expected = {
+        "project": PROJECT,
+        "label_config": "<View/>",
+        "extra_params": {"retrain_threshold": 5},
+        "backend_url": "http://127.0.0.1:9090",
+    }
+    assert made.notes(PROJECT) == expected
+    settle(made)
+    assert read_notes(registry, PROJECT) == expected
+
+
+def test_the_same_again_is_not_written(made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.note(PROJECT, label_config="<View/>")
+    settle(made)
+    monkeypatch.setattr(registry, "write_json", lambda *given: pytest.fail("written again"))
+    made.note(PROJECT, label_config="<View/>")
+    settle(made)
+
+
+def test_own_settings_are_made_once_and_follow_what_is_noted(made: Projects, settings: Settings) -> None:
+    assert made.settings(PROJECT) is settings
+    made.note(PROJECT, extra_params='{"retrain_threshold": 5}')
+    own = made.settings(PROJECT)
+    assert own.retrain_threshold == 5
+    assert made.settings(PROJECT) is own
+    made.note(PROJECT, extra_params={"retrain_threshold": 6})
+    assert made.settings(PROJECT).retrain_threshold == 6
+
+
+def test_own_settings_that_cannot_be_used_are_told_and_left_out(
+    made: Projects, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        made.note(PROJECT, extra_params={"retrain_threshold": "many"})
+    assert made.settings(PROJECT) is settings
+    problem = made.problem(PROJECT)
+    assert problem is not None
+    assert "retrain_threshold" in problem
+    assert [record.getMessage() for record in caplog.records] == [f"project {PROJECT}: {problem}"], "once"
+    made.note(PROJECT, extra_params=None)
+    assert made.problem(PROJECT) is None
+
+
+def test_what_another_process_was_told_arrives(
+    made: Projects, registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made.settings(PROJECT) is settings, "nothing is known yet"
+    other = Projects(registry, settings)
+    other.note(PROJECT, extra_params={"retrain_threshold": 5})
+    other.close()
+    assert made.settings(PROJECT) is settings, "a process asks the store once in FRESH_S"
+    monkeypatch.setattr(module, "FRESH_S", 0.0)
+    assert made.settings(PROJECT) is settings, "the store is read aside"
+    settle(made)
+    assert made.settings(PROJECT).retrain_threshold == 5
+
+
+def test_a_slow_store_does_not_undo_what_was_noted_since(
+    made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.note(PROJECT, label_config="old")
+    settle(made)
+    reading, go_on = threading.Event(), threading.Event()
+    read = registry.read_json
+
+    def slow(*given: Any) -> Any:
+        found = read(*given)
+        reading.set()
+        assert go_on.wait(10)
+        return {**found, "label_config": "of another process"}
+
+    monkeypatch.setattr(registry, "read_json", slow)
+    monkeypatch.setattr(module, "FRESH_S", 0.0)
+    assert made.notes(PROJECT)["label_config"] == "old"
+    assert reading.wait(10)
+    made.note(PROJECT, label_config="new")
+    go_on.set()
+    settle(made)
+    assert made.notes(PROJECT)["label_config"] == "new"
+
+
+def test_while_the_store_is_away_the_last_notes_hold(
+    made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*given: Any) -> Any:
+        raise RegistryError("the store is away")
+
+    made.note(PROJECT, label_config="<View/>")
+    settle(made)
+    monkeypatch.setattr(module, "FRESH_S", 0.0)
+    monkeypatch.setattr(registry, "read_json", away)
+    assert made.notes(PROJECT)["label_config"] == "<View/>"
+    settle(made)
+    assert made.notes(PROJECT)["label_config"] == "<View/>"
+    assert made.notes("8.1795383040") == {}
+
+
+def test_what_could_not_be_written_is_written_with_the_next_setup(
+    made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*given: Any) -> None:
+        raise RegistryError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "write_json", away)
+        made.note(PROJECT, label_config="<View/>")
+        assert made.notes(PROJECT), "this process was told"
+        settle(made)
+    assert read_notes(registry, PROJECT) == {}
+    made.note(PROJECT, label_config="<View/>")
+    settle(made)
+    assert read_notes(registry, PROJECT)["label_config"] == "<View/>"
+
+
+def test_many_threads_lose_no_fact(made: Projects, registry: Registry) -> None:
+    def tell(number: int) -> None:
+        made.note(f"{number}.1", label_config=str(number))
+        made.note(PROJECT, **{f"fact_{number}": number})
+        assert made.key(str(number)) == f"{number}.1"
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(tell, range(100, 160)))
+    settle(made)
+    facts = {f"fact_{number}": number for number in range(100, 160)}
+    assert made.notes(PROJECT) == read_notes(registry, PROJECT) == {**facts, "project": PROJECT}
+
+
+def test_an_id_alone_is_the_newest_project_of_that_id(made: Projects, registry: Registry, settings: Settings) -> None:
+    assert made.key("7") == "7", "nobody knows it"
+    with pytest.raises(UnknownProject, match="connect this backend"):
+        made.connected("7")
+    for key in ("7.10", "7.9", "70.99"):
+        made.note(key, label_config="<View/>")
+    assert made.connected(7) == "7.10"
+    settle(made)
+    later = Projects(registry, settings)
+    assert later.connected("7") == "7.10", "from the store"
+    assert later.connected({"id": 7}) == "7.10"
+    later.close()
+
+
+def test_notes_of_no_meaning_are_none(made: Projects, registry: Registry) -> None:
+    registry.write_json(PROJECT, "project.json", ["not", "an", "object"])
+    assert made.notes(PROJECT) == {}
+    made.note(PROJECT, label_config="<View/>")
+    settle(made)
+    assert read_notes(registry, PROJECT) == {"label_config": "<View/>", "project": PROJECT}
