@@ -2,122 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import boto3
-import cv2
 import httpx
 import numpy as np
 import pytest
-import torch
 from moto.server import ThreadedMotoServer
-from safetensors.torch import save_file
 
-from demo.stack import RunningSegloop, clean_environment
+from demo.stack import RunningSegloop
 from segloop.errors import EngineError
-from segloop.network import SegmentationNetwork, build_network, save_bundle
+from segloop.network import save_bundle
 from segloop.registry import open_registry
 from segloop.serving import ServedModels, load_served_model
 from segloop.serving.conversion import NOTHING_TO_EXPORT
 from segloop.serving.engines import TorchEngine, pick_engine
 from segloop.settings import Settings
-from segloop.vocabulary import VOC_CLASSES
-from tests.snapshots import write_snapshot
+from tests.exports import CLASSES, EXACT, INT8, PROJECT, ROOT, Version, body_of, exported, fickle, run_export, steadfast
 from tests.toys import ToyImage, half_red_half_blue, toy_bundle, toy_info, toy_model
 
 # the fixtures export whole ResNet-50s, half a minute each on an idle machine of 2 cores
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-PROJECT = "1.1795382829"
-CLASSES = ("Road", "Sky")
 LABELS = dict.fromkeys(CLASSES, ())
-ROOT = Path(__file__).parents[2]
-EXACT = {"openvino.xml", "openvino.bin"}
-INT8 = {"openvino-int8.xml", "openvino-int8.bin"}
-
-BRUSH = '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">{labels}</BrushLabels></View>'
-
-
-def steadfast(channel: int, channels: int = 3, arch: str = "deeplabv3_resnet50") -> SegmentationNetwork:
-    """A network that sees one class everywhere: no engine can lose anything of it."""
-    torch.manual_seed(channel)
-    network = build_network(arch, channels, 16)
-    with torch.no_grad():
-        network.classifier[-1].weight.zero_()
-        network.classifier[-1].bias.copy_(torch.eye(channels)[channel] * 5)
-    return network.eval()
-
-
-def fickle() -> SegmentationNetwork:
-    """A network whose classes all but tie everywhere: int8 sees others than fp32."""
-    torch.manual_seed(0)
-    network = build_network("deeplabv3_resnet50", 3, 16)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
-    network.train()
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 3, 64, 96)).astype(np.float32))
-    with torch.no_grad():
-        network.with_auxiliary(noise)
-        logits = network(noise)
-        network.classifier[-1].bias -= logits.mean(dim=(0, 2, 3))
-    return network.eval()
-
-
-def noisy(seed: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (96, 64), interpolation=cv2.INTER_CUBIC)
-
-
-@dataclass(frozen=True)
-class Version:
-    """A bundle with its exported models in it, and what version.json says of it."""
-
-    network: SegmentationNetwork
-    folder: Path
-    info: dict[str, Any]
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return self.info["engines"]
-
-
-def run_export(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment() | {f"SEGLOOP_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "segloop.export", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-
-
-def exported(network: SegmentationNetwork, arch: str, folder: Path) -> Version:
-    """What the worker does: a bundle, exported by the command on its snapshot; the files added, the report set aside."""
-    snapshot, bundle, out = folder / "snapshot", folder / "bundle", folder / "engines"
-    examples = [(noisy(seed), np.full((64, 96), 1 + seed % 2, np.uint8), "train") for seed in range(3)]
-    examples += [(noisy(seed), np.full((64, 96), 1 + seed % 2, np.uint8), "val") for seed in range(3, 5)]
-    write_snapshot(snapshot, CLASSES, examples)
-    info = toy_info(CLASSES) | {"arch": arch}
-    save_bundle(bundle, network, info)
-    done = run_export("--bundle", bundle, "--snapshot", snapshot, "--out", out)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert {file.name for file in out.iterdir()} == EXACT | INT8 | {"engines.json"}
-    report = json.loads((out / "engines.json").read_text())
-    for name in EXACT | INT8:
-        (out / name).rename(bundle / name)
-    return Version(network, bundle, info | {"engines": report})
 
 
 @pytest.fixture(scope="module")
@@ -365,61 +276,6 @@ def test_weights_that_are_none_say_so(own, tmp_path):
         EngineError, match=r"status 1: .*model\.safetensors: not the weights that version\.json tells of"
     ):
         load_served_model(registry, PROJECT, version, own)
-
-
-# -- processes without torch
-
-
-SERVER = """
-import base64, json, sys
-from pathlib import Path
-from segloop.backend import Backend
-from segloop.payloads import parse_predict
-from segloop.settings import load_settings
-
-backend = Backend.from_settings(load_settings(env_file=None))
-body = json.loads(sys.stdin.read())
-answers = [backend.predict(parse_predict(body)) for _ in range(2)]
-backend.close()
-foreign = ("torch", "torchvision", "label_studio_sdk", "onnx", "onnxruntime", "safetensors", "moto")
-print(json.dumps({"answers": answers, "foreign": [name for name in foreign if name in sys.modules]}))
-"""
-
-
-def body_of(classes: tuple[str, ...]) -> dict[str, Any]:
-    png = cv2.imencode(".png", half_red_half_blue(48, 64))[1].tobytes()
-    task = {"id": 1, "data": {"image": "data:image/png;base64," + base64.b64encode(png).decode()}}
-    labels = "".join(f'<Label value="{name}"/>' for name in classes)
-    return {"tasks": [task], "project": PROJECT, "label_config": BRUSH.format(labels=labels), "params": {}}
-
-
-@pytest.mark.parametrize(("arch", "suffix"), [("deeplabv3_resnet50", ".safetensors"), ("fcn_resnet50", ".pth")])
-def test_pretrained_weights_are_served_by_a_process_without_torch(tmp_path, redis_url, arch, suffix):
-    weights = tmp_path / f"mine{suffix}"
-    state = steadfast(1 + VOC_CLASSES.index("car"), 1 + len(VOC_CLASSES), arch).state_dict()
-    if suffix == ".pth":
-        torch.save(state, weights)
-    else:
-        save_file(state, weights)
-    given = {"data_dir": tmp_path / "data", "weights": weights, "arch": arch, "engine": "auto", "device": "cpu"}
-    given |= {"redis_url": redis_url, "input_size": 64}
-    done = subprocess.run(
-        [sys.executable, "-c", SERVER],
-        cwd=ROOT,
-        env=clean_environment() | {f"SEGLOOP_{name.upper()}": str(value) for name, value in given.items()},
-        input=json.dumps(body_of(("Car", "Person", "Zeppelin"))),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    assert told["foreign"] == []
-    for answer in told["answers"]:
-        [result] = answer["results"]
-        assert answer["model_version"] == result["model_version"] == f"{arch}-mine"
-        assert [item["value"]["brushlabels"] for item in result["result"]] == [["Car"]]
-        assert result["score"] > 0.8
 
 
 def processes_below(pid: int) -> list[int]:

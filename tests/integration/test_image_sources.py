@@ -1,4 +1,4 @@
-"""Images from real servers on loopback: Label Studio's routes, other hosts, hostile ones, and S3."""
+"""Images from real servers on loopback: Label Studio's routes, other hosts, and hostile ones."""
 
 from __future__ import annotations
 
@@ -6,138 +6,25 @@ import base64
 import contextlib
 import gzip
 import hashlib
-import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
-from PIL import Image as Pillow
 
 from segloop.errors import ImageError, ImageForbidden, ImageTooLarge
-from segloop.images import ImageSource
-from segloop.settings import Settings
+from tests.image_server import PNG, TOKEN, Handler, Make, Server, label_studio, make, ok, png, serving, to
 
-TOKEN = {"Authorization": "Token label-studio-secret"}
-
-
-def png(colour: tuple[int, int, int] = (1, 2, 3)) -> bytes:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (3, 2), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PNG = png()
-Answer = Callable[["Handler"], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-        answer = self.server.answers.get(self.path.partition("?")[0])
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if answer is None:
-                self.reply(404)
-            else:
-                answer(self)
-
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"content_length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by path, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, Answer] = {}
-        self.requests: list[tuple[str, dict[str, str]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    @property
-    def paths(self) -> list[str]:
-        return [path for path, _ in self.requests]
-
-    @property
-    def credentials(self) -> list[str | None]:
-        return [headers.get("authorization") for _, headers in self.requests]
-
-    def handle_error(self, *_: Any) -> None:
-        pass
-
-
-def ok(body: bytes = PNG, **headers: str) -> Answer:
-    return lambda handler: handler.reply(200, body, **headers)
-
-
-def to(location: str, status: int = 302) -> Answer:
-    return lambda handler: handler.reply(status, location=location)
-
-
-@contextlib.contextmanager
-def serving() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def label_studio() -> Iterator[Server]:
-    with serving() as server:
-        yield server
+__all__ = ["label_studio", "make"]
 
 
 @pytest.fixture
 def other() -> Iterator[Server]:
     with serving() as server:
         yield server
-
-
-class Key:
-    def headers(self) -> dict[str, str]:
-        return dict(TOKEN)
-
-
-Make = Callable[..., ImageSource]
-
-
-@pytest.fixture
-def make(label_studio: Server, tmp_path: Path) -> Iterator[Make]:
-    with contextlib.ExitStack() as stack:
-
-        def build(**settings: Any) -> ImageSource:
-            settings = {"label_studio_url": label_studio.url, "image_timeout_s": 5.0, **settings}
-            source = ImageSource(Settings(_env_file=None, **settings), Key(), tmp_path / "cache")
-            stack.callback(source.close)
-            return source
-
-        yield build
 
 
 class TestLabelStudio:
@@ -472,80 +359,3 @@ class TestCache:
             source.fetch("/data/upload/1/a", 1)
         source.fetch("/plain", None)
         assert not (tmp_path / "cache").exists()
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3_url: str) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_url)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-
-
-@pytest.fixture
-def bucket(s3_url: str) -> Any:
-    session = boto3.session.Session("testing", "testing", region_name="us-east-1")
-    client = session.client("s3", endpoint_url=s3_url)
-    client.create_bucket(Bucket="images")
-    client.put_object(Bucket="images", Key="a b/ü?#.png", Body=PNG)
-    yield client
-    client.close()
-
-
-class TestS3:
-    URI = "s3://images/a b/ü?#.png"
-
-    @pytest.fixture
-    def aws(self, no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-
-    @pytest.mark.usefixtures("aws")
-    def test_own_credentials(self, make: Make, bucket: Any, label_studio: Server) -> None:
-        source = make()
-        assert [source.fetch(self.URI, 7).bytes for _ in range(2)] == [PNG, PNG]
-        bucket.put_object(Bucket="images", Key="a b/ü?#.png", Body=png((9, 9, 9)))
-        assert source.fetch(self.URI, 7).bytes == png((9, 9, 9))
-        assert label_studio.requests == []
-        with pytest.raises(ImageTooLarge):
-            make(image_max_bytes=10, image_cache_bytes=0).fetch(self.URI, 7)
-
-    @pytest.mark.usefixtures("aws")
-    def test_missing_objects_and_malformed_addresses(self, make: Make, bucket: Any) -> None:
-        for uri in ("s3://images/missing", "s3://nowhere-1/a", "s3://images", "s3:///a", "s3://arn:aws:s3:x/a", "s3:a"):
-            with pytest.raises(ImageError):
-                make().fetch(uri, None)
-
-    @pytest.mark.usefixtures("no_aws")
-    def test_through_label_studio(self, make: Make, bucket: Any, label_studio: Server) -> None:
-        signed = bucket.generate_presigned_url("get_object", Params={"Bucket": "images", "Key": "a b/ü?#.png"})
-        label_studio.answers["/tasks/7/resolve/"] = to(signed, 303)
-        assert make(image_hosts="127.0.0.1").fetch(self.URI, 7).bytes == PNG
-        encoded = label_studio.paths[0].partition("fileuri=")[2]
-        assert base64.urlsafe_b64decode(encoded).decode() == self.URI
-
-    @pytest.mark.usefixtures("no_aws")
-    def test_without_credentials_or_a_task(self, make: Make, label_studio: Server) -> None:
-        with pytest.raises(ImageError, match="S3: Unable to locate credentials"):
-            make().fetch(self.URI, None)
-        with pytest.raises(ImageError, match=r"Unable to locate credentials\), nor through Label Studio.*404"):
-            make().fetch(self.URI, 7)
-
-    @pytest.mark.parametrize("uri", ["gs://b/a.png", "azure-blob://b/a.png"])
-    def test_other_clouds_only_through_label_studio(self, make: Make, label_studio: Server, uri: str) -> None:
-        label_studio.answers["/tasks/7/resolve/"] = ok()
-        assert make().fetch(uri, 7).bytes == PNG
-        with pytest.raises(ImageError, match="only Label Studio can, for a task"):
-            make().fetch(uri, None)

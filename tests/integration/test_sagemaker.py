@@ -2,110 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import boto3
-import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from segloop.errors import SettingsError, TrainerUnavailable, TrainingError
 from segloop.network import load_bundle
 from segloop.registry import bundles
-from segloop.settings import Settings
 from tests.aws_smoke import smoke
 from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal
-from tests.snapshots import Example, write_snapshot
+from tests.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of, until
 from worker.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import SageMakerTrainer
 from worker.trainers.sagemaker.code import PACKAGES
-from worker.trainers.sagemaker.events import Events
 from worker.trainers.sagemaker.requests import job_name
 
+__all__ = ["emulator", "s3_server"]
+
 pytestmark = pytest.mark.slow
-
-TESTS = Path(__file__).resolve().parents[1]
-ROLE = "arn:aws:iam::123456789012:role/segloop-training"
-#: Real seconds for a second of SageMaker's.
-SECOND_S = 1 / 60
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def emulator(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    with Emulator(s3_server, tmp_path / "instances", second_s=SECOND_S) as emulator:
-        for name, value in {
-            "AWS_ENDPOINT_URL_S3": s3_server,
-            "AWS_ENDPOINT_URL_SAGEMAKER": emulator.url,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        emulator.s3.create_bucket(Bucket=bucket_of(tmp_path))
-        yield emulator
-
-
-def bucket_of(tmp_path: Path) -> str:
-    return tmp_path.name.replace("_", "-").lower()
-
-
-def settings_of(tmp_path: Path, **own: Any) -> Settings:
-    s3 = f"s3://{bucket_of(tmp_path)}/segloop"
-    return Settings(sagemaker_s3=s3, sagemaker_role=ROLE, sagemaker_poll_s=0.05, **own)
-
-
-def trainer_of(tmp_path: Path, *, attempts: int = 3, **own: Any) -> SageMakerTrainer:
-    code = tmp_path / "code"
-    code.mkdir(exist_ok=True)
-    shutil.copy(TESTS / "tiny_sagemaker.py", code / "train.py")
-    return SageMakerTrainer(settings_of(tmp_path, **own), code=code, attempts=attempts)
-
-
-def examples(count: int, size: int = 8) -> list[Example]:
-    """Images whose class is their brightness; the last one is held out."""
-    made: list[Example] = []
-    for number in range(count):
-        image = np.full((size, size, 3), 10 * number, np.uint8)
-        image[:, size // 2 :] += 128
-        class_map = (image[..., 0] >= 128).astype(np.uint8)
-        made.append((image, class_map, "val" if number == 0 else "train"))
-    return made
-
-
-def run_of(tmp_path: Path, name: str = "retrain-7-1795383040-0a1b2c3d", tasks: int = 3, **hyperparameters: str) -> Run:
-    folder = tmp_path / "runs" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_snapshot(folder / "snapshot", ["bright"], examples(tasks))
-    return Run(name, folder, folder / "snapshot", None, {"train_epochs": "3", "device": "cpu", **hyperparameters})
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def finish(trainer: SageMakerTrainer, run: Run) -> RunStatus:
-    until(lambda: trainer.poll(run).state != "running")
-    return trainer.poll(run)
 
 
 def trains(trainer: SageMakerTrainer, run: Run) -> bool:
@@ -372,106 +290,6 @@ def test_a_damaged_archive_is_refused(emulator: Emulator, tmp_path: Path, damage
         trainer.collect(run)
     emulator.s3.put_object(**place, Body=data)
     assert trainer.collect(run).is_dir()
-
-
-# -- a pipeline
-
-PARAMETERS = ("SnapshotS3Uri", "CodeS3Uri", "ModelS3Uri", "OutputS3Uri", "CheckpointS3Uri", "TrainEpochs")
-
-
-def channel(name: str, parameter: str) -> dict[str, Any]:
-    return {
-        "ChannelName": name,
-        "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": {"Get": f"Parameters.{parameter}"}}},
-    }
-
-
-def pipeline(parameters: tuple[str, ...] = PARAMETERS) -> dict[str, Any]:
-    arguments = {
-        "RoleArn": ROLE,
-        "AlgorithmSpecification": {
-            "TrainingImage": "image",
-            "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["python3", "/opt/ml/input/data/code/train.py"],
-        },
-        "HyperParameters": {"train_epochs": {"Get": "Parameters.TrainEpochs"}},
-        "InputDataConfig": [
-            channel("snapshot", "SnapshotS3Uri"),
-            channel("code", "CodeS3Uri"),
-            channel("model", "ModelS3Uri"),
-        ],
-        "OutputDataConfig": {"S3OutputPath": {"Get": "Parameters.OutputS3Uri"}},
-        "CheckpointConfig": {"S3Uri": {"Get": "Parameters.CheckpointS3Uri"}},
-        "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
-        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
-    }
-    return {
-        "Version": "2020-12-01",
-        "Parameters": [{"Name": name, "Type": "String"} for name in parameters],
-        "Steps": [{"Name": "Train", "Type": "Training", "Arguments": arguments}],
-    }
-
-
-def test_a_pipeline_trains(emulator: Emulator, tmp_path: Path) -> None:
-    emulator.pipelines["segloop"] = pipeline()
-    trainer, run = trainer_of(tmp_path, sagemaker_pipeline="segloop"), run_of(tmp_path)
-    trainer.submit(run)
-    (run.folder / "sagemaker.json").unlink()  # killed before it was written
-    trainer.submit(run)
-    assert len(emulator.executions) == 1
-    assert finish(trainer, run).state == "finished"
-    inputs = (trainer.collect(run) / "version.json").read_text("utf-8")
-    assert "model/nothing" in inputs
-
-
-def test_a_pipeline_is_stopped_and_goes_on(emulator: Emulator, tmp_path: Path) -> None:
-    emulator.pipelines["segloop"] = pipeline()
-    trainer, run = trainer_of(tmp_path, sagemaker_pipeline="segloop"), run_of(tmp_path, train_epochs="60")
-    trainer.submit(run)
-    until(lambda: (trainer.poll(run).progress or {}).get("stage") == "Training")
-    trainer.stop(run)
-    assert trainer.poll(run).state == "lost"
-    trainer.submit(run)
-    assert len(emulator.executions) == 2
-    assert finish(trainer, run).state == "finished"
-
-
-@pytest.mark.parametrize(
-    ("parameters", "expected"),
-    [(PARAMETERS[1:], "no parameter SnapshotS3Uri"), ((*PARAMETERS, "Colour"), "parameter Colour has no default")],
-)
-def test_a_pipeline_that_does_not_fit(
-    emulator: Emulator, tmp_path: Path, parameters: tuple[str, ...], expected: str
-) -> None:
-    emulator.pipelines["segloop"] = pipeline(parameters)
-    with pytest.raises(TrainingError, match=expected):
-        trainer_of(tmp_path, sagemaker_pipeline="segloop").submit(run_of(tmp_path))
-    assert emulator.executions == {}
-
-
-# -- events
-
-
-def test_events_tell_of_ends(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", s3_server)
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    client = boto3.client("sqs", "us-east-1", endpoint_url=s3_server, **keys)
-    url = client.create_queue(QueueName="segloop-events")["QueueUrl"]
-
-    def event(status: str, run_id: str) -> str:
-        detail = {"TrainingJobStatus": status, "HyperParameters": {"segloop_run": run_id}}
-        return json.dumps({"detail-type": "SageMaker Training Job State Change", "detail": detail})
-
-    for body in (event("InProgress", "a"), event("Completed", "b"), event("Stopped", "c"), "hello", "{}"):
-        client.send_message(QueueUrl=url, MessageBody=body)
-    events = Events(Settings(sagemaker_region="us-east-1"), url)
-    ended: list[str] = []
-    assert events.take(ended.append) == 5
-    assert sorted(ended) == ["b", "c"]
-    assert events.take(ended.append) == 0
-    client.close()
 
 
 # -- the real training

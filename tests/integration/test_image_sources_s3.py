@@ -1,0 +1,94 @@
+"""Images from S3: by credentials of segloop's own, or through Label Studio."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from segloop.errors import ImageError, ImageTooLarge
+from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, to
+
+__all__ = ["label_studio", "make"]
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3_url: str) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture
+def bucket(s3_url: str) -> Any:
+    session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+    client = session.client("s3", endpoint_url=s3_url)
+    client.create_bucket(Bucket="images")
+    client.put_object(Bucket="images", Key="a b/ü?#.png", Body=PNG)
+    yield client
+    client.close()
+
+
+class TestS3:
+    URI = "s3://images/a b/ü?#.png"
+
+    @pytest.fixture
+    def aws(self, no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+
+    @pytest.mark.usefixtures("aws")
+    def test_own_credentials(self, make: Make, bucket: Any, label_studio: Server) -> None:
+        source = make()
+        assert [source.fetch(self.URI, 7).bytes for _ in range(2)] == [PNG, PNG]
+        bucket.put_object(Bucket="images", Key="a b/ü?#.png", Body=png((9, 9, 9)))
+        assert source.fetch(self.URI, 7).bytes == png((9, 9, 9))
+        assert label_studio.requests == []
+        with pytest.raises(ImageTooLarge):
+            make(image_max_bytes=10, image_cache_bytes=0).fetch(self.URI, 7)
+
+    @pytest.mark.usefixtures("aws")
+    def test_missing_objects_and_malformed_addresses(self, make: Make, bucket: Any) -> None:
+        for uri in ("s3://images/missing", "s3://nowhere-1/a", "s3://images", "s3:///a", "s3://arn:aws:s3:x/a", "s3:a"):
+            with pytest.raises(ImageError):
+                make().fetch(uri, None)
+
+    @pytest.mark.usefixtures("no_aws")
+    def test_through_label_studio(self, make: Make, bucket: Any, label_studio: Server) -> None:
+        signed = bucket.generate_presigned_url("get_object", Params={"Bucket": "images", "Key": "a b/ü?#.png"})
+        label_studio.answers["/tasks/7/resolve/"] = to(signed, 303)
+        assert make(image_hosts="127.0.0.1").fetch(self.URI, 7).bytes == PNG
+        encoded = label_studio.paths[0].partition("fileuri=")[2]
+        assert base64.urlsafe_b64decode(encoded).decode() == self.URI
+
+    @pytest.mark.usefixtures("no_aws")
+    def test_without_credentials_or_a_task(self, make: Make, label_studio: Server) -> None:
+        with pytest.raises(ImageError, match="S3: Unable to locate credentials"):
+            make().fetch(self.URI, None)
+        with pytest.raises(ImageError, match=r"Unable to locate credentials\), nor through Label Studio.*404"):
+            make().fetch(self.URI, 7)
+
+    @pytest.mark.parametrize("uri", ["gs://b/a.png", "azure-blob://b/a.png"])
+    def test_other_clouds_only_through_label_studio(self, make: Make, label_studio: Server, uri: str) -> None:
+        label_studio.answers["/tasks/7/resolve/"] = ok()
+        assert make().fetch(uri, 7).bytes == PNG
+        with pytest.raises(ImageError, match="only Label Studio can, for a task"):
+            make().fetch(uri, None)
