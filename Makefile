@@ -49,7 +49,7 @@ test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAK
 	@$(BIN)/python -m tests.aws_smoke
 
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not label_studio and not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/e2e -m "not label_studio and not slow"
 
 lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's images lack
 	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock

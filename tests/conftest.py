@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -22,6 +23,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # As every process of segloop does: beside servers and trainings, threads that spin cost the tests minutes.
 share_cores()
+# The collector would walk all that the imports make again and again: a quarter of what collecting takes.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays; from here on the collector looks after the tests' own objects."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

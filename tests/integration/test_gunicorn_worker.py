@@ -60,6 +60,13 @@ def server(folder: Path, threads: int) -> Iterator[tuple[int, subprocess.Popen[b
             process.wait(WAIT_S)
 
 
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server of two threads, for tests that leave it as it was."""
+    with server(tmp_path_factory.mktemp("app"), threads=2) as (port, _):
+        yield port
+
+
 def await_listening(port: int) -> None:
     for _ in range(int(WAIT_S / 0.1)):
         with closing(socket.socket()) as one:
@@ -79,17 +86,17 @@ def echo(connection: http.client.HTTPConnection, body: bytes) -> bytes:
     return connection.getresponse().read()
 
 
-def test_requests_that_follow_at_once_and_ones_that_take_their_time_are_answered(tmp_path):
-    with server(tmp_path, threads=4) as (port, _), closing(connect(port)) as client:
+def test_requests_that_follow_at_once_and_ones_that_take_their_time_are_answered(port):
+    with closing(connect(port)) as client:
         for number in range(60):
             assert echo(client, b"%d" % number) == b"%d" % number
             if number % 20 == 0:
                 threading.Event().wait(0.05)
 
 
-def test_requests_sent_before_an_answer_was_read_are_all_answered(tmp_path):
+def test_requests_sent_before_an_answer_was_read_are_all_answered(port):
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n%03d"
-    with server(tmp_path, threads=2) as (port, _), socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
         client.sendall(b"".join(request % number for number in range(20)))
         received = b""
         while b"\r\n\r\n019" not in received:
@@ -138,8 +145,8 @@ def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_p
         assert not busy.is_alive()
 
 
-def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path):
-    with server(tmp_path, threads=2) as (port, _), closing(connect(port)) as client:
+def test_every_kind_of_answer_arrives_whole_on_one_connection(port):
+    with closing(connect(port)) as client:
 
         def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
             client.request(method, path, body, headers)
@@ -162,8 +169,8 @@ def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path):
         assert ask("POST", "/", b"after") == (200, b"after")
 
 
-def test_a_client_that_waits_to_be_told_to_go_on_is_told(tmp_path):
-    with server(tmp_path, threads=2) as (port, _), socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
+def test_a_client_that_waits_to_be_told_to_go_on_is_told(port):
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"body")

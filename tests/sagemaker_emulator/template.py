@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cfnlint.decode import decode
-
 Json = dict[str, Any]
 
 
@@ -20,6 +18,8 @@ class Template:
     """
 
     def __init__(self, path: Path, parameters: Mapping[str, str], attributes: Callable[[str], Any]) -> None:
+        from cfnlint.decode import decode  # takes more than a second to import
+
         body, problems = decode(str(path))
         assert body is not None, problems
         self._body: Json = body

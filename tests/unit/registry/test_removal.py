@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from segloop.errors import ModelRemoved, RegistryError, VersionNotFound
-from segloop.registry import Champion, Registry, open_registry, superfluous
+from segloop.registry import Champion, Registry, VersionInfo, open_registry, superfluous
 from segloop.registry.store import FolderStore, Store
 from segloop.settings import Settings
 from tests.bundles import PROJECT, CrashingStore, make_info
@@ -168,18 +168,9 @@ def test_a_broken_list_of_removed_models_is_an_error(registry: Registry, store: 
         (1, (), 9, []),
     ],
 )
-def test_which_models_may_go(
-    registry: Registry,
-    make_bundle: Callable[..., Path],
-    served: int | None,
-    before: tuple[int, ...],
-    keep: int,
-    gone: list[int],
-) -> None:
-    for number in range(1, 6):
-        registry.add(PROJECT, make_bundle(b"%d" % number), make_info())
-    infos = registry.versions(PROJECT)
-    names = {number: info.version for number, info in enumerate(infos, 1)}
+def test_which_models_may_go(served: int | None, before: tuple[int, ...], keep: int, gone: list[int]) -> None:
+    names = {number: f"v{number}-{number:08x}" for number in range(1, 6)}
+    infos = [VersionInfo(version=name, project=PROJECT, files={}, **make_info()) for name in names.values()]
     champion = None
     if served is not None:
         champion = Champion(names[served], 3, "2026-11-23T12:00:00+00:00", "test", tuple(names[one] for one in before))
