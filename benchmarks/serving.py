@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.harness import paired_ms, report
 from benchmarks.photos import predict_body, scene_logits, task, write_photos
 from benchmarks.servers import SEGLOOP, Connection, Server, paired_load, post, segloop_server
-from benchmarks.versions import FEW_STEPS, SERVED_SIZE, add_option, label_config_of, serve_version, version_at
+from benchmarks.versions import FEW_STEPS, PROJECT, SERVED_SIZE, add_option, label_config_of, serve_version, version_at
 from demo.data import CAMVID, DemoData
 from segloop.images import decode
 from segloop.masks import decode_rle
@@ -70,10 +70,13 @@ class Comparison:
         self._against = "label-studio-ml 2.x" if official else "the route of label-studio-ml 2.x, and the SDK"
 
     def transport(self) -> list[bool]:
-        """Empty answers."""
+        """Empty answers, of a project that has settings of its own."""
         config = DemoData(CAMVID, (), ()).label_config
         request = post("/predict", predict_body([task("nothing.jpg")], config))
+        setup = post("/setup", {"project": PROJECT, "schema": config, "extra_params": {"retrain_threshold": 20}})
         with segloop_server(self._empty("trivial")) as ours, self._peer({}) as theirs:
+            with Connection(ours.port) as connection:
+                connection.send(setup)
             one = paired_load((ours.port, [request]), (theirs.port, [request]), self._seconds)
             all_ = paired_load((ours.port, [request] * CLIENTS), (theirs.port, [request] * CLIENTS), self._seconds)
         tell = partial(report, "serving", against=self._against, unit="times", labels=len(CAMVID))
