@@ -33,6 +33,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Extension modules look at the end whether they were all collected, and complain if not."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_environment() -> Iterator[None]:
     """Settings and credentials of whoever runs the tests are none of the tests' business."""
