@@ -16,9 +16,7 @@ import pytest
 from PIL import Image
 
 from segloop.dataset import load_manifest
-from segloop.errors import (
-    ImageError,
-)
+from segloop.errors import ImageError
 from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.labelstudio import Totals
@@ -28,7 +26,7 @@ from segloop.settings import Settings
 from tests.toys import BRUSH, toy_model
 from worker.jobs import Workshop, run_retrain
 from worker.queue import RETRAIN_QUEUE, Jobs
-from worker.trainers.base import Run, RunStatus
+from worker.trainers.base import Run, RunStatus, Trainer
 
 PROJECT = "29.1795383040"
 NOW = "2026-11-22T12:00:00.000000Z"
@@ -190,6 +188,11 @@ def jobs(settings: Settings) -> Iterator[Jobs]:
 
 @pytest.fixture
 def shop(settings: Settings, jobs: Jobs) -> Workshop:
+    return make_shop(settings, jobs, FakeTrainer())
+
+
+def make_shop(settings: Settings, jobs: Jobs, trainer: Trainer) -> Workshop:
+    """A workshop over a real registry and queue, with everything else faked but the trainer."""
     registry = open_registry(settings)
     registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
     return Workshop(
@@ -198,7 +201,7 @@ def shop(settings: Settings, jobs: Jobs) -> Workshop:
         FakeLabelStudio(),  # type: ignore[arg-type]
         FakeImages(),  # type: ignore[arg-type]
         jobs,
-        FakeTrainer(),
+        trainer,
         scores(0.5, 0.6, 0.4, 0.7),
         fake_export,
         lambda registry, project, version, settings: toy_model(version, project),

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from segloop.errors import TrainingError
-from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
-from tests.toys import BRUSH, toy_model
-from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, scores
+from tests.workshop import PROJECT, begin, make_shop
 from worker.jobs import Workshop, run_retrain
 from worker.queue import Jobs, Parked
 from worker.trainers.sagemaker import SageMakerTrainer
@@ -51,20 +49,7 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def shop(settings: Settings, jobs: Jobs, emulator: Emulator, tmp_path: Path) -> Workshop:
-    registry = open_registry(settings)
-    registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
-    return Workshop(
-        settings,
-        registry,
-        FakeLabelStudio(),  # type: ignore[arg-type]
-        FakeImages(),  # type: ignore[arg-type]
-        jobs,
-        new_trainer(settings, tmp_path),
-        scores(0.5, 0.6, 0.4, 0.7),
-        fake_export,
-        lambda registry, project, version, settings: toy_model(version, project),
-        lambda settings: False,
-    )
+    return make_shop(settings, jobs, new_trainer(settings, tmp_path))
 
 
 def new_trainer(settings: Settings, tmp_path: Path) -> SageMakerTrainer:
