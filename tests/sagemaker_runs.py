@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from segloop.settings import Settings
+from tests.moto_server import running_moto
 from tests.sagemaker_emulator import Emulator
 from tests.snapshots import Example, write_snapshot
 from worker.trainers.base import Run, RunStatus
@@ -25,11 +25,8 @@ SECOND_S = 1 / 60
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_moto() as url:
+        yield url
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 import boto3
 import pytest
 from click.testing import CliRunner, Result
-from moto.server import ThreadedMotoServer
 
 from demo.label_studio import RunningLabelStudio
 from segloop.cli import main
@@ -18,6 +17,7 @@ from segloop.labelstudio import SECRET_HEADER, LabelStudio
 from segloop.payloads import project_key
 from tests.labelling import CONFIG, half
 from tests.ministack import Ministack, Stack
+from tests.moto_server import running_moto
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow]
 
@@ -65,21 +65,14 @@ class Route:
 
 @pytest.fixture(scope="module")
 def route(running: RunningLabelStudio) -> Iterator[Route]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    try:
-        with Ministack() as ministack:
-            stack = ministack.deploy("street")
-            s3 = boto3.client("s3", "us-east-1", endpoint_url=url, **KEYS)
-            made = Route(stack, s3, url, running)
-            for kind in ("Source", "Target", "Artifacts"):
-                s3.create_bucket(Bucket=made.bucket(kind))
-            yield made
-            s3.close()
-    finally:
-        server.stop()
+    with running_moto() as url, Ministack() as ministack:
+        stack = ministack.deploy("street")
+        s3 = boto3.client("s3", "us-east-1", endpoint_url=url, **KEYS)
+        made = Route(stack, s3, url, running)
+        for kind in ("Source", "Target", "Artifacts"):
+            s3.create_bucket(Bucket=made.bucket(kind))
+        yield made
+        s3.close()
 
 
 @pytest.fixture

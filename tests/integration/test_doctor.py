@@ -9,7 +9,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from demo.label_studio import RunningLabelStudio
@@ -19,6 +18,7 @@ from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.connected import CONFIG, MACHINE, Delayed, Stack
+from tests.moto_server import running_moto
 from tests.toys import toy_bundle
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow]
@@ -338,18 +338,15 @@ CORS = {"CORSRules": [{"AllowedOrigins": ["*"], "AllowedMethods": ["GET"], "Allo
 def test_images_in_s3(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # moto's server lets every site read everything, whatever a bucket's own rules say
     monkeypatch.setattr("moto.moto_server.werkzeug_app.DISABLE_GLOBAL_CORS", True)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     place = {"LocationConstraint": "eu-central-1"}
-    try:
-        s3 = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="eu-central-1", **keys)
+    with running_moto() as url:
+        s3 = boto3.client("s3", endpoint_url=url, region_name="eu-central-1", **keys)
         s3.create_bucket(Bucket="streets", CreateBucketConfiguration=place)
         Image.new("RGB", (32, 24)).save(tmp_path / "a.png")
         s3.upload_file(str(tmp_path / "a.png"), "streets", "a.png")
         number = int(stack.running.create_project("in S3", CONFIG)["id"])
-        storage = {"project": number, "bucket": "streets", "s3_endpoint": f"http://{host}:{port}", "presign": True}
+        storage = {"project": number, "bucket": "streets", "s3_endpoint": url, "presign": True}
         made = stack.http.post("/api/storages/s3", json={**storage, **keys, "region_name": "us-east-1"})
         made.raise_for_status()
         stack.http.post(f"/api/projects/{number}/import", json=[{"image": "s3://streets/a.png"}]).raise_for_status()
@@ -367,5 +364,3 @@ def test_images_in_s3(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         s3.put_bucket_cors(Bucket="streets", CORSConfiguration=CORS)
         stack.patch(f"/api/storages/s3/{made.json()['id']}", region_name="eu-central-1")
         assert stack.look(number, image_hosts=("127.0.0.1",)) == {}
-    finally:
-        server.stop()

@@ -12,7 +12,6 @@ import boto3
 import httpx
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from demo.stack import RunningSegloop
 from segloop.errors import EngineError
@@ -23,6 +22,7 @@ from segloop.serving.conversion import NOTHING_TO_EXPORT
 from segloop.serving.engines import TorchEngine, pick_engine
 from segloop.settings import Settings
 from tests.exports import CLASSES, EXACT, INT8, PROJECT, ROOT, Version, body_of, exported, fickle, run_export, steadfast
+from tests.moto_server import running_moto
 from tests.toys import ToyImage, half_red_half_blue, toy_bundle, toy_info, toy_model
 
 # the fixtures export whole ResNet-50s, half a minute each on an idle machine of 2 cores
@@ -43,13 +43,10 @@ def declined(tmp_path_factory) -> Version:
 
 @pytest.fixture(scope="module")
 def moto_server():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    boto3.client("s3", "us-east-1", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="segloop-test")
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_moto() as url:
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        boto3.client("s3", "us-east-1", endpoint_url=url, **keys).create_bucket(Bucket="segloop-test")
+        yield url
 
 
 @pytest.fixture

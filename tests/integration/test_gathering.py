@@ -9,7 +9,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from segloop.dataset import MANIFEST, Mirror, ProjectSplits, load_manifest, snapshot, sync_target
 from segloop.errors import NothingToTrain, SegloopError, TrainingError
@@ -20,6 +19,7 @@ from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.gathering import gather, main
 from tests.labelling import CONFIG, LATER, half
+from tests.moto_server import running_moto
 from tests.route_world import ARTIFACTS, KEY, PROJECT_ID, SOURCE, TARGET, RouteBuckets
 from tests.snapshots import write_base
 
@@ -39,11 +39,8 @@ GIVEN = {
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_moto() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,18 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from segloop.errors import ImageError, ImageTooLarge
 from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, to
+from tests.moto_server import running_moto
 
 __all__ = ["label_studio", "make"]
 
 
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_moto() as url:
+        yield url
 
 
 @pytest.fixture

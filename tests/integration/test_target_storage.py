@@ -10,7 +10,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from demo.label_studio import RunningLabelStudio
 from segloop.dataset import Mirror, sync_target
@@ -18,6 +17,7 @@ from segloop.errors import LabelStudioError, LabelStudioUnreachable, SettingsErr
 from segloop.labelstudio import TargetStorage
 from segloop.settings import load_settings
 from tests.labelling import CONFIG, annotation, half
+from tests.moto_server import running_moto
 from worker.jobs.mirroring import open_mirror, sync_mirror
 
 BUCKET = "annotations"
@@ -26,11 +26,8 @@ PROJECT_ID = 29
 
 @pytest.fixture(scope="module")
 def moto_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_moto() as url:
+        yield url
 
 
 class Bucket:

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from botocore.session import get_session
-from moto.server import ThreadedMotoServer
 
 from tests.hosting_emulator import Hosting, Refusal
+from tests.moto_server import running_moto
 from tests.sagemaker_emulator.pipelines import Pipelines
 from tests.sagemaker_emulator.training import Json, Training
 from worker.trainers.sagemaker.checks import problems
@@ -85,27 +85,21 @@ class Emulator(Training):
 @contextmanager
 def emulated_aws(folder: Path, bucket: str) -> Iterator[tuple[Emulator, dict[str, str]]]:
     """An emulator with an S3 of its own that has a bucket, and the environment in which boto3 uses both."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        with Emulator(f"http://{host}:{port}", folder) as emulator:
-            emulator.s3.create_bucket(Bucket=bucket)
-            yield (
-                emulator,
-                {
-                    "AWS_ENDPOINT_URL_S3": emulator.s3_url,
-                    "AWS_ENDPOINT_URL_SQS": emulator.s3_url,
-                    "AWS_ENDPOINT_URL_EVENTS": emulator.s3_url,
-                    "AWS_ENDPOINT_URL_SAGEMAKER": emulator.url,
-                    "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": emulator.url,
-                    "AWS_ACCESS_KEY_ID": "test",
-                    "AWS_SECRET_ACCESS_KEY": "test",
-                    "AWS_DEFAULT_REGION": "us-east-1",
-                },
-            )
-    finally:
-        server.stop()
+    with running_moto() as url, Emulator(url, folder) as emulator:
+        emulator.s3.create_bucket(Bucket=bucket)
+        yield (
+            emulator,
+            {
+                "AWS_ENDPOINT_URL_S3": emulator.s3_url,
+                "AWS_ENDPOINT_URL_SQS": emulator.s3_url,
+                "AWS_ENDPOINT_URL_EVENTS": emulator.s3_url,
+                "AWS_ENDPOINT_URL_SAGEMAKER": emulator.url,
+                "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": emulator.url,
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            },
+        )
 
 
 def _handler(emulator: Emulator) -> Callable[..., BaseHTTPRequestHandler]:

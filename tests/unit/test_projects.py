@@ -85,6 +85,7 @@ def test_own_settings_that_cannot_be_used_are_told_and_left_out(
 def test_what_another_process_was_told_arrives(
     made: Projects, registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "FRESH_S", 3600.0)
     assert made.settings(PROJECT) is settings, "nothing is known yet"
     other = Projects(registry, settings)
     other.note(PROJECT, extra_params={"retrain_threshold": 5})

@@ -8,25 +8,21 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
 from segloop.registry.store import FolderStore, Store
 from segloop.settings import Settings
 from tests.bundles import BUCKET
+from tests.moto_server import running_moto
 
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    boto3.client("s3", "us-east-1", endpoint_url=url, **keys).create_bucket(Bucket=BUCKET)
-    yield url
-    server.stop()
+    with running_moto() as url:
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        boto3.client("s3", "us-east-1", endpoint_url=url, **keys).create_bucket(Bucket=BUCKET)
+        yield url
 
 
 @pytest.fixture
