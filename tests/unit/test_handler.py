@@ -7,6 +7,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from functools import cache
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,14 @@ def settings(**own: Any) -> Settings:
     return Settings(_env_file=None, sagemaker_s3="s3://b/x", sagemaker_role=ROLE, sagemaker_region="eu-west-1", **own)
 
 
+@cache
+def sagemaker() -> Any:
+    """A client, for AWS's own model of its requests: half a second to make."""
+    return Clients(settings()).sagemaker
+
+
 def check(registry: Registry, wish: Wish, **own: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    made, client = settings(**own), Clients(settings(**own)).sagemaker
+    made, client = settings(**own), sagemaker()
     info = registry.versions(PROJECT)[0]
     model = model_request(made, "eu-west-1", wish, info, "s3://b/x/model.tar.gz")
     config = config_request(wish, info, model)
