@@ -81,7 +81,7 @@ def run_export(*arguments: object, **settings: object) -> subprocess.CompletedPr
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
 
 from redis.exceptions import RedisError
+from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.logs import configure_logging
@@ -32,17 +35,32 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     # what an env file sets counts for the processes of jobs and trainings too; a progress bar is no JSON
     adopt(environment(settings) | ({"TQDM_DISABLE": "1"} if settings.log_format == "json" else {}))
     jobs = Jobs.open(settings, timeout_s=None)
-    while True:
-        worker = _worker(settings, queues, jobs)
-        try:
-            worker.work()
-        except RedisError as error:
-            logger.warning("worker %s: Redis went away: %s", worker.name, error)
-        finally:
-            worker.close()
-        if worker.is_stopping:
-            return
-        time.sleep(1)
+    try:
+        while True:
+            # until a worker handles them: while it starts, and while Redis is away
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, signal.default_int_handler)
+            if _work(_worker(settings, queues, jobs)):
+                return
+            time.sleep(1)
+    except KeyboardInterrupt:
+        logger.info("stopped before there was a worker")
+
+
+def _work(worker: Worker) -> bool:
+    """Let a worker work; whether it was to stop, or else lost Redis."""
+    try:
+        worker.work()
+    except (KeyboardInterrupt, StopRequested):
+        logger.info("worker %s: stopped while it started", worker.name)
+        with contextlib.suppress(RedisError):
+            worker.teardown()  # type: ignore[no-untyped-call]
+        return True
+    except RedisError as error:
+        logger.warning("worker %s: Redis went away: %s", worker.name, error)
+    finally:
+        worker.close()
+    return worker.is_stopping
 
 
 def _worker(settings: Settings, queues: Sequence[str], jobs: Jobs) -> Worker:

@@ -18,15 +18,20 @@ from tests.exports import ROOT, body_of, steadfast
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SERVER = """
-import base64, json, sys
-from pathlib import Path
+import json, sys, time
 from segloop.backend import Backend
+from segloop.errors import Busy
 from segloop.payloads import parse_predict
 from segloop.settings import load_settings
 
 backend = Backend.from_settings(load_settings(env_file=None))
 body = json.loads(sys.stdin.read())
-answers = [backend.predict(parse_predict(body)) for _ in range(2)]
+answers = []
+while len(answers) < 2:
+    try:
+        answers.append(backend.predict(parse_predict(body)))
+    except Busy as busy:  # a conversion takes longer than a request has, where the cores are taken: as it says, again
+        time.sleep(busy.retry_after_s)
 backend.close()
 foreign = ("torch", "torchvision", "label_studio_sdk", "onnx", "onnxruntime", "safetensors", "moto")
 print(json.dumps({"answers": answers, "foreign": [name for name in foreign if name in sys.modules]}))
@@ -50,7 +55,7 @@ def test_pretrained_weights_are_served_by_a_process_without_torch(tmp_path, redi
         input=json.dumps(body_of(("Car", "Person", "Zeppelin"))),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)

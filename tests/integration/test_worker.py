@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def jobs(settings: Settings) -> Iterator[Jobs]:
     jobs.close()
 
 
+#: A worker that takes its time between its registration and rq's handlers of signals.
+SLOW_TO_BEGIN = """
+import sys, time
+from rq.worker import BaseWorker
+from worker.__main__ import main
+
+subscribe = BaseWorker.subscribe
+BaseWorker.subscribe = lambda worker: (time.sleep(60), subscribe(worker))
+sys.exit(main([]))
+"""
+
+
 class Workers:
     """Starts workers, and leaves none behind."""
 
@@ -55,8 +68,8 @@ class Workers:
         self._environment = {**environment(settings), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *queues: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "worker", *queues], env=self._environment)
+    def start(self, *queues: str, program: Sequence[str] = ("-m", "worker")) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, *program, *queues], env=self._environment)
         self._started.append(process)
         return process
 
@@ -112,6 +125,12 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def handles(pid: int, signum: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    [caught] = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.MULTILINE)
+    return bool(int(caught, 16) >> (signum - 1) & 1)
+
+
 def test_runs_jobs_of_both_queues_nicely_and_stops_on_sigterm(
     jobs: Jobs, workers: Workers, notes: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +146,28 @@ def test_runs_jobs_of_both_queues_nicely_and_stops_on_sigterm(
     assert worker.wait(5) == 0
     for name in (RETRAIN_QUEUE, PRELABEL_QUEUE):
         assert jobs.connection.llen(jobs.queue(name).intermediate_queue_key) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_has_just_begun_stops_without_a_trace(
+    jobs: Jobs, workers: Workers, settings: Settings, signum: signal.Signals
+) -> None:
+    worker = workers.start(program=("-c", SLOW_TO_BEGIN))
+    until(lambda: bool(jobs.connection.smembers("rq:workers")))
+    worker.send_signal(signum)
+    assert worker.wait(20) == 0
+    assert jobs.connection.smembers("rq:workers") == set()
+    assert list((settings.data_dir / "workers").iterdir()) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_waits_for_redis_stops(workers: Workers, valkey: Valkey, signum: signal.Signals) -> None:
+    valkey.kill()
+    worker = workers.start()
+    until(lambda: handles(worker.pid, signal.SIGTERM))
+    time.sleep(0.7)  # it has tried once, and waits
+    worker.send_signal(signum)
+    assert worker.wait(20) == 0
 
 
 def test_a_killed_worker_takes_its_job_along_and_the_next_finishes_it(
