@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 import segloop
-from demo.stack import clean_environment, free_port
+from demo.programs import free_port
+from demo.stack import clean_environment
 
 ROOT = Path(segloop.__file__).resolve().parent.parent
 #: What `segloop serve` becomes.

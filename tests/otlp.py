@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.waiting import until
 
 
 class Collector:
@@ -38,12 +39,8 @@ class Collector:
     def named(self, name: str) -> list[Any]:
         return [span for span in self.spans if span.name == name]
 
-    def await_span(self, name: str, seconds: float = 20) -> Any:
-        deadline = time.monotonic() + seconds
-        while not self.named(name):
-            assert time.monotonic() < deadline, f"no span {name}: {[span.name for span in self.spans]}"
-            time.sleep(0.02)
-        return self.named(name)[-1]
+    def await_span(self, name: str) -> Any:
+        return until(lambda: self.named(name), f"a span {name}")[-1]
 
     def close(self) -> None:
         self._server.shutdown()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from segloop.dataset import Manifest
 from tests.sagemaker_emulator import Emulator
 from tests.snapshots import write_snapshot
+from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT
 from worker.jobs import Workshop, run_adopt
 from worker.loop import Worker
@@ -60,10 +60,10 @@ class Route:
         client.close()
         return str(self.emulator.executions[arn].steps[0]["Metadata"]["TrainingJob"]["Arn"].rpartition("/")[2])
 
-    def execution(self, seconds: float = 60) -> Any:
+    def execution(self, patience_s: float = PATIENCE_S) -> Any:
         """The latest execution, once it has ended."""
         execution = list(self.emulator.executions.values())[-1]
-        until(lambda: execution.status != "Executing", seconds)
+        until(lambda: execution.status != "Executing", "the execution's end", patience_s)
         return execution
 
     def ended(self, training: str) -> None:
@@ -97,13 +97,6 @@ class Route:
             except Parked as pause:
                 time.sleep(min(pause.delay_s, 0.1))
         raise AssertionError("the training did not end")
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def take(jobs: Jobs, job_id: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from segloop.settings import Settings
 from tests.moto_server import running_moto
 from tests.sagemaker_emulator import Emulator
 from tests.snapshots import Example, write_snapshot
+from tests.waiting import until
 from worker.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import SageMakerTrainer
 
@@ -76,13 +76,6 @@ def run_of(tmp_path: Path, name: str = "retrain-7-1795383040-0a1b2c3d", tasks: i
     folder.mkdir(parents=True, exist_ok=True)
     write_snapshot(folder / "snapshot", ["bright"], examples(tasks))
     return Run(name, folder, folder / "snapshot", None, {"train_epochs": "3", "device": "cpu", **hyperparameters})
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def finish(trainer: SageMakerTrainer, run: Run) -> RunStatus:

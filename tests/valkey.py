@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 from redis import Redis
@@ -13,6 +12,7 @@ from redis.exceptions import RedisError
 
 from segloop.settings import Settings
 from segloop.supervisor import valkey_command
+from tests.waiting import until
 
 
 class Valkey:
@@ -26,15 +26,15 @@ class Valkey:
     def start(self) -> Valkey:
         command = valkey_command(self.settings)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                with Redis.from_url(self.url) as client:
-                    client.ping()
-                return self
-            except RedisError:
-                assert time.monotonic() < deadline, "Valkey did not start"
-                time.sleep(0.02)
+        until(self._answers, "Valkey's answer")
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            with Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
 
     def kill(self) -> None:
         assert self._process is not None

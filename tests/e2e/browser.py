@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from demo.label_studio import RunningLabelStudio
+from tests.waiting import PATIENCE_S
 
 Part = Literal["image", "regions"]
 
-CHROMIUM = [
+_ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
@@ -74,25 +75,45 @@ def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 300, fa
     raise AssertionError(f"{what}: not within {timeout_s} s {facts}")
 
 
+# A page on a machine that stalls is late, and not wrong.
+expect.set_options(timeout=PATIENCE_S * 1000)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A Chromium of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=_ARGUMENTS, timeout=PATIENCE_S * 1000
+        )
+        yield browser
+        browser.close()
+
+
+def new_page(browser: Browser, **options: Any) -> Page:
+    """A page in a context of its own, which `browser.new_page` describes, and which waits long for what it is asked for."""
+    page = browser.new_page(**options)
+    page.set_default_timeout(PATIENCE_S * 1000)
+    return page
+
+
 @contextmanager
 def logged_in(label_studio: RunningLabelStudio) -> Iterator[Page]:
     """A page of a Chromium of its own in which Label Studio's user is logged in."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    with chromium() as browser:
+        page = new_page(browser, viewport={"width": 1500, "height": 1000})
         page.goto(f"{label_studio.url}/user/login/")
         page.fill("input[name=email]", label_studio.email)
         page.fill("input[name=password]", label_studio.password)
         page.click("button[type=submit]")
         page.wait_for_url(lambda url: "/login" not in url)
         yield page
-        browser.close()
 
 
 def open_task(page: Page, label_studio: RunningLabelStudio, project: int, task: int) -> None:
     """Open a task that has regions, with its whole image in sight."""
     page.goto(f"{label_studio.url}/projects/{project}/data?task={task}")
-    page.wait_for_selector(".lsf-outliner-item", timeout=60_000)
+    page.wait_for_selector(".lsf-outliner-item")
     _canvas(page, "image")
 
 
@@ -109,7 +130,7 @@ def _canvas(page: Page, part: Part) -> dict[str, Any]:
         page.keyboard.press("Shift+Digit1")  # "Zoom to fit"
         return None
 
-    found: dict[str, Any] = wait_for("the whole image on the canvas", fitting, 60)
+    found: dict[str, Any] = wait_for("the whole image on the canvas", fitting)
     return found
 
 
@@ -198,5 +219,5 @@ def wait_until_drawn(
         seen.update(agreement(classes, expected, len(colours), band_px))
         return [classes] if agrees(seen) else []
 
-    [classes] = wait_for("each class in its colour on the canvas", drawn, 60, seen)
+    [classes] = wait_for("each class in its colour on the canvas", drawn, facts=seen)
     return classes

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from pydantic import SecretStr
 
@@ -67,11 +68,17 @@ class Project:
         return answer.raise_for_status().json()
 
     def title(self) -> str:
-        return self.loop.http.get(f"/api/ml/{self.backend}").raise_for_status().json()["title"]
+        return title_of(self.loop.http, self.id, self.backend)
 
     def training(self) -> dict[str, Any]:
         with self.loop.segloop.client() as client:
             return client.get("/is_training", params={"project": self.id}).raise_for_status().json()
+
+
+def title_of(http: httpx.Client, project: int, backend: int) -> str:
+    """A backend's title, by the list: to ask for the backend alone saves its whole row, and may undo a title set meanwhile."""
+    backends = http.get("/api/ml/", params={"project": project}).raise_for_status().json()
+    return str(next(entry["title"] for entry in backends if entry["id"] == backend))
 
 
 def region(truth: np.ndarray, index: int, name: str) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_ragged_masks_over_a_photograph_are_on_the_canvas(
     def bare() -> bool:
         return not drawn_classes(read_canvas(page, "regions", WIDTH, HEIGHT), PALETTE).any()
 
-    wait_for("a canvas without regions", bare, 30)
+    wait_for("a canvas without regions", bare)
 
 
 @pytest.mark.parametrize("tag", sorted(BAND_PX))

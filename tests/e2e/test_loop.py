@@ -82,7 +82,7 @@ def test_a_smart_tool_click_returns_a_region(loop: Loop, project: Project, page:
     page.locator(".lsf-label", has_text=name).nth(1).click()
     page.locator(".lsf-tool_smart").first.hover()
     page.click(".lsf-toolbar__smart [aria-label=key-point-tool]")
-    with page.expect_response(lambda response: "interactive-annotating" in response.url, timeout=60_000) as caught:
+    with page.expect_response(lambda response: "interactive-annotating" in response.url) as caught:
         page.mouse.click(*point_on_page(page, column, row, WIDTH, HEIGHT))
     answer = caught.value.json()
     assert "data" in answer, f"Label Studio could not get a region: {answer}"

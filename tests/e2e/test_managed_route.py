@@ -26,7 +26,7 @@ from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.e2e.browser import wait_for
-from tests.e2e.loop import region
+from tests.e2e.loop import region, title_of
 from tests.ministack import Ministack, Stack
 from tests.sagemaker_emulator import Emulator, emulated_aws, tell
 
@@ -165,7 +165,7 @@ def test_from_images_in_s3_to_predictions_of_a_trained_version(world: World, dat
         assert sorted(world.keys("TargetBucketName", "projects/")) == sorted(f"projects/{ident}/{one}" for one in ids)
 
         version = promoted(world, key, segloop)
-        wait_for("the title in Label Studio", lambda: title(http, backend["id"]) == version)
+        wait_for("the title in Label Studio", lambda: title_of(http, ident, backend["id"]) == version)
         for example in data.val:
             task = tasks[name_of(example)]
             [prediction] = wait_for(f"a prediction of task {task}", lambda task=task: predictions(http, task))
@@ -239,7 +239,3 @@ def name_of(example: Example) -> str:
 def predictions(http: Any, task: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = http.get("/api/predictions/", params={"task": task}).raise_for_status().json()
     return found
-
-
-def title(http: Any, backend: int) -> str:
-    return str(http.get(f"/api/ml/{backend}").raise_for_status().json()["title"])

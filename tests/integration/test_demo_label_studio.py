@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ from PIL import Image
 
 from demo import label_studio
 from demo.label_studio import LOCK, LabelStudioFailed, RunningLabelStudio
+from tests.waiting import until
 
 ROOT = LOCK.parent
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -36,13 +36,6 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
-
-
-def _eventually_gone(pid: int) -> bool:
-    deadline_s = time.monotonic() + 10
-    while _is_running(pid) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    return not _is_running(pid)
 
 
 @pytest.mark.label_studio
@@ -71,7 +64,7 @@ def test_two_run_side_by_side_and_leave_nothing(tmp_path: Path) -> None:
         assert annotation["was_cancelled"]
         with pytest.raises(LabelStudioFailed, match="answered 404"):
             one.submit_annotation(10**6, [])
-    assert all(_eventually_gone(pid) for pid in pids)
+    until(lambda: not any(_is_running(pid) for pid in pids), "the end of both")
     assert not one.folder.exists()
     assert not two.folder.exists()
 
@@ -92,7 +85,7 @@ def test_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert _is_running(pid)
         os.kill(parent.pid, signal.SIGKILL)
-        assert _eventually_gone(pid)
+        until(lambda: not _is_running(pid), "its end")
 
 
 @pytest.mark.label_studio

@@ -15,10 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.documented import ROOT, fences
-from tests.e2e.browser import CHROMIUM
+from tests.e2e.browser import chromium, new_page
 
 pytestmark = pytest.mark.slow
 
@@ -77,9 +76,8 @@ def test_nothing_that_a_page_fetches_is_elsewhere(site: Path) -> None:
 def test_a_reader_needs_no_other_host(site: Path, address: str) -> None:
     asked: list[str] = []
     faults: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-        page = browser.new_page(color_scheme="dark", viewport={"width": 390, "height": 844})
+    with chromium() as browser:
+        page = new_page(browser, color_scheme="dark", viewport={"width": 390, "height": 844})
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
         for name in ("index", "training", "architecture"):
@@ -90,7 +88,6 @@ def test_a_reader_needs_no_other_host(site: Path, address: str) -> None:
         assert page.locator(".diagram svg").count() == 3
         page.goto(f"{address}/index.html?q=rollback", wait_until="networkidle")
         page.locator(".md-search-result__item").first.wait_for(state="attached")
-        browser.close()
     assert faults == []
     assert {urlsplit(url).netloc for url in asked} == {urlsplit(address).netloc}
 

@@ -23,7 +23,8 @@ import redis
 from PIL import Image
 
 from demo.label_studio import RunningLabelStudio
-from demo.stack import clean_environment, free_port
+from demo.programs import free_port
+from demo.stack import clean_environment
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.documented import ROOT, Fence, fences

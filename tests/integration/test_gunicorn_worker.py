@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from demo.stack import free_port
+from demo.programs import free_port
 from segloop.web.gunicorn_worker import JOINED_BYTES, Worker, _JoinedSocket
 
 APP = """

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from segloop.errors import TrainingError
+from tests.waiting import until
 from worker.trainers.base import Run, RunStatus
 from worker.trainers.local import LocalTrainer
 
@@ -26,13 +25,6 @@ def run_of(tmp_path: Path, **hyperparameters: str) -> Run:
     champion = tmp_path / "champion"
     champion.mkdir(exist_ok=True)
     return Run("retrain-1", tmp_path, snapshot, champion, {"train_epochs": "3", **hyperparameters})
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def finish(trainer: LocalTrainer, run: Run) -> RunStatus:

@@ -29,11 +29,12 @@ from segloop.answers import TaskHandler
 from segloop.settings import Settings
 from sweeping import LaunchesFailed, sweep
 from tests.hosting_emulator import Endpoint
-from tests.managed import add_pipeline, counts, created, eventually, launches, recorded
+from tests.managed import add_pipeline, counts, created, launches, recorded
 from tests.ministack import REGION, Ministack, Stack
 from tests.sagemaker_emulator import Emulator
 from tests.template_roles import actions, permissions, without
 from tests.toys import BRUSH, half_red_half_blue, toy_registry
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.label_studio]
 
@@ -277,7 +278,7 @@ def _deployed_functions_run(world: World) -> None:
     event["project"]["id"] = world.project
     event["tasks"][0]["id"] = task
     assert world.full.post(event).status_code == 202
-    assert eventually(lambda: bool(launches(world.emulator)) and bool(world.predictions(task)))
+    assert until(lambda: bool(launches(world.emulator)) and bool(world.predictions(task)))
     (prediction,) = world.predictions(task)
     assert prediction["model_version"].startswith("v1-")
     assert 0 <= prediction["score"] <= 1

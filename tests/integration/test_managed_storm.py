@@ -21,9 +21,10 @@ from credentials import SharedSecret
 from launching import Launches, NotStarted, Pipeline
 from LsCustomWebhook import Receiver
 from sweeping import LaunchesFailed, sweep
-from tests.managed import PROJECT, add_pipeline, bulk, counts, created, eventually, launches
+from tests.managed import PROJECT, add_pipeline, bulk, counts, created, launches
 from tests.ministack import TEMPLATE, Ministack, Stack
 from tests.sagemaker_emulator import Emulator
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -186,12 +187,11 @@ def test_a_storm_launches_exactly_as_often_as_it_must(world: World) -> None:
             sent = [senders.submit(world.deliver, event, lives=lives) for event, lives in _deliveries(dice)]
             for each in sent:
                 each.result()
-            emptied = eventually(lambda: world.waiting(world.queue) == 0)
+            until(lambda: world.waiting(world.queue) == 0, "an empty queue")
         finally:
             world.ended.set()
         for each in polls:
             each.result()
-    assert emptied
     # counters died with what they had claimed or left unclaimed; sweepers finish it, and die too
     for _ in range(16):
         world.sweep(lives=False)

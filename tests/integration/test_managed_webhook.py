@@ -18,9 +18,10 @@ from segloop.backend import Backend
 from segloop.settings import Settings
 from segloop.web import create_app
 from tests.hosting_emulator import Refusal
-from tests.managed import PROJECT, add_pipeline, bulk, counts, created, eventually, launches, recorded
+from tests.managed import PROJECT, add_pipeline, bulk, counts, created, launches, recorded
 from tests.ministack import Ministack, Stack
 from tests.sagemaker_emulator import Emulator
+from tests.waiting import until
 from worker.queue import Jobs
 
 pytestmark = pytest.mark.slow
@@ -106,7 +107,7 @@ def test_counts_land_and_the_pipeline_is_started(world: World) -> None:
     answer = world.stack.post(bulk([2, 3, 4, 5, 6, 7]))
     assert (answer.status_code, answer.json()["annotations"]) == (202, 6)
     expected = {"pending": 2, "counted": 7, "generation": 1}
-    assert eventually(lambda: world.counts() == expected and bool(launches(world.emulator)))
+    assert until(lambda: world.counts() == expected and bool(launches(world.emulator)))
     assert launches(world.emulator) == [("29", 1)]
     assert not [line for line in world.stack.log("Receiver") if world.stack.secret in line]
 
@@ -117,7 +118,7 @@ def test_a_bulk_event_larger_than_a_message(world: World) -> None:
     assert len(json.dumps(event)) > 2 * 2**20
     assert world.stack.post(event).json()["annotations"] == 42
     expected = {"pending": 42 % PER_TRAINING, "counted": 42, "generation": 42 // PER_TRAINING}
-    assert eventually(lambda: world.counts("30.1795383040") == expected)
+    assert until(lambda: world.counts("30.1795383040") == expected)
 
 
 def test_the_sweeper_starts_what_could_not_be_started(world: World) -> None:
@@ -126,7 +127,7 @@ def test_the_sweeper_starts_what_could_not_be_started(world: World) -> None:
     event = bulk(range(1, PER_TRAINING + 1))
     event["project"] |= {"id": 31, "created_at": None}
     world.stack.post(event)
-    assert eventually(lambda: world.counts("31").get("generation") == 1 and not world.emulator.faults)
+    assert until(lambda: world.counts("31").get("generation") == 1 and not world.emulator.faults)
     assert world.stack.invoke("Sweeper", {}) == {"error": None, "answer": {"left_behind": 0}}
     world.age_launches()
     world.emulator.faults += [("StartPipelineExecution", refusal)] * 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from segloop.settings import Settings
 from segloop.web import readiness
 from segloop.web.metric_table import METRICS, TRAINING_S
 from tests.toys import BRUSH, toy_loader
+from tests.waiting import until
 from tests.world import World
 
 PROJECT = "1.1795382829"
@@ -190,12 +190,9 @@ def test_ready_once_what_is_promoted_is_loaded(settings: Settings, redis_url: st
     world.close()
 
 
-def await_ready(world: World, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while (answer := world.client.get("/ready")).status_code != 200:
-        assert time.monotonic() < deadline, answer.json
-        time.sleep(0.05)
-    assert answer.json["ready"] is True
+def await_ready(world: World) -> None:
+    until(lambda: world.client.get("/ready").status_code == 200, "readiness")
+    assert world.client.get("/ready").json["ready"] is True
 
 
 def test_the_queue_is_away(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segloop.masks import decode_rle
 from tests.gated_world import PROJECT, click, labels_of, make_world, sizes_of
+from tests.waiting import PATIENCE_S
 
 __all__ = ["make_world"]
 
@@ -66,12 +67,12 @@ def test_after_a_swap_the_old_versions_map_is_never_served(make_world):
         pass
     engine.gate.clear()
     under_way = world.ask("/data/50x30.png")
-    assert engine.begun.acquire(timeout=20)
+    assert engine.begun.acquire(timeout=PATIENCE_S)
     second = world.promote(seed=2)
     swap = world.pool.submit(world.models.refresh)
     engine.gate.set()
-    swap.result(20)
-    assert (under_way.result(20).json["model_version"], road_is_above(under_way.result())) == (first, True)
+    swap.result(PATIENCE_S)
+    assert (under_way.result(PATIENCE_S).json["model_version"], road_is_above(under_way.result())) == (first, True)
 
     for uri in ("/data/40x30.png", "/data/50x30.png"):
         for context in (None, click(50, 20)):

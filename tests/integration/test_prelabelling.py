@@ -230,6 +230,19 @@ def test_what_was_labelled_of_an_order_makes_room_behind_the_last_place(shop: Wo
     assert scores[BATCH] >= ORDER_LIMIT
 
 
+def test_a_title_that_is_undone_meanwhile_is_set_again(shop: Workshop, version: str) -> None:
+    class Opened(PoolStudio):
+        """One whose backend's page is opened during the job."""
+
+        def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+            self.title = "old"
+            return super().create_predictions(project_id, predictions)
+
+    studio = Opened(shop.label_studio.tasks)  # type: ignore[attr-defined]
+    assert run_prelabel(replace(shop, label_studio=studio), PROJECT, version, "none")["ordered"] == BATCH  # type: ignore[arg-type]
+    assert studio.title == version
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, after: bool) -> None:
     run_prelabel(shop, PROJECT, version, "none")

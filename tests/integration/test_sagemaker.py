@@ -15,7 +15,8 @@ from segloop.registry import bundles
 from tests.aws_smoke import smoke
 from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal
-from tests.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of, until
+from tests.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of
+from tests.waiting import until
 from worker.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import SageMakerTrainer
 from worker.trainers.sagemaker.code import PACKAGES

@@ -14,6 +14,7 @@ import pytest
 from segloop.errors import TrainingError
 from segloop.settings import Settings
 from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
+from tests.waiting import PATIENCE_S
 from tests.workshop import PROJECT, begin, make_shop
 from worker.jobs import Workshop, run_retrain
 from worker.queue import Jobs, Parked
@@ -62,7 +63,7 @@ def new_trainer(settings: Settings, tmp_path: Path) -> SageMakerTrainer:
 def looks(shop: Workshop, job_id: str, tmp_path: Path) -> tuple[dict[str, Any], int]:
     """Run a retrain as workers do that each live for one look; its result, and how often it was parked."""
     parked = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             fresh = replace(shop, trainer=new_trainer(shop.settings, tmp_path))

@@ -18,9 +18,10 @@ from segloop.errors import TrainingError
 from segloop.policy import RetrainDecision
 from segloop.registry import open_registry
 from segloop.settings import Settings, environment
-from tests.route_jobs import ARTIFACTS, Route, learnt, take, until
+from tests.route_jobs import ARTIFACTS, Route, learnt, take
 from tests.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
 from tests.toys import BRUSH, toy_model
+from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
 from worker.jobs import Workshop, run_adopt, run_reconcile
 from worker.queue import PRELABEL_QUEUE, Jobs, Parked
@@ -187,7 +188,7 @@ def test_a_worker_follows_a_training_and_tells_why_it_failed(route: Route) -> No
         until(lambda: bool(route.adopted()) and jobs.job_status(route.adopted()[0])["job_status"] == "failed")
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(PATIENCE_S)
     (job_id,) = route.adopted()
     status = jobs.job_status(job_id)
     assert status["error"] == "AlgorithmError: There are too few annotations., exit code: 1"

@@ -20,17 +20,11 @@ import pytest
 from segloop.errors import SettingsError
 from segloop.settings import Settings, environment
 from segloop.supervisor import _configuration, _free_port, valkey_command
+from tests.waiting import until
 from worker.queue import Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "from segloop import supervisor; from segloop.settings import load_settings; supervisor.up(load_settings())"
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 class Up:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 from segloop.errors import SettingsError
 from segloop.settings import Settings, environment
 from tests.valkey import Valkey
+from tests.waiting import PATIENCE_S, until
 from worker.__main__ import _queue
 from worker.loop import Lives
 from worker.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
@@ -98,13 +99,6 @@ def enqueue(jobs: Jobs, name: str, *arguments: Any, queue: str = RETRAIN_QUEUE, 
     )  # fmt: skip
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def status(job: Job) -> str:
     return str(job.get_status(refresh=True).value)
 
@@ -143,7 +137,7 @@ def test_runs_jobs_of_both_queues_nicely_and_stops_on_sigterm(
     later = enqueue(jobs, "quick", tmp_path / "later", queue=PRELABEL_QUEUE)
     until(lambda: status(later) == "finished")
     worker.terminate()
-    assert worker.wait(5) == 0
+    assert worker.wait(PATIENCE_S) == 0
     for name in (RETRAIN_QUEUE, PRELABEL_QUEUE):
         assert jobs.connection.llen(jobs.queue(name).intermediate_queue_key) == 0
 
@@ -155,7 +149,7 @@ def test_a_worker_that_has_just_begun_stops_without_a_trace(
     worker = workers.start(program=("-c", SLOW_TO_BEGIN))
     until(lambda: bool(jobs.connection.smembers("rq:workers")))
     worker.send_signal(signum)
-    assert worker.wait(20) == 0
+    assert worker.wait(PATIENCE_S) == 0
     assert jobs.connection.smembers("rq:workers") == set()
     assert list((settings.data_dir / "workers").iterdir()) == []
 
@@ -167,7 +161,7 @@ def test_a_worker_that_waits_for_redis_stops(workers: Workers, valkey: Valkey, s
     until(lambda: handles(worker.pid, signal.SIGTERM))
     time.sleep(0.7)  # it has tried once, and waits
     worker.send_signal(signum)
-    assert worker.wait(20) == 0
+    assert worker.wait(PATIENCE_S) == 0
 
 
 def test_a_killed_worker_takes_its_job_along_and_the_next_finishes_it(
@@ -178,7 +172,7 @@ def test_a_killed_worker_takes_its_job_along_and_the_next_finishes_it(
     horse = started_pid(notes)
     worker.kill()
     worker.wait()
-    until(lambda: is_gone(horse), 5)
+    until(lambda: is_gone(horse))
     workers.start("retrain")
     until(lambda: status(job) == "finished")
     assert [line.split()[0] for line in lines(notes)] == ["start", "start", "done"]
@@ -201,7 +195,7 @@ def test_a_stopped_worker_queues_its_job_again_at_no_cost(jobs: Jobs, workers: W
     worker = workers.start("retrain")
     started_pid(notes)
     worker.terminate()
-    assert worker.wait(10) == 0
+    assert worker.wait(PATIENCE_S) == 0
     assert status(job) == "queued"
     job.refresh()
     assert job.retries_left == MAX_RETRIES

@@ -257,8 +257,11 @@ class Training:
             if reason:
                 job.description["FailureReason"] = reason
             _move(job, secondary, reason or secondary)
+        try:
+            # first: whoever then sees the end may count on its event, and no later test gets it
+            self.told(job.description | {"TrainingJobStatus": status})
+        finally:
             job.description["TrainingJobStatus"] = status
-        self.told(dict(job.description))
 
     # -- S3
 

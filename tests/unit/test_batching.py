@@ -12,6 +12,7 @@ import pytest
 from segloop.acquisition import Certainty
 from segloop.errors import DeadlinePassed
 from segloop.serving import Batcher, PredictionCache, Segmentation
+from tests.waiting import PATIENCE_S, until
 
 
 class GatedEngine:
@@ -28,7 +29,7 @@ class GatedEngine:
         self.running += 1
         assert self.running == 1, "two passes side by side"
         self.started.release()
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE_S)
         self.batches.append(len(batch))
         self.running -= 1
         return batch * 2
@@ -42,25 +43,18 @@ def ask(pool: ThreadPoolExecutor, batcher: Batcher, images: list[np.ndarray], **
     return pool.submit(batcher.logits, images, **options)
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def test_each_caller_gets_its_own_logits_and_waiting_images_go_together():
     engine = GatedEngine(max_batch=3)
     batcher = Batcher(engine, wait_s=0)
     with ThreadPoolExecutor(8) as pool:
         first = ask(pool, batcher, [image(1)])
-        assert engine.started.acquire(timeout=20)
+        assert engine.started.acquire(timeout=PATIENCE_S)
         others = [ask(pool, batcher, [image(value)]) for value in range(2, 8)]
-        wait_until(lambda: len(batcher._pending) == 6)
+        until(lambda: len(batcher._pending) == 6)
         engine.gate.set()
-        assert (first.result(20)[0] == 2).all()
+        assert (first.result(PATIENCE_S)[0] == 2).all()
         for value, other in zip(range(2, 8), others, strict=True):
-            [logits] = other.result(20)
+            [logits] = other.result(PATIENCE_S)
             assert (logits == 2 * value).all()
     assert engine.batches == [1, 3, 3]
 
@@ -72,7 +66,7 @@ def test_an_engine_without_batches_runs_one_image_at_a_time_over_all_batchers():
     with ThreadPoolExecutor(8) as pool:
         answers = [ask(pool, batchers[value % 2], [image(value), image(value + 0.5)]) for value in range(8)]
         for value, answer in enumerate(answers):
-            one, two = answer.result(20)
+            one, two = answer.result(PATIENCE_S)
             assert (one == 2 * value).all()
             assert (two == 2 * value + 1).all()
     assert engine.batches == [1] * 16
@@ -83,12 +77,12 @@ def test_images_of_other_sizes_go_in_their_own_batch():
     batcher = Batcher(engine, wait_s=0)
     with ThreadPoolExecutor(8) as pool:
         first = ask(pool, batcher, [image(0)])
-        assert engine.started.acquire(timeout=20)
+        assert engine.started.acquire(timeout=PATIENCE_S)
         mixed = [ask(pool, batcher, [image(value, side)]) for value, side in ((1, 4), (2, 8), (3, 4))]
-        wait_until(lambda: len(batcher._pending) == 3)
+        until(lambda: len(batcher._pending) == 3)
         engine.gate.set()
-        first.result(20)
-        assert [answer.result(20)[0].shape[1] for answer in mixed] == [4, 8, 4]
+        first.result(PATIENCE_S)
+        assert [answer.result(PATIENCE_S)[0].shape[1] for answer in mixed] == [4, 8, 4]
     assert sorted(engine.batches) == [1, 1, 2]
 
 
@@ -98,7 +92,7 @@ def test_a_batch_waits_a_moment_to_fill():
     batcher = Batcher(engine, wait_s=20)
     with ThreadPoolExecutor(2) as pool:
         one = ask(pool, batcher, [image(1)])
-        wait_until(lambda: len(batcher._pending) == 1)
+        until(lambda: len(batcher._pending) == 1)
         two = ask(pool, batcher, [image(2)])
         assert (one.result(15)[0] == 2).all(), "the second image fills the batch, so nobody waits 20 s"
         assert (two.result(15)[0] == 4).all()
@@ -110,13 +104,13 @@ def test_a_deadline_ends_the_wait_and_takes_the_image_out_of_the_queue():
     batcher = Batcher(engine)
     with ThreadPoolExecutor(2) as pool:
         first = ask(pool, batcher, [image(1)])
-        assert engine.started.acquire(timeout=20)
+        assert engine.started.acquire(timeout=PATIENCE_S)
         late = ask(pool, batcher, [image(2)], deadline=time.monotonic() + 0.05)
         with pytest.raises(DeadlinePassed):
-            late.result(20)
+            late.result(PATIENCE_S)
         assert batcher._pending == []
         engine.gate.set()
-        first.result(20)
+        first.result(PATIENCE_S)
     assert engine.batches == [1]
     with pytest.raises(DeadlinePassed):
         batcher.logits([image(3)], deadline=time.monotonic() - 1)
@@ -172,18 +166,18 @@ def test_what_is_being_computed_is_waited_for():
     def compute():
         calls.append(1)
         started.set()
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE_S)
         return segmentation(10)
 
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(cache.get, "a", compute)
-        assert started.wait(20)
+        assert started.wait(PATIENCE_S)
         late = pool.submit(cache.get, "a", compute, time.monotonic() + 0.05)
         with pytest.raises(DeadlinePassed):
-            late.result(20)
+            late.result(PATIENCE_S)
         second = pool.submit(cache.get, "a", compute)
         gate.set()
-        assert first.result(20) is second.result(20)
+        assert first.result(PATIENCE_S) is second.result(PATIENCE_S)
     assert calls == [1]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from segloop.errors import Busy
 from segloop.serving.loads import RETRY_AFTER_S, Loads
+from tests.waiting import PATIENCE_S
 
 
 class Slow:
@@ -21,7 +22,7 @@ class Slow:
     def __call__(self) -> str:
         self.times += 1
         self.begun.release()
-        assert self.gate.wait(60)
+        assert self.gate.wait(PATIENCE_S)
         if self.error is not None:
             raise self.error
         return "network"
@@ -37,7 +38,7 @@ def test_who_gives_up_is_told_when_to_ask_again_and_the_load_goes_on():
     with ThreadPoolExecutor(1) as pool:
         patient = pool.submit(loads.get, "v1", load, "v1")
         load.gate.set()
-        assert patient.result(20) == "network"
+        assert patient.result(PATIENCE_S) == "network"
     assert load.times == 1
 
 
@@ -53,9 +54,9 @@ def test_all_who_wait_get_the_one_outcome_and_the_next_one_loads_anew(error):
 
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(ask, number) for number in range(4)]
-        assert load.begun.acquire(timeout=20)
+        assert load.begun.acquire(timeout=PATIENCE_S)
         load.gate.set()
-        found = {answer.result(20) for answer in answers}
+        found = {answer.result(PATIENCE_S) for answer in answers}
     assert found == {"network" if error is None else str(error)}
     before = load.times
     ask(0)
@@ -67,8 +68,8 @@ def test_loads_of_different_keys_take_turns():
     second.gate.set()
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(loads.get, "v1", first, "v1")
-        assert first.begun.acquire(timeout=20)
+        assert first.begun.acquire(timeout=PATIENCE_S)
         two = pool.submit(loads.get, "v2", second, "v2")
         assert not second.begun.acquire(timeout=0.2)
         first.gate.set()
-        assert (one.result(20), two.result(20)) == ("network", "network")
+        assert (one.result(PATIENCE_S), two.result(PATIENCE_S)) == ("network", "network")

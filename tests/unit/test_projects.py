@@ -15,6 +15,7 @@ from segloop.errors import RegistryError, UnknownProject
 from segloop.projects import Projects, read_notes
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
+from tests.waiting import PATIENCE_S
 
 PROJECT = "7.1795383040"
 
@@ -31,9 +32,13 @@ def made(registry: Registry, settings: Settings) -> Iterator[Projects]:
     projects.close()
 
 
+def away(*given: Any) -> Any:
+    raise RegistryError("the store is away")
+
+
 def settle(projects: Projects) -> None:
     """Wait for what is written and read aside."""
-    projects._aside.submit(int).result(10)
+    projects._aside.submit(int).result(PATIENCE_S)
 
 
 def test_what_is_noted_holds_at_once_and_is_written(made: Projects, registry: Registry) -> None:
@@ -108,13 +113,13 @@ def test_a_slow_store_does_not_undo_what_was_noted_since(
     def slow(*given: Any) -> Any:
         found = read(*given)
         reading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_S)
         return {**found, "label_config": "of another process"}
 
     monkeypatch.setattr(registry, "read_json", slow)
     monkeypatch.setattr(module, "FRESH_S", 0.0)
     assert made.notes(PROJECT)["label_config"] == "old"
-    assert reading.wait(10)
+    assert reading.wait(PATIENCE_S)
     made.note(PROJECT, label_config="new")
     go_on.set()
     settle(made)
@@ -124,9 +129,6 @@ def test_a_slow_store_does_not_undo_what_was_noted_since(
 def test_while_the_store_is_away_the_last_notes_hold(
     made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*given: Any) -> Any:
-        raise RegistryError("the store is away")
-
     made.note(PROJECT, label_config="<View/>")
     settle(made)
     monkeypatch.setattr(module, "FRESH_S", 0.0)
@@ -137,21 +139,41 @@ def test_while_the_store_is_away_the_last_notes_hold(
     assert made.notes("8.1795383040") == {}
 
 
-def test_what_could_not_be_written_is_written_with_the_next_setup(
-    made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("told_again", [False, True])
+def test_what_could_not_be_written_holds_here_and_is_written_later(
+    made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch, told_again: bool
 ) -> None:
-    def away(*given: Any) -> None:
-        raise RegistryError("the store is away")
-
     with monkeypatch.context() as patch:
         patch.setattr(registry, "write_json", away)
         made.note(PROJECT, label_config="<View/>")
-        assert made.notes(PROJECT), "this process was told"
         settle(made)
+        assert made.notes(PROJECT)["label_config"] == "<View/>"
     assert read_notes(registry, PROJECT) == {}
-    made.note(PROJECT, label_config="<View/>")
+    if told_again:
+        made.note(PROJECT, label_config="<View/>")
+    else:
+        monkeypatch.setattr(module, "FRESH_S", 0.0)
+        assert made.notes(PROJECT)["label_config"] == "<View/>"
     settle(made)
     assert read_notes(registry, PROJECT)["label_config"] == "<View/>"
+    made.notes(PROJECT)
+    settle(made)
+    assert made.notes(PROJECT)["label_config"] == "<View/>", "what is read again is what was written"
+
+
+def test_what_is_noted_while_the_store_is_away_joins_what_it_has(
+    made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.write_json(PROJECT, "project.json", {"label_config": "old", "extra_params": {"retrain_threshold": 5}})
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "read_json", away)
+        made.note(PROJECT, label_config="new")
+        settle(made)
+    made.note(PROJECT, backend_url="http://127.0.0.1:9090")
+    settle(made)
+    expected = {"project": PROJECT, "label_config": "new", "extra_params": {"retrain_threshold": 5}}
+    assert made.notes(PROJECT) == read_notes(registry, PROJECT) == expected | {"backend_url": "http://127.0.0.1:9090"}
+    assert made.settings(PROJECT).retrain_threshold == 5
 
 
 def test_many_threads_lose_no_fact(made: Projects, registry: Registry) -> None:

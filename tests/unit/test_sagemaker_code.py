@@ -7,13 +7,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.snapshots import write_base
+from tests.waiting import PATIENCE_S
 from worker.trainers.sagemaker import entry
 from worker.trainers.sagemaker.code import REQUIREMENTS, code_files, requirements_of
 from worker.trainers.sagemaker.uploads import Folder
@@ -104,8 +104,7 @@ def test_sigterm_is_passed_on(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         out = process.stdout.read()
-        assert process.wait(30) == 7
+        assert process.wait(PATIENCE_S) == 7
     assert f'{entry.PROGRESS} {{"phase": "training", "step": 5}}' in out

@@ -17,6 +17,7 @@ from segloop.registry import open_registry
 from segloop.serving import UNTRAINED, Batcher, PredictionCache, ServedModel, ServedModels
 from segloop.settings import Settings
 from tests.toys import ColourEngine, ToyImage, half_red_half_blue, toy_bundle, toy_loader, toy_model
+from tests.waiting import PATIENCE_S, until
 
 PROJECT = "1.1795382829"
 LABELS = {"Road": (), "Sky": ()}
@@ -32,13 +33,6 @@ def promote(registry, tmp_path, seed, project=PROJECT):
     version = registry.add(project, folder, info)
     registry.promote(project, version, "test")
     return version
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_segment_gives_full_size_maps():
@@ -146,11 +140,7 @@ def test_the_watcher_follows_within_its_poll(registry, settings, tmp_path):
     models.current(PROJECT, LABELS)
     models.start()
     second = promote(registry, tmp_path, 2)
-    done = threading.Event()
-    for _ in range(200):
-        if models.version(PROJECT, LABELS) == second:
-            break
-        done.wait(0.05)
+    until(lambda: models.version(PROJECT, LABELS) == second)
     models.stop()
     assert models.version(PROJECT, LABELS) == second
 
@@ -202,9 +192,9 @@ def test_a_champion_that_fails_at_the_start_neither_stops_the_watcher_nor_the_ot
 
     models = ServedModels(registry, settings, load)
     models.start()
-    wait_until(lambda: "2.1" in models._models)
+    until(lambda: "2.1" in models._models)
     second = promote(registry, tmp_path, 2, "2.1")
-    wait_until(lambda: models.version("2.1", LABELS) == second)
+    until(lambda: models.version("2.1", LABELS) == second)
     models.stop()
     assert "project 1.1: " in caplog.text
 
@@ -240,7 +230,7 @@ def test_requests_do_not_queue_up_for_a_conversion_that_just_failed(registry, se
     with ThreadPoolExecutor(8) as pool:
         for answer in [pool.submit(models.current, PROJECT, LABELS) for _ in range(8)]:
             with pytest.raises(EngineError, match=r"^the export failed with status 1$"):
-                answer.result(20)
+                answer.result(PATIENCE_S)
     assert len(tries) == 1
 
 
@@ -299,17 +289,17 @@ def test_who_waits_for_another_requests_computation_does_not_inherit_its_deadlin
 
     def out_of_time():
         began.set()
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE_S)
         raise DeadlinePassed("mine has passed")
 
     with ThreadPoolExecutor(3) as pool:
         hasty = pool.submit(cache.get, "image", out_of_time, time.monotonic() - 1)
-        assert began.wait(20)
+        assert began.wait(PATIENCE_S)
         patient = [
             pool.submit(cache.get, "image", lambda: kept, deadline) for deadline in (None, time.monotonic() + 60)
         ]
         gate.set()
         with pytest.raises(DeadlinePassed, match="mine has passed"):
-            hasty.result(20)
+            hasty.result(PATIENCE_S)
         for answer in patient:
-            assert answer.result(20) is kept
+            assert answer.result(PATIENCE_S) is kept

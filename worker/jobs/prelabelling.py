@@ -67,6 +67,9 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
         embeddings.keep({row["task"]: row["score"] for row in rows})
         message = f"{predicted} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
         shop.jobs.report(job_id, {"phase": "predicting", "step": predicted + len(failed), "message": message})
+    if serves(shop, project, version):
+        # Once more: Label Studio saves a backend's whole row when its page is opened, and may have undone it meanwhile.
+        tell(shop, project, version)
     if diverse:
         shop.jobs.report(job_id, {"phase": "ordering", "message": "The least sure tasks are put in order."})
         model = model or shop.load_model(shop.registry, project, version, settings)

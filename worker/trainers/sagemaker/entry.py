@@ -131,12 +131,19 @@ def hosts_of(config: dict[str, Any]) -> tuple[list[str], str]:
 
 def run(arguments: list[str], environment: dict[str, str]) -> int:
     """Run a command to its end; SIGTERM goes to it. Its exit status; 128 and the signal's number, if one killed it."""
-    process = subprocess.Popen(arguments, env=environment)
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
 
     signal.signal(signal.SIGTERM, pass_on)
+    process = subprocess.Popen(arguments, env=environment)
+    for number in early:
+        process.send_signal(number)
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(BASE / "output" / "data" / "progress.jsonl", ended))
     reporter.start()
