@@ -169,6 +169,7 @@ def test_requests_while_a_network_is_made_ready_are_told_to_ask_again(make_world
     assert len(world.engines) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_network_keeps_the_deadline(make_world):
     world = make_world(predict_deadline_s=2)
     version = world.promote()
@@ -182,6 +183,7 @@ def test_a_slow_network_keeps_the_deadline(make_world):
     until(lambda: sizes_of(world.predict("/data/41x30.png", "/data/42x30.png")) == [41, 42])
 
 
+@pytest.mark.slow
 def test_a_click_on_what_another_request_is_computing_keeps_its_deadline(make_world):
     world = make_world(predict_deadline_s=2)
     version = world.promote()

@@ -104,6 +104,7 @@ def test_requests_sent_before_an_answer_was_read_are_all_answered(port):
     assert received.count(b"HTTP/1.1 200") == 20
 
 
+@pytest.mark.slow
 def test_a_client_that_never_pauses_keeps_the_only_thread_from_nobody(tmp_path):
     ended = threading.Event()
 
@@ -123,6 +124,7 @@ def test_a_client_that_never_pauses_keeps_the_only_thread_from_nobody(tmp_path):
             busy.join()
 
 
+@pytest.mark.slow
 def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_path):
     asked = threading.Event()
 

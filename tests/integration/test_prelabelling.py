@@ -243,6 +243,7 @@ def test_a_title_that_is_undone_meanwhile_is_set_again(shop: Workshop, version: 
     assert studio.title == version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, after: bool) -> None:
     run_prelabel(shop, PROJECT, version, "none")
