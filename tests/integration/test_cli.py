@@ -88,6 +88,7 @@ def test_train_before_anything_is_connected(registry: Registry) -> None:
     assert (result.exit_code, "segloop connect" in result.stderr) == (1, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [False, True])
 def test_train_follows_to_a_good_end(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     if terminal:
@@ -109,6 +110,7 @@ def test_train_follows_to_a_good_end(jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     assert "training" in result.stderr
 
 
+@pytest.mark.slow
 def test_train_follows_to_a_bad_end(jobs: Jobs) -> None:
     def fail(job: Any) -> None:
         from rq.job import JobStatus

@@ -152,6 +152,7 @@ def test_other_projects_in_the_same_bucket_are_passed_over(bucket: Bucket, mirro
     assert mirrored(mirror) == {19: [3]}
 
 
+@pytest.mark.slow
 def test_sync_that_was_broken_off_is_repeated(bucket: Bucket, target: TargetStorage, mirror: Mirror) -> None:
     for number in range(1, 61):
         bucket.save(number, 100 + number)
