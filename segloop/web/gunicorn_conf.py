@@ -52,6 +52,6 @@ def child_exit(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Leave Ctrl-C to gunicorn's first process, which tells the others.
 
-    A terminal sends it to all of them; a second signal within gthread's handler of the first deadlocks it (27.0.1).
+    A terminal sends it to all of them, and one that ends before the first process knows would be started again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

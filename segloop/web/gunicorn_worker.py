@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from gunicorn.http.body import LengthReader
+from gunicorn.workers.base import Worker as BaseWorker
 from gunicorn.workers.gthread import ThreadWorker
 
 #: How long a thread waits on a kept connection before it gives the connection back, in milliseconds.
@@ -26,6 +27,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Start; gunicorn looks up its settings twenty times a request, so each becomes a plain attribute."""
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         super().init_process()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End now; gunicorn's own takes a lock of the pool here, and hangs where the signal met its holder (27.0.1)."""
+        BaseWorker.handle_quit(self, sig, frame)
+
+    def run(self) -> None:
+        """Serve; then free the pool's threads, also one that the pool does not know yet."""
+        try:
+            super().run()
+        finally:
+            self.tpool.shutdown(wait=False)
 
     def handle(self, conn: Any) -> Any:
         """Answer requests of a connection; what gunicorn's own returns for the last of them.

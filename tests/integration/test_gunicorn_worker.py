@@ -18,6 +18,7 @@ import pytest
 
 from demo.programs import free_port
 from segloop.web.gunicorn_worker import JOINED_BYTES, Worker, _JoinedSocket
+from tests.waiting import until
 
 APP = """
 def app(environ, start_response):
@@ -43,13 +44,33 @@ def app(environ, start_response):
     return [body]
 """
 WAIT_S = 30
+#: Makes an app's process take its time to start a thread, under the pool's lock, and leave a file before.
+SLOW_TO_START_A_THREAD = """
+import time
+from concurrent.futures import thread
+from pathlib import Path
+
+class Slow(thread.threading.Thread):
+    def start(self):
+        super().start()
+        Path(__file__).with_name("starting").touch()
+        time.sleep(600)
+
+class Threading:
+    Thread = Slow
+
+    def __getattr__(self, name):
+        return getattr(original, name)
+
+original, thread.threading = thread.threading, Threading()
+"""
 
 
 @contextmanager
-def server(folder: Path, threads: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    (folder / "echo.py").write_text(APP)
+def server(folder: Path, threads: int, before: str = "", *more: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    (folder / "echo.py").write_text(before + APP)
     port = free_port()
-    options = ["-k", "segloop.web.gunicorn_worker.Worker", "--threads", str(threads), "--keep-alive", "30"]
+    options = ["-k", "segloop.web.gunicorn_worker.Worker", "--threads", str(threads), "--keep-alive", "30", *more]
     bound = ["--bind", f"127.0.0.1:{port}", "--no-control-socket", "--pythonpath", str(folder)]
     with subprocess.Popen([sys.executable, "-m", "gunicorn", *options, *bound, "echo:app"]) as process:
         try:
@@ -145,6 +166,14 @@ def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_p
         assert process.wait(WAIT_S) == 0
         busy.join(WAIT_S)
         assert not busy.is_alive()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT])
+def test_ctrl_c_while_a_thread_is_started_stops_the_server(tmp_path, signum):
+    with server(tmp_path, 2, SLOW_TO_START_A_THREAD, "--graceful-timeout", "600") as (_, process):
+        until((tmp_path / "starting").exists)  # for the connection by which `server` knew that it listens
+        process.send_signal(signum)
+        assert process.wait(WAIT_S) == 0
 
 
 def test_every_kind_of_answer_arrives_whole_on_one_connection(port):
