@@ -44,7 +44,7 @@ class Server:
             "PYTHONPATH": paths,
             "SEGLOOP_PORT": str(self.port),
         }
-        tie = [sys.executable, "-m", "worker.parent", "SIGTERM", str(self.log.with_suffix(".lock")), sys.executable]
+        tie = [sys.executable, "-m", "segloop.processes", "SIGTERM", str(self.log.with_suffix(".lock")), sys.executable]
         self._command = [*tie, *(part.replace("{port}", str(self.port)) for part in command)]
         self._process: subprocess.Popen[bytes] | None = None
         self.started_s = 0.0

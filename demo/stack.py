@@ -55,7 +55,7 @@ class RunningSegloop:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 # it stops as Ctrl-C stops it, also when this process is killed
-                [sys.executable, "-m", "worker.parent", "SIGINT", str(self.log.with_suffix(".lock")), *UP],
+                [sys.executable, "-m", "segloop.processes", "SIGINT", str(self.log.with_suffix(".lock")), *UP],
                 env=self.environment,
                 cwd=self.log.parent,
                 stdin=subprocess.DEVNULL,

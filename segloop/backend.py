@@ -28,8 +28,8 @@ from segloop.settings import Settings
 from segloop.telemetry import note
 
 if TYPE_CHECKING:
+    from segloop.queue import Jobs
     from segloop.registry import Registry
-    from worker.queue import Jobs
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Backend:
         models = ServedModels(registry, settings)
 
         def open_jobs() -> Jobs:
-            from worker.queue import Jobs
+            from segloop.queue import Jobs
 
             return Jobs.open(settings)
 

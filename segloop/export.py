@@ -30,13 +30,13 @@ from segloop.logs import configure_logging
 from segloop.metrics import ConfusionMatrix
 from segloop.network import SegmentationNetwork, load_bundle, pretrained_network
 from segloop.policy import may_serve
+from segloop.processes import die_with_parent
 from segloop.serving.conversion import NOTHING_TO_EXPORT, REPORT
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, reason
 from segloop.settings import load_settings
 from segloop.training import read_example
 from segloop.transforms import STRIDE_PX, class_map_of, network_input, network_size
 from segloop.windows import windowed_logits
-from worker.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from segloop.errors import SegloopError, SettingsError
 from segloop.logs import in_form
+from segloop.processes import die_with_parent, try_lock_file
 from segloop.settings import Settings, adopt, environment
-from worker.parent import die_with_parent, try_lock_file
 
 #: How long what an earlier run left behind may take to end, in seconds.
 _LEFTOVERS_S = 30.0
@@ -220,7 +220,7 @@ def _configuration(settings: Settings, folder: Path) -> str:
         },
     )
     for name, (priority, command, stop_s) in programs.items():
-        tied = [sys.executable, "-m", "worker.parent", "SIGTERM", str(folder / "children.lock"), *command]
+        tied = [sys.executable, "-m", "segloop.processes", "SIGTERM", str(folder / "children.lock"), *command]
         text += _section(
             f"program:{name}",
             {

@@ -10,11 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from segloop.backend import Backend
+from segloop.queue import Jobs
 from segloop.registry import open_registry
 from segloop.serving import Batcher, ServedModel, ServedModels
 from segloop.web import create_app
 from tests.toys import BRUSH, ColourEngine, ToyImage, half_red_half_blue, toy_bundle
-from worker.queue import Jobs
 
 PROJECT = "1.1795382829"
 CLASSES = ("Road", "Sky")

@@ -14,12 +14,12 @@ from demo.scenes import CLASSES, NO_LABEL, draw_scene
 from segloop.backend import Backend
 from segloop.gallery import GALLERY, Entry, write_gallery
 from segloop.metrics import ConfusionMatrix
+from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import ServedModels
 from segloop.settings import Settings
 from segloop.web import create_app
 from tests.toys import BRUSH, ToyImages, toy_loader
-from worker.queue import Jobs
 
 PROJECT = "29.1795383040"
 COLOURS = {"Sky": "#56b4e9", "Road": "#8c8c94", "Building": "#d55e00", "Tree": "#009e73"}

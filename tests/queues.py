@@ -11,9 +11,9 @@ from rq import Queue, SimpleWorker
 from rq.executions import prepare_execution
 from rq.serializers import JSONSerializer
 
+from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.settings import Settings
 from tests.valkey import Valkey
-from worker.queue import RETRAIN_QUEUE, Jobs
 
 PROJECT = "29.1795383040"
 

@@ -13,13 +13,13 @@ import boto3
 import numpy as np
 
 from segloop.dataset import Manifest
+from segloop.queue import RETRAIN_QUEUE, Jobs, Parked
 from tests.sagemaker_emulator import Emulator
 from tests.snapshots import write_snapshot
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT
 from worker.jobs import Workshop, run_adopt
 from worker.loop import Worker
-from worker.queue import RETRAIN_QUEUE, Jobs, Parked
 from worker.trainers.sagemaker.route import AdoptedTraining
 
 ARTIFACTS = "route-artifacts"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from segloop.errors import LabelStudioUnreachable, TrainingError
-from worker.queue import Parked
+from segloop.queue import Parked
 
 
 def note(path: str, text: str) -> None:

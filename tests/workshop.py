@@ -21,11 +21,11 @@ from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.labelstudio import Totals
 from segloop.policy import Recipe
+from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.toys import BRUSH, toy_model
 from worker.jobs import Workshop, run_retrain
-from worker.queue import RETRAIN_QUEUE, Jobs
 from worker.trainers.base import Run, RunStatus, Trainer
 
 PROJECT = "29.1795383040"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from segloop.backend import Backend
+from segloop.queue import Jobs
 from segloop.registry import open_registry
 from segloop.serving import Loader, ServedModels
 from segloop.settings import Settings
 from segloop.web import create_app
 from tests.toys import ToyImages, toy_bundle, toy_loader
-from worker.queue import Jobs
 
 
 class World:

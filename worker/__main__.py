@@ -14,9 +14,9 @@ from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.logs import configure_logging
+from segloop.queue import QUEUES, Jobs
 from segloop.settings import Settings, adopt, environment, load_settings, share_cores
 from worker.loop import Worker
-from worker.queue import QUEUES, Jobs
 
 logger = logging.getLogger("worker")
 

@@ -36,10 +36,10 @@ from segloop.errors import (
     TrainingError,
     VersionNotFound,
 )
+from segloop.processes import die_with_parent, try_lock_file
+from segloop.queue import OUTAGES, Jobs, JobTimeout, Parked, route_reason, take_up
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
-from worker.parent import die_with_parent, try_lock_file
-from worker.queue import OUTAGES, Jobs, JobTimeout, Parked, route_reason, take_up
 
 if TYPE_CHECKING:
     from worker.trainers.sagemaker.events import Events

@@ -42,8 +42,8 @@ def stop(project: str | None, as_json: bool) -> None:
 
     Whether it is queued or under way; what is served stays as it is.
     """
+    from segloop.queue import Jobs
     from segloop.registry import open_registry
-    from worker.queue import Jobs
 
     settings = load_settings()
     registry = open_registry(settings)

@@ -47,7 +47,7 @@ def deploy(version: str, project: str | None, as_json: bool, dry_run: bool, serv
 
 def _refresh_predictions(settings: Settings, project: str, version: str) -> None:
     """Predict what could not be predicted before the endpoint served the version."""
-    from worker.queue import Jobs
+    from segloop.queue import Jobs
 
     jobs = Jobs.open(settings, timeout_s=5)
     try:

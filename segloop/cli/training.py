@@ -13,8 +13,8 @@ from segloop.errors import UnknownProject
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from segloop.queue import Jobs
     from segloop.registry import Registry
-    from worker.queue import Jobs
 
 _POLL_S: Final = 0.5
 _ENDED: Final = ("finished", "failed", "stopped", "canceled")
@@ -36,9 +36,9 @@ def train(project: str | None, follow: bool, as_json: bool) -> None:
       segloop train --project 7 --follow
       segloop train --json
     """
+    from segloop.queue import RETRAIN_QUEUE, Jobs
+    from segloop.queue.state import queue_state
     from segloop.registry import open_registry
-    from worker.queue import RETRAIN_QUEUE, Jobs
-    from worker.queue.state import queue_state
 
     settings = load_settings()
     key = _project(settings, project, open_registry(settings))

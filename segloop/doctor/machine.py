@@ -17,7 +17,7 @@ from segloop.settings import Settings
 from segloop.vocabulary import zero_shot_channels
 
 if TYPE_CHECKING:
-    from worker.queue.state import QueueState
+    from segloop.queue.state import QueueState
 
 _GIB: Final = 2**30
 #: A version with its engines takes about half a GiB, and a training run's checkpoints several times that.
@@ -28,8 +28,8 @@ _REDIS_TIMEOUT_S: Final = 2.0
 
 def queue(settings: Settings) -> list[Finding]:
     """Whether Redis answers and keeps what it is told, and whether every queue has a worker."""
-    from worker.queue import Jobs
-    from worker.queue.state import queue_state
+    from segloop.queue import Jobs
+    from segloop.queue.state import queue_state
 
     jobs = Jobs.open(settings, timeout_s=_REDIS_TIMEOUT_S)
     try:

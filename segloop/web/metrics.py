@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
     from segloop.backend import Backend
+    from segloop.queue import Tallies
     from segloop.settings import Settings
-    from worker.queue import Tallies
 
 logger = logging.getLogger(__name__)
 

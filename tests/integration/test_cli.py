@@ -20,12 +20,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from segloop.cli import main
+from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import ServedModels, load_served_model
 from segloop.settings import Settings
 from tests.toys import BRUSH, ToyImage, toy_bundle, toy_info, toy_loader
 from tests.waiting import PATIENCE_S
-from worker.queue import RETRAIN_QUEUE, Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "29.1795383040"

@@ -19,6 +19,7 @@ from demo.stack import RunningSegloop
 from segloop.cli import main
 from segloop.errors import EngineError
 from segloop.network import load_bundle
+from segloop.queue import PRELABEL_QUEUE, Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import load_served_model
 from segloop.serving.engines import TorchEngine
@@ -29,7 +30,6 @@ from tests.toys import BRUSH, ToyImage, half_red_half_blue, toy_info
 from tests.workshop import queued
 from worker.endpoints.packing import PACKAGES
 from worker.jobs.workshop import _load_model
-from worker.queue import PRELABEL_QUEUE, Jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -22,6 +22,7 @@ from segloop.errors import (
 )
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.workshop import (
@@ -37,7 +38,6 @@ from tests.workshop import (
     task,
 )
 from worker.jobs import Workshop, run_prelabel, run_retrain
-from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
 from worker.trainers.base import RunStatus
 
 

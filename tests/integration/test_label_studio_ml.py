@@ -18,7 +18,7 @@ from segloop.backend import Backend
 from segloop.registry import open_registry
 from segloop.serving import ServedModels
 from segloop.settings import Settings
-from worker.queue import Jobs
+from segloop.queue import Jobs
 from pathlib import Path
 import model
 

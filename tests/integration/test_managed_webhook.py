@@ -15,6 +15,7 @@ from werkzeug.serving import make_server
 from credentials import SharedSecret
 from launching import Launch, NotStarted, Segloop
 from segloop.backend import Backend
+from segloop.queue import Jobs
 from segloop.settings import Settings
 from segloop.web import create_app
 from tests.hosting_emulator import Refusal
@@ -22,7 +23,6 @@ from tests.managed import PROJECT, add_pipeline, bulk, counts, created, launches
 from tests.ministack import Ministack, Stack
 from tests.sagemaker_emulator import Emulator
 from tests.waiting import until
-from worker.queue import Jobs
 
 pytestmark = pytest.mark.slow
 

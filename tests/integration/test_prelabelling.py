@@ -11,12 +11,12 @@ import pytest
 
 from segloop.acquisition import ORDER_LIMIT, ORDER_STEP
 from segloop.errors import ImageError, LabelStudioError
+from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from tests.toys import BRUSH, ToyImage, toy_bundle, toy_model
 from worker.jobs import Workshop, run_prelabel
 from worker.jobs.ordering import CANDIDATES, Embeddings
-from worker.queue import Jobs
 
 PROJECT = "29.1795383040"
 BATCH = 3

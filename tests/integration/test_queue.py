@@ -9,9 +9,9 @@ import pytest
 
 from segloop.errors import JobNotFound
 from segloop.policy import Changes, Live, Recipe, RetrainDecision, Thresholds, should_rerun
+from segloop.queue import PRELABEL_QUEUE, Enqueued, Jobs
 from segloop.settings import Settings
 from tests.queues import PROJECT, jobs, queued, settings, take, valkey
-from worker.queue import PRELABEL_QUEUE, Enqueued, Jobs
 
 __all__ = ["jobs", "settings", "valkey"]
 

@@ -11,10 +11,10 @@ from rq.serializers import JSONSerializer
 
 from segloop.errors import QueueUnavailable
 from segloop.policy import Changes
+from segloop.queue import MAX_RETRIES, RETRAIN_QUEUE, Enqueued, Jobs
 from segloop.settings import Settings
 from tests.queues import PROJECT, jobs, queued, settings, take, valkey
 from tests.valkey import Valkey
-from worker.queue import MAX_RETRIES, RETRAIN_QUEUE, Enqueued, Jobs
 
 __all__ = ["jobs", "settings", "valkey"]
 

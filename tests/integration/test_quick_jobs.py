@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from segloop.policy import Changes
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from tests.workshop import (
     PROJECT,
     Fuse,
@@ -17,7 +18,6 @@ from tests.workshop import (
     task,
 )
 from worker.jobs import Workshop, run_reconcile, run_retrain
-from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 
 
 def adapt(shop: Workshop) -> dict[str, Any]:

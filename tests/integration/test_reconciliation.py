@@ -13,6 +13,7 @@ from segloop.errors import (
 )
 from segloop.labelstudio import Totals
 from segloop.policy import Changes
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.registry import Registry
 from segloop.settings import Settings
 from tests.toys import toy_model
@@ -26,7 +27,6 @@ from tests.workshop import (
     task,
 )
 from worker.jobs import Workshop, run_prelabel, run_reconcile
-from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 
 # -- prelabel
 

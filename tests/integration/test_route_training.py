@@ -10,6 +10,7 @@ import pytest
 
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials
+from segloop.queue import Jobs
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from tests.container_image import image_site
@@ -21,7 +22,6 @@ from tests.toys import toy_model
 from tests.workshop import FakeLabelStudio, fake_export
 from worker.jobs import Workshop
 from worker.jobs.workshop import compare_bundles
-from worker.queue import Jobs
 from worker.trainers.sagemaker.code import PACKAGES, code_files
 from worker.trainers.sagemaker.entry import AWS_SDK
 

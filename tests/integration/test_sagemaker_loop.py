@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from segloop.errors import TrainingError
+from segloop.queue import Jobs, Parked
 from segloop.settings import Settings
 from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.waiting import PATIENCE_S
 from tests.workshop import PROJECT, begin, make_shop
 from worker.jobs import Workshop, run_retrain
-from worker.queue import Jobs, Parked
 from worker.trainers.sagemaker import SageMakerTrainer
 
 pytestmark = pytest.mark.slow

@@ -16,6 +16,7 @@ import pytest
 
 from segloop.errors import TrainingError
 from segloop.policy import RetrainDecision
+from segloop.queue import PRELABEL_QUEUE, Jobs, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings, environment
 from tests.route_jobs import ARTIFACTS, Route, learnt, take
@@ -24,7 +25,6 @@ from tests.toys import BRUSH, toy_model
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
 from worker.jobs import Workshop, run_adopt, run_reconcile
-from worker.queue import PRELABEL_QUEUE, Jobs, Parked
 from worker.trainers.sagemaker.route import AdoptedTraining
 
 pytestmark = pytest.mark.slow

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.settings import Settings
 from segloop.web import create_app
 from segloop.web.ui.facts import Studio
 from segloop.web.ui.showing import minute
 from tests.pages import PROJECT, PageWorld, add_version, curves
 from tests.workshop import begin
-from worker.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 
 SECURITY = ("Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy")
 PASSWORD = "a pass word"

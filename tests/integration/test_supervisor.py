@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from segloop.errors import SettingsError
+from segloop.queue import Jobs
 from segloop.settings import Settings, environment
 from segloop.supervisor import _configuration, _free_port, valkey_command
 from tests.waiting import until
-from worker.queue import Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "from segloop import supervisor; from segloop.settings import load_settings; supervisor.up(load_settings())"
@@ -66,7 +66,7 @@ class Up:
         return found
 
     def pid_of(self, part: str) -> int | None:
-        pids = [pid for pid, command in self.family().items() if part in command and "worker.parent" not in command]
+        pids = [pid for pid, command in self.family().items() if part in command and "segloop.processes" not in command]
         return min(pids) if pids else None
 
     def wait(self, seconds: float = 40) -> int:

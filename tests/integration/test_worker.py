@@ -19,12 +19,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from segloop.errors import SettingsError
+from segloop.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
 from segloop.settings import Settings, environment
 from tests.valkey import Valkey
 from tests.waiting import PATIENCE_S, until
 from worker.__main__ import _queue
 from worker.loop import Lives
-from worker.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from click.testing import CliRunner, Result
 
 from segloop import __version__
 from segloop.cli import cli_page, main
+from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
-from worker.queue import Jobs
 
 PROJECT = "29.1795383040"
 

@@ -11,11 +11,11 @@ import pytest
 from segloop.doctor import Examination, all_is_well, connection, machine, report, server
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Refusals
+from segloop.queue.state import QueueState
 from segloop.registry import Registry, open_registry
 from segloop.serving import engines
 from segloop.settings import Settings
 from tests.toys import BRUSH, toy_bundle
-from worker.queue.state import QueueState
 
 URL = "http://10.0.0.5:9090"
 NO_REFUSALS = Refusals()

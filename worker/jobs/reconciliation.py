@@ -8,10 +8,10 @@ from typing import Any
 
 from segloop.errors import SegloopError
 from segloop.policy import should_retrain
+from segloop.queue import OUTAGES
 from worker.jobs.adoption import take_up_missed
 from worker.jobs.mirroring import changed, open_mirror, sync_mirror
 from worker.jobs.workshop import Workshop, tell, thresholds
-from worker.queue import OUTAGES
 
 logger = logging.getLogger(__name__)
 

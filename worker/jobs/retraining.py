@@ -11,6 +11,7 @@ from typing import Any, Literal
 from segloop.dataset import MANIFEST, Manifest
 from segloop.errors import LabelStudioError, SegloopError, TrainingError, TrainingStopped
 from segloop.policy import Recipe, should_rerun
+from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry import Stage
 from worker.jobs.files import read_json, write_json
@@ -18,7 +19,6 @@ from worker.jobs.promotion import export, judge, promote
 from worker.jobs.snapshotting import take_snapshot
 from worker.jobs.training import train
 from worker.jobs.workshop import WEIGHTS_FILE, Workshop, tell, thresholds
-from worker.queue import OUTAGES, JobTimeout, Outcome
 from worker.trainers.base import Run
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from typing import Any
 from segloop.curves import Curves
 from segloop.errors import TrainingError, TrainingStopped
 from segloop.policy import Recipe
+from segloop.queue import Parked
 from segloop.settings import Settings
 from worker.jobs.files import read_json, write_json
 from worker.jobs.workshop import Workshop
-from worker.queue import Parked
 from worker.trainers.base import Run, RunStatus
 
 logger = logging.getLogger(__name__)

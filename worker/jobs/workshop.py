@@ -16,10 +16,10 @@ from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.policy import Thresholds
 from segloop.projects import own_settings, read_notes
+from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
-from worker.queue import Jobs
 from worker.trainers.base import Trainer
 from worker.trainers.local import LocalTrainer
 

@@ -14,7 +14,7 @@ from typing import IO, Literal
 
 from segloop.curves import ProgressFile
 from segloop.errors import TrainingError
-from worker.parent import die_with_parent, lock_file
+from segloop.processes import die_with_parent, lock_file
 from worker.trainers.base import Run, RunStatus
 
 #: Serving stays responsive beside training.

@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any, Final, Literal, get_args
 
 from segloop.policy import Recipe
-from worker.queue.names import QUEUES, RESULT_TTL_S
-from worker.queue.recovery import Recovery, reaching_redis
+from segloop.queue.names import QUEUES, RESULT_TTL_S
+from segloop.queue.recovery import Recovery, reaching_redis
 
 Outcome = Literal["promoted", "kept", "skipped", "stopped", "failed"]
 

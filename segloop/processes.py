@@ -1,6 +1,6 @@
 """Processes that end with their parent, however it dies. Run as a program, it starts a command that does:
 
-python -m worker.parent SIGNAL LOCK COMMAND...
+python -m segloop.processes SIGNAL LOCK COMMAND...
 
 The command gets SIGNAL when its parent dies, and holds a shared lock on the file LOCK for as long as it runs.
 """

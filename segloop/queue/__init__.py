@@ -8,10 +8,10 @@ last (`:last`). Every decision
 upon them is one transaction, so that a press and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
 """
 
-from worker.queue.adopting import remember, route_reason, take_up
-from worker.queue.figures import Outcome, Tallies
-from worker.queue.jobs import Enqueued, Jobs
-from worker.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout, Parked
+from segloop.queue.adopted import remember, route_reason, take_up
+from segloop.queue.counters import Outcome, Tallies
+from segloop.queue.jobs import Enqueued, Jobs
+from segloop.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout, Parked
 
 __all__ = [
     "MAX_RETRIES",

@@ -15,17 +15,17 @@ from rq.job import Job
 
 from segloop.errors import JobNotFound
 from segloop.policy import Changes, Live, Recipe, RetrainDecision
-from segloop.settings import Settings
-from worker.queue.figures import Figures
-from worker.queue.names import (
+from segloop.queue.counters import Figures
+from segloop.queue.names import (
     MAX_RETRIES,
     PRELABEL_QUEUE,
     RESULT_TTL_S,
     RETRAIN_QUEUE,
     key_of,
 )
-from worker.queue.recovery import connect, reaching_redis
-from worker.queue.status import describe
+from segloop.queue.recovery import connect, reaching_redis
+from segloop.queue.status import describe
+from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
 

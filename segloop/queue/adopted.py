@@ -6,8 +6,8 @@ import logging
 from typing import Any, Final
 
 from segloop.errors import UnknownProject
+from segloop.queue.jobs import Enqueued, Jobs
 from segloop.registry import Registry
-from worker.queue.jobs import Enqueued, Jobs
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
 
 from segloop.errors import QueueUnavailable
-from segloop.settings import Settings
-from worker.queue.names import (
+from segloop.queue.names import (
     DEQUEUE_GRACE_S,
     MAX_RETRIES,
     QUEUES,
 )
+from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
 
