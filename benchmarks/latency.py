@@ -29,7 +29,7 @@ from demo.stack import RunningSegloop, clean_environment
 from segloop.network import build_network, save_bundle
 from segloop.registry import open_registry
 from segloop.settings import Settings
-from worker.trainers.local import NICENESS
+from segloop.trainers.local import NICENESS
 
 TARGET_MS = 50.0
 INPUT_SIZE = 256

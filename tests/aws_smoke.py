@@ -15,8 +15,8 @@ from uuid import uuid4
 import numpy as np
 
 from segloop.settings import Settings, load_settings
+from segloop.trainers.base import Run
 from tests.snapshots import Example, write_snapshot
-from worker.trainers.base import Run
 from worker.trainers.sagemaker import SageMakerTrainer
 
 SIZE = 64

@@ -24,9 +24,9 @@ from segloop.policy import Recipe
 from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import open_registry
 from segloop.settings import Settings
+from segloop.trainers.base import Run, RunStatus, Trainer
 from tests.toys import BRUSH, toy_model
 from worker.jobs import Workshop, run_retrain
-from worker.trainers.base import Run, RunStatus, Trainer
 
 PROJECT = "29.1795383040"
 NOW = "2026-11-22T12:00:00.000000Z"

@@ -14,10 +14,10 @@ from segloop.dataset import MANIFEST, ProjectSplits
 from segloop.errors import LabelStudioUnreachable, TrainerUnavailable, TrainingError
 from segloop.policy import Changes, RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked, remember, take_up
+from segloop.trainers.base import Run, RunStatus
 from tests.route_jobs import learnt, take
 from tests.workshop import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, retrain, scores
 from worker.jobs import Workshop, run_adopt, run_reconcile
-from worker.trainers.base import Run, RunStatus
 
 JOB = "pipelines-0a1b2c3d4e5f-Train-6a7b8c9d0e"
 

@@ -25,6 +25,7 @@ from segloop.policy import Changes
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
 from segloop.registry import open_registry
 from segloop.settings import Settings
+from segloop.trainers.base import RunStatus
 from tests.workshop import (
     PROJECT,
     FakeLabelStudio,
@@ -38,7 +39,6 @@ from tests.workshop import (
     task,
 )
 from worker.jobs import Workshop, run_prelabel, run_retrain
-from worker.trainers.base import RunStatus
 
 
 def test_the_first_retrain(shop: Workshop) -> None:
@@ -303,8 +303,8 @@ def test_results_can_be_stored(shop: Workshop) -> None:
 @pytest.mark.slow
 def test_a_real_training(shop: Workshop, settings: Settings) -> None:
     """The training's own process, its bundle, its evaluation and its export fit into the retrain."""
+    from segloop.trainers.local import LocalTrainer
     from worker.jobs.workshop import compare_bundles, export_models
-    from worker.trainers.local import LocalTrainer
 
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}

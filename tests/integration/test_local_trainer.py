@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from segloop.errors import TrainingError
+from segloop.trainers.base import Run, RunStatus
+from segloop.trainers.local import LocalTrainer
 from tests.waiting import until
-from worker.trainers.base import Run, RunStatus
-from worker.trainers.local import LocalTrainer
 
 TESTS = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, str(TESTS / "tiny_training.py"))
@@ -113,7 +113,7 @@ def test_stop_lets_it_save(tmp_path: Path) -> None:
 def test_training_dies_with_its_worker_and_the_next_takes_over(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; "
-        "from worker.trainers.base import Run; from worker.trainers.local import LocalTrainer; "
+        "from segloop.trainers.base import Run; from segloop.trainers.local import LocalTrainer; "
         "folder = Path(sys.argv[1]); "
         "run = Run('retrain-1', folder, folder / 'snapshot', None, {'train_epochs': '200'}); "
         "trainer = LocalTrainer(tuple(sys.argv[2:])); trainer.submit(run); time.sleep(600)"

@@ -12,12 +12,12 @@ import pytest
 from segloop.errors import SettingsError, TrainerUnavailable, TrainingError
 from segloop.network import load_bundle
 from segloop.registry import bundles
+from segloop.trainers.base import Run, RunStatus
 from tests.aws_smoke import smoke
 from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal
 from tests.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of
 from tests.waiting import until
-from worker.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import SageMakerTrainer
 from worker.trainers.sagemaker.code import PACKAGES
 from worker.trainers.sagemaker.requests import job_name

@@ -14,7 +14,7 @@ import pytest
 from segloop.cli import main
 from segloop.errors import SettingsError, TrainingError
 from segloop.settings import Settings
-from worker.trainers.base import Run
+from segloop.trainers.base import Run
 from worker.trainers.sagemaker import entry, requests
 from worker.trainers.sagemaker.checks import check_request, check_settings
 from worker.trainers.sagemaker.requests import Inputs, default_image, job_name, training_job

@@ -12,12 +12,12 @@ from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError, VersionNotFound
 from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
 from segloop.settings import Settings
+from segloop.trainers.base import Run
 from worker.jobs.files import read_json
 from worker.jobs.retraining import conclude, prune, run_folder, supervised
 from worker.jobs.snapshotting import take_comparison
 from worker.jobs.training import train
 from worker.jobs.workshop import Workshop, project_id_of
-from worker.trainers.base import Run
 
 if TYPE_CHECKING:
     from worker.trainers.sagemaker.route import AdoptedTraining

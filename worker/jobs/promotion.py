@@ -11,9 +11,9 @@ from segloop.dataset import Manifest
 from segloop.errors import EngineError
 from segloop.policy import Recipe, should_promote
 from segloop.settings import Settings
+from segloop.trainers.base import Run
 from worker.jobs.files import read_json, write_json
 from worker.jobs.workshop import WEIGHTS_FILE, Workshop
-from worker.trainers.base import Run
 
 if TYPE_CHECKING:
     from segloop.registry import Champion

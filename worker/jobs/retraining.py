@@ -14,12 +14,12 @@ from segloop.policy import Recipe, should_rerun
 from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry import Stage
+from segloop.trainers.base import Run
 from worker.jobs.files import read_json, write_json
 from worker.jobs.promotion import export, judge, promote
 from worker.jobs.snapshotting import take_snapshot
 from worker.jobs.training import train
 from worker.jobs.workshop import WEIGHTS_FILE, Workshop, tell, thresholds
-from worker.trainers.base import Run
 
 logger = logging.getLogger(__name__)
 

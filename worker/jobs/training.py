@@ -13,9 +13,9 @@ from segloop.errors import TrainingError, TrainingStopped
 from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings
+from segloop.trainers.base import Run, RunStatus
 from worker.jobs.files import read_json, write_json
 from worker.jobs.workshop import Workshop
-from worker.trainers.base import Run, RunStatus
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
-from worker.trainers.base import Trainer
-from worker.trainers.local import LocalTrainer
+from segloop.trainers.base import Trainer
+from segloop.trainers.local import LocalTrainer
 
 if TYPE_CHECKING:
     from segloop.serving import ServedModel

@@ -11,7 +11,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from segloop.errors import TrainingError
-from worker.trainers.base import RunStatus
+from segloop.trainers.base import RunStatus
 from worker.trainers.sagemaker.checks import check_request
 from worker.trainers.sagemaker.clients import Clients, code_of, explained
 

@@ -15,7 +15,7 @@ from typing import Any
 from segloop.dataset import MANIFEST
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
-from worker.trainers.base import Run, RunStatus
+from segloop.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, explained
 from worker.trainers.sagemaker.jobs import TrainingJobs
 from worker.trainers.sagemaker.status import status_of

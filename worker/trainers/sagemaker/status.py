@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from worker.trainers.base import RunStatus
+from segloop.trainers.base import RunStatus
 
 #: What SageMaker's secondary status is to a person; others are shown as they are.
 _STAGES = {

@@ -11,7 +11,7 @@ from typing import Any
 from segloop.dataset import MANIFEST, Manifest, load_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
-from worker.trainers.base import Run, RunStatus
+from segloop.trainers.base import Run, RunStatus
 from worker.trainers.sagemaker import pipelines
 from worker.trainers.sagemaker.checks import check_request, check_settings
 from worker.trainers.sagemaker.clients import ATTEMPTS, Clients

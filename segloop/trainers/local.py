@@ -15,7 +15,7 @@ from typing import IO, Literal
 from segloop.curves import ProgressFile
 from segloop.errors import TrainingError
 from segloop.processes import die_with_parent, lock_file
-from worker.trainers.base import Run, RunStatus
+from segloop.trainers.base import Run, RunStatus
 
 #: Serving stays responsive beside training.
 NICENESS = 10
