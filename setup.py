@@ -89,7 +89,7 @@ EXTRAS_REQUIRE = {
 
 
 class BuildWithTemplates(build_py):
-    """Puts the folder aws/ into the package, where segloop/aws/files.py looks for it; a clone has it as it is."""
+    """Puts the folder aws/ into the package, where segloop/aws/route/templates.py looks for it; a clone has it as it is."""
 
     def run(self) -> None:
         super().run()

@@ -14,8 +14,8 @@ from segloop.settings import load_settings
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from segloop.aws import Aws
-    from segloop.aws.changes import Event
+    from segloop.aws.route import Aws
+    from segloop.aws.route.change_sets import Event
 
 _MARKS = {"created": "green", "updated": "yellow", "planned": "yellow", "unchanged": "dim"}
 
@@ -64,7 +64,7 @@ def _route(command: Callable[..., None]) -> Callable[..., None]:
 @_route
 def deploy(name: str, region: str, as_json: bool, dry_run: bool, **own: Any) -> None:
     """Make the route, or bring it up to date; an option that is not given stays as it is."""
-    from segloop.aws import Deployment, Options
+    from segloop.aws.route import Deployment, Options
 
     options = Options(name, **own)
     with _Watch() as watch:
@@ -84,7 +84,7 @@ def deploy(name: str, region: str, as_json: bool, dry_run: bool, **own: Any) -> 
 @_route
 def status(name: str, region: str, as_json: bool) -> None:
     """Show the stacks, each project's count, launches, dead letters, pipeline executions and the last error."""
-    from segloop.aws import look
+    from segloop.aws.route import look
 
     found = look(_account(region), name)
     if as_json:
@@ -101,7 +101,7 @@ def status(name: str, region: str, as_json: bool) -> None:
 @_route
 def destroy(name: str, region: str, as_json: bool, delete_data: bool, yes: bool) -> None:
     """Remove the route. Buckets with something in them stay, but with --delete-data."""
-    from segloop.aws import Removal
+    from segloop.aws.route import Removal
 
     removal = Removal(_account(region), name, delete_data=delete_data)
     plan = removal.plan()
@@ -138,8 +138,8 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
 
     Label Studio gets the access key of SEGLOOP_STORAGE_ACCESS_KEY_ID and SEGLOOP_STORAGE_SECRET_ACCESS_KEY, or none.
     """
-    from segloop.aws import connect as connect_project
-    from segloop.aws.connecting import IMAGES, Storages, keys_of
+    from segloop.aws.route import connect as connect_project
+    from segloop.aws.route.connect import IMAGES, Storages, keys_of
     from segloop.labelstudio import LabelStudio
 
     settings = load_settings()
@@ -161,7 +161,7 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
 
 
 def _account(region: str) -> Aws:
-    from segloop.aws import Aws
+    from segloop.aws.route import Aws
 
     return Aws(load_settings(), region)
 

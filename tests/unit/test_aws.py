@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from segloop.aws import Aws, Options, files
-from segloop.aws.changes import Event
-from segloop.aws.connecting import actions_of
-from segloop.aws.options import origin_of, route_parameters, sagemaker_parameters
-from segloop.aws.stack import TEMPLATE_BYTES, Stack
+from segloop.aws.route import Aws, Options, templates
+from segloop.aws.route.change_sets import Event
+from segloop.aws.route.connect import actions_of
+from segloop.aws.route.options import origin_of, route_parameters, sagemaker_parameters
+from segloop.aws.route.stack import TEMPLATE_BYTES, Stack
 from segloop.cli.aws import aws
 from segloop.errors import SettingsError, TrainerUnavailable
 from segloop.settings import load_settings
@@ -97,8 +97,8 @@ def test_what_goes_together_may_be_there_already() -> None:
 
 
 def test_the_archive_of_the_same_source_is_the_same() -> None:
-    digest, data = files.webhook_archive()
-    assert files.webhook_archive() == (digest, data)
+    digest, data = templates.webhook_archive()
+    assert templates.webhook_archive() == (digest, data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
         assert "LsCustomWebhook.py" in names
@@ -107,12 +107,12 @@ def test_the_archive_of_the_same_source_is_the_same() -> None:
         }
 
 
-@pytest.mark.parametrize("name", [files.TEMPLATE, files.SAGEMAKER_TEMPLATE])
+@pytest.mark.parametrize("name", [templates.TEMPLATE, templates.SAGEMAKER_TEMPLATE])
 def test_cloudformation_takes_the_templates(name: str) -> None:
     """What neither cfn-lint nor ministack minds: AWS takes 51,200 bytes, and no YAML aliases."""
     import yaml
 
-    text = files.template(name)
+    text = templates.template(name)
     assert len(text.encode()) <= TEMPLATE_BYTES
     tokens = {type(token).__name__ for token in yaml.scan(text)}
     assert not tokens & {"AliasToken", "AnchorToken"}
@@ -127,7 +127,7 @@ def test_an_installed_package_has_the_templates(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "from segloop.aws import files; print(files.folder()); print(files.webhook_archive()[0])",
+            "from segloop.aws.route import templates; print(templates.folder()); print(templates.webhook_archive()[0])",
         ],
         cwd=tmp_path / "lib",
         env={"PYTHONPATH": str(tmp_path / "lib"), "PATH": ""},
@@ -136,7 +136,7 @@ def test_an_installed_package_has_the_templates(tmp_path: Path) -> None:
         text=True,
         timeout=60,
     ).stdout.split()
-    assert found == [str(tmp_path / "lib" / "segloop" / "aws" / "templates"), files.webhook_archive()[0]]
+    assert found == [str(tmp_path / "lib" / "segloop" / "aws" / "templates"), templates.webhook_archive()[0]]
 
 
 def test_an_account_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
-from segloop.aws.session import Aws
-from segloop.aws.stack import Stack
+from segloop.aws.route.session import Aws
+from segloop.aws.route.stack import Stack
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SettingsError, StackError
 from segloop.labelstudio import SECRET_HEADER, Keys, LabelStudio, SourceStorage, TargetStorageEntry
 from segloop.payloads import project_key

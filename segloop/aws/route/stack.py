@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.changes import ChangeSet, Event, change_of
-from segloop.aws.session import Aws
+from segloop.aws.route.change_sets import ChangeSet, Event, change_of
+from segloop.aws.route.session import Aws
 from segloop.errors import StackError
 from worker.trainers.sagemaker.clients import code_of, explained
 

@@ -15,7 +15,7 @@ WEBHOOK = "webhook"
 # A zip's earliest date: the archive of the same source is the same.
 _DATE = (1980, 1, 1, 0, 0, 0)
 # setup.py copies aws/ to the first place when it builds a package; the second is that of a clone.
-_PLACES = (Path(__file__).parent / "templates", Path(__file__).parents[2] / "aws")
+_PLACES = (Path(__file__).parents[1] / "templates", Path(__file__).parents[3] / "aws")
 
 
 def folder() -> Path:

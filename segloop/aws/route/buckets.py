@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.session import Aws
+from segloop.aws.route.session import Aws
 from segloop.errors import StackError
 from worker.trainers.sagemaker.clients import code_of, explained
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from segloop.aws.buckets import Buckets
-from segloop.aws.changes import Event
-from segloop.aws.deploying import sagemaker_name
-from segloop.aws.session import Aws
-from segloop.aws.stack import Stack
+from segloop.aws.route.buckets import Buckets
+from segloop.aws.route.change_sets import Event
+from segloop.aws.route.deploy import sagemaker_name
+from segloop.aws.route.session import Aws
+from segloop.aws.route.stack import Stack
 from worker.trainers.sagemaker.clients import explained
 
 

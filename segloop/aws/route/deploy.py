@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from segloop.aws import files
-from segloop.aws.buckets import Buckets
-from segloop.aws.changes import ChangeSet, Event
-from segloop.aws.options import Options, route_parameters, sagemaker_parameters
-from segloop.aws.session import Aws
-from segloop.aws.stack import UNMADE, Stack
+from segloop.aws.route import templates
+from segloop.aws.route.buckets import Buckets
+from segloop.aws.route.change_sets import ChangeSet, Event
+from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
+from segloop.aws.route.session import Aws
+from segloop.aws.route.stack import UNMADE, Stack
 from segloop.settings import Settings
 from worker.trainers.sagemaker.clients import explained
 from worker.trainers.sagemaker.code import ENTRY, code_files
@@ -94,7 +94,7 @@ class Deployment:
 
     def _deploy_route(self, dry_run: bool) -> dict[str, Any]:
         bucket = self._buckets.code_bucket(self._options.name)
-        digest, archive = files.webhook_archive()
+        digest, archive = templates.webhook_archive()
         key = f"webhook/{digest}.zip"
         if not dry_run:
             if self._buckets.ensure_private(bucket):
@@ -102,7 +102,7 @@ class Deployment:
             if self._buckets.put_once(bucket, key, archive):
                 self._watch.say(f"Sent the functions' code to s3://{bucket}/{key}")
         values = route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
-        return self._deploy(self._route, files.template(files.TEMPLATE), values, dry_run)
+        return self._deploy(self._route, templates.template(templates.TEMPLATE), values, dry_run)
 
     def _deploy_sagemaker(self, scratch: Path, dry_run: bool) -> dict[str, Any]:
         outputs = self._route.outputs()
@@ -115,7 +115,7 @@ class Deployment:
             self._watch.say(f"Sent the training's code to {place.uri(folder.key)}/")
         values = sagemaker_parameters(self._options) | buckets | {"CodeUri": place.uri(f"{folder.key}/")}
         values |= self._image()
-        return self._deploy(self._sagemaker, files.template(files.SAGEMAKER_TEMPLATE), values, dry_run)
+        return self._deploy(self._sagemaker, templates.template(templates.SAGEMAKER_TEMPLATE), values, dry_run)
 
     def _image(self) -> dict[str, str]:
         """The image of a new stack or of another instance type, where none is given."""
@@ -175,4 +175,4 @@ class Deployment:
 
     def _default(self, parameter: str) -> str:
         """The default of a parameter of the second template."""
-        return self._sagemaker.defaults(files.template(files.SAGEMAKER_TEMPLATE)).get(parameter, "")
+        return self._sagemaker.defaults(templates.template(templates.SAGEMAKER_TEMPLATE)).get(parameter, "")

@@ -8,9 +8,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.deploying import sagemaker_name
-from segloop.aws.session import Aws
-from segloop.aws.stack import Stack
+from segloop.aws.route.deploy import sagemaker_name
+from segloop.aws.route.session import Aws
+from segloop.aws.route.stack import Stack
 from worker.trainers.sagemaker.clients import code_of, explained
 
 #: How many launches and executions are shown, the latest first.
