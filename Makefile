@@ -53,8 +53,8 @@ test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 
 lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's images lack
 	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
-	@$(BIN)/python -m worker.trainers.sagemaker requirements.lock > worker/trainers/sagemaker/requirements.part
-	@mv worker/trainers/sagemaker/requirements.part worker/trainers/sagemaker/requirements.txt
+	@$(BIN)/python -m segloop.aws.training requirements.lock > segloop/aws/training/requirements.part
+	@mv segloop/aws/training/requirements.part segloop/aws/training/requirements.txt
 	@$(BIN)/python -m worker.endpoints requirements.lock > worker/endpoints/requirements.part
 	@mv worker/endpoints/requirements.part worker/endpoints/requirements.txt
 

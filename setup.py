@@ -111,8 +111,14 @@ setup(
     py_modules=["model", "_wsgi"],
     include_package_data=True,
     package_data={
-        "segloop": ["templates/*", "static/*", "py.typed"],
-        "worker": ["py.typed", "trainers/sagemaker/requirements.txt", "endpoints/requirements.txt"],
+        "segloop": [
+            "templates/*",
+            "static/*",
+            "py.typed",
+            "aws/training/requirements.txt",
+            "aws/endpoints/requirements.txt",
+        ],
+        "worker": ["py.typed"],
     },
     # optional: without a C compiler the codec runs on NumPy, several times slower
     ext_modules=[Extension("segloop.masks._rle", ["segloop/masks/_rle.c"], optional=True)],

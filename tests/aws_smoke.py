@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import numpy as np
 
+from segloop.aws.training import SageMakerTrainer
 from segloop.settings import Settings, load_settings
 from segloop.trainers.base import Run
 from tests.snapshots import Example, write_snapshot
-from worker.trainers.sagemaker import SageMakerTrainer
 
 SIZE = 64
 SMALL = {

@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import numpy as np
 
+from segloop.aws.training.route import AdoptedTraining
 from segloop.dataset import Manifest
 from segloop.queue import RETRAIN_QUEUE, Jobs, Parked
 from tests.sagemaker_emulator import Emulator
@@ -20,7 +21,6 @@ from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT
 from worker.jobs import Workshop, run_adopt
 from worker.loop import Worker
-from worker.trainers.sagemaker.route import AdoptedTraining
 
 ARTIFACTS = "route-artifacts"
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segloop.aws.training import SageMakerTrainer
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 from tests.moto_server import running_moto
 from tests.sagemaker_emulator import Emulator
 from tests.snapshots import Example, write_snapshot
 from tests.waiting import until
-from worker.trainers.sagemaker import SageMakerTrainer
 
 ROLE = "arn:aws:iam::123456789012:role/segloop-training"
 #: Real seconds for a second of SageMaker's.

@@ -42,8 +42,8 @@ from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.trainers.sagemaker.events import Events
-    from worker.trainers.sagemaker.route import RouteTraining
+    from segloop.aws.training.events import Events
+    from segloop.aws.training.route import RouteTraining
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class Worker(rq.Worker):
         """Run parked retrains now whose training, as a queue of AWS tells, has ended."""
         if not self._settings.sagemaker_events:
             return
-        from worker.trainers.sagemaker.events import Events
+        from segloop.aws.training.events import Events
 
         try:
             if self._events is None:

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import httpx
 
+from segloop.aws.bucket_region import bucket_region
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import ImageError, ImageForbidden, LabelConfigError
 from segloop.images import ImageSource
-from segloop.images.buckets import bucket_region
 from segloop.label_config import parse_label_config
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.settings import Settings

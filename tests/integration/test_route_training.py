@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from segloop.aws.training.code import PACKAGES, code_files
+from segloop.aws.training.entry import AWS_SDK
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials
 from segloop.queue import Jobs
@@ -22,8 +24,6 @@ from tests.toys import toy_model
 from tests.workshop import FakeLabelStudio, fake_export
 from worker.jobs import Workshop
 from worker.jobs.workshop import compare_bundles
-from worker.trainers.sagemaker.code import PACKAGES, code_files
-from worker.trainers.sagemaker.entry import AWS_SDK
 
 pytestmark = pytest.mark.slow
 

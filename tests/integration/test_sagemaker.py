@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from segloop.aws.training import SageMakerTrainer
+from segloop.aws.training.code import PACKAGES
+from segloop.aws.training.requests import job_name
 from segloop.errors import SettingsError, TrainerUnavailable, TrainingError
 from segloop.network import load_bundle
 from segloop.registry import bundles
@@ -18,9 +21,6 @@ from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal
 from tests.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of
 from tests.waiting import until
-from worker.trainers.sagemaker import SageMakerTrainer
-from worker.trainers.sagemaker.code import PACKAGES
-from worker.trainers.sagemaker.requests import job_name
 
 __all__ = ["emulator", "s3_server"]
 
@@ -200,7 +200,7 @@ def test_a_grown_snapshot_sends_what_is_new(
     trainer = trainer_of(tmp_path)
     first, second = run_of(tmp_path, "retrain-7-a", tasks=3), run_of(tmp_path, "retrain-7-b", tasks=4)
     trainer.submit(first)
-    with caplog.at_level("INFO", "worker.trainers.sagemaker"):
+    with caplog.at_level("INFO", "segloop.aws.training"):
         trainer.submit(second)
     # An image and the manifest: the new mask is like another's. 4 images, 1 mask, the manifest.
     assert "2 of 6 files sent" in caplog.text

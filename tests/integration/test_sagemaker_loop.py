@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from segloop.aws.training import SageMakerTrainer
 from segloop.errors import TrainingError
 from segloop.queue import Jobs, Parked
 from segloop.settings import Settings
@@ -18,7 +19,6 @@ from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.waiting import PATIENCE_S
 from tests.workshop import PROJECT, begin, make_shop
 from worker.jobs import Workshop, run_retrain
-from worker.trainers.sagemaker import SageMakerTrainer
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ from typing import Any
 import boto3
 import pytest
 
+from segloop.aws.training.events import Events
 from segloop.errors import TrainingError
 from segloop.settings import Settings
 from tests.sagemaker_emulator import Emulator
 from tests.sagemaker_runs import ROLE, emulator, finish, run_of, s3_server, trainer_of
 from tests.waiting import until
-from worker.trainers.sagemaker.events import Events
 
 __all__ = ["emulator", "s3_server"]
 

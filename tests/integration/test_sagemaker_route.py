@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
+from segloop.aws.training.route import AdoptedTraining
 from segloop.errors import TrainingError
 from segloop.policy import RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, Jobs, Parked
@@ -25,7 +26,6 @@ from tests.toys import BRUSH, toy_model
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
 from worker.jobs import Workshop, run_adopt, run_reconcile
-from worker.trainers.sagemaker.route import AdoptedTraining
 
 pytestmark = pytest.mark.slow
 

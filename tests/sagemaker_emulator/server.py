@@ -12,11 +12,11 @@ from pathlib import Path
 
 from botocore.session import get_session
 
+from segloop.aws.checks import problems
 from tests.hosting_emulator import Hosting, Refusal
 from tests.moto_server import running_moto
 from tests.sagemaker_emulator.pipelines import Pipelines
 from tests.sagemaker_emulator.training import Json, Training
-from worker.trainers.sagemaker.checks import problems
 
 
 class Emulator(Training):

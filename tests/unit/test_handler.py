@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segloop.aws.checks import check_request
+from segloop.aws.clients import Clients
+from segloop.aws.training.code import requirements_of
 from segloop.errors import RegistryError, SettingsError
 from segloop.registry import Registry
 from segloop.serving import handler as handler_module
@@ -25,9 +28,6 @@ from tests.toys import toy_registry
 from worker.endpoints import Deployment, Wish, inference
 from worker.endpoints.packing import PACKAGES, REQUIREMENTS, archive_files, write_archive
 from worker.endpoints.requests import config_request, endpoint_request, model_request
-from worker.trainers.sagemaker.checks import check_request
-from worker.trainers.sagemaker.clients import Clients
-from worker.trainers.sagemaker.code import requirements_of
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "7.1795383040"

@@ -140,7 +140,7 @@ def test_the_package_is_built_from_the_context_alone(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True, timeout=120, capture_output=True)
     built = {str(path.relative_to(tmp_path / "built")) for path in (tmp_path / "built").rglob("*")}
     assert {"_wsgi.py", "model.py", "segloop/web/gunicorn_conf.py", "worker/__main__.py"} <= built
-    assert {"worker/trainers/sagemaker/requirements.txt", "segloop/py.typed"} <= built
+    assert {"segloop/aws/training/requirements.txt", "segloop/py.typed"} <= built
     assert [name for name in built if name.startswith("segloop/masks/_rle") and name.endswith(".so")], "the codec"
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from segloop.aws.training import entry
+from segloop.aws.training.events import told_by
+from segloop.aws.training.requests import METRICS, RUN, Inputs, training_job
+from segloop.aws.training.route import RouteTraining, route_training
 from segloop.policy import Changes, Thresholds, should_rerun, should_retrain
 from segloop.settings import Settings
 from tests.sagemaker_emulator.stack import IMAGE, TEMPLATE
 from tests.sagemaker_emulator.template import Template
-from worker.trainers.sagemaker import entry
-from worker.trainers.sagemaker.events import told_by
-from worker.trainers.sagemaker.requests import METRICS, RUN, Inputs, training_job
-from worker.trainers.sagemaker.route import RouteTraining, route_training
 
 GIVEN = {
     "SourceBucketName": "photos",

@@ -11,15 +11,15 @@ import boto3
 import click
 import pytest
 
+from segloop.aws.checks import check_request, check_settings
+from segloop.aws.training import entry, requests
+from segloop.aws.training.requests import Inputs, default_image, job_name, training_job
+from segloop.aws.training.status import status_of
+from segloop.aws.training.trainer import SageMakerTrainer
 from segloop.cli import main
 from segloop.errors import SettingsError, TrainingError
 from segloop.settings import Settings
 from segloop.trainers.base import Run
-from worker.trainers.sagemaker import entry, requests
-from worker.trainers.sagemaker.checks import check_request, check_settings
-from worker.trainers.sagemaker.requests import Inputs, default_image, job_name, training_job
-from worker.trainers.sagemaker.status import status_of
-from worker.trainers.sagemaker.trainer import SageMakerTrainer
 
 ROOT = Path(__file__).parents[2]
 ROLE = "arn:aws:iam::123456789012:role/segloop-training"
@@ -219,7 +219,7 @@ def test_costs() -> None:
 
 def test_the_page_lists_every_permission_and_its_policies_are_json() -> None:
     page = (ROOT / "docs" / "sagemaker.md").read_text("utf-8")
-    files = [*(ROOT / "worker/trainers/sagemaker").glob("*.py"), *(ROOT / "worker/endpoints").glob("*.py")]
+    files = [*(ROOT / "segloop/aws/training").glob("*.py"), *(ROOT / "worker/endpoints").glob("*.py")]
     source = "".join(path.read_text("utf-8") for path in files)
     actions = set(re.findall(r'explained\("([a-z0-9]+:[A-Za-z]+)"\)', source))
     assert {"s3:PutObject", "sagemaker:CreateTrainingJob", "sqs:DeleteMessage", "sagemaker:UpdateEndpoint"} <= actions

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from segloop.aws.training import archive
+from segloop.aws.training.archive import extract_bundle
 from segloop.errors import TrainingError
-from worker.trainers.sagemaker import archive
-from worker.trainers.sagemaker.archive import extract_bundle
 
 SNAPSHOT = "5" * 64
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from segloop.aws.training import entry
+from segloop.aws.training.code import REQUIREMENTS, code_files, requirements_of
+from segloop.aws.uploads import Folder
 from tests.snapshots import write_base
 from tests.waiting import PATIENCE_S
-from worker.trainers.sagemaker import entry
-from worker.trainers.sagemaker.code import REQUIREMENTS, code_files, requirements_of
-from worker.trainers.sagemaker.uploads import Folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ def test_sigterm_is_passed_on(tmp_path: Path) -> None:
     progress.parent.mkdir(parents=True)
     progress.write_text('{"phase": "training", "step": 5}\n{"phase": "evaluating", "step": 1}\n', "utf-8")
     program = (
-        "import os, sys; from pathlib import Path; from worker.trainers.sagemaker import entry; "
+        "import os, sys; from pathlib import Path; from segloop.aws.training import entry; "
         f"entry.BASE = Path({str(tmp_path)!r}); sys.exit(entry.run([sys.executable, '-c', {child!r}], dict(os.environ)))"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from segloop.aws.training.code import requirements_of
 from worker.endpoints.packing import PACKAGES
-from worker.trainers.sagemaker.code import requirements_of
 
 sys.stdout.write(requirements_of(Path(sys.argv[1]).read_text("utf-8"), PACKAGES))

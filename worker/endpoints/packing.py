@@ -6,11 +6,11 @@ import gzip
 import tarfile
 from pathlib import Path
 
+from segloop.aws.training import code
 from segloop.registry import Registry, VersionInfo
 from segloop.registry.versions import VERSION_FILE, WEIGHTS
 from segloop.serving.engines import pick_engine
 from segloop.settings import Settings
-from worker.trainers.sagemaker import code
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"

@@ -40,7 +40,7 @@ def retrain(project: str) -> dict[str, Any]:
 
 def adopt(project: str, training: str) -> dict[str, Any]:
     """The rq job that follows a training of the managed route; see `run_adopt`."""
-    from worker.trainers.sagemaker.route import AdoptedTraining
+    from segloop.aws.training.route import AdoptedTraining
 
     settings = load_settings()
     with _job("adopt", project) as job_id, Workshop.open(settings) as shop:

@@ -20,7 +20,7 @@ from worker.jobs.training import train
 from worker.jobs.workshop import Workshop, project_id_of
 
 if TYPE_CHECKING:
-    from worker.trainers.sagemaker.route import AdoptedTraining
+    from segloop.aws.training.route import AdoptedTraining
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def take_up_missed(shop: Workshop) -> list[str]:
     settings = shop.settings
     if not settings.sagemaker_route:
         return []
-    from worker.trainers.sagemaker.route import RouteTrainings
+    from segloop.aws.training.route import RouteTrainings
 
     taken = []
     try:

@@ -91,7 +91,7 @@ def make_trainer(settings: Settings) -> Trainer:
     """The place where training runs, by the setting `trainer`."""
     if settings.trainer == "local":
         return LocalTrainer()
-    from worker.trainers.sagemaker import SageMakerTrainer
+    from segloop.aws.training import SageMakerTrainer
 
     return SageMakerTrainer(settings)
 

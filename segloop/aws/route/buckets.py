@@ -8,9 +8,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from segloop.aws.clients import code_of, explained
 from segloop.aws.route.session import Aws
 from segloop.errors import StackError
-from worker.trainers.sagemaker.clients import code_of, explained
 
 _MISSING = ("404", "NoSuchBucket", "NotFound")
 _PAGE = 1000

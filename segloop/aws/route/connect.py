@@ -9,13 +9,13 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
+from segloop.aws.clients import code_of, explained
 from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import Stack
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SettingsError, StackError
 from segloop.labelstudio import SECRET_HEADER, Keys, LabelStudio, SourceStorage, TargetStorageEntry
 from segloop.payloads import project_key
 from segloop.settings import Settings
-from worker.trainers.sagemaker.clients import code_of, explained
 
 #: The images that become tasks, as Label Studio matches them with whole keys.
 IMAGES = r"(?i).*\.(jpe?g|png|webp|bmp|gif|tiff?)$"

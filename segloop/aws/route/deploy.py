@@ -9,17 +9,17 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
+from segloop.aws.clients import explained
 from segloop.aws.route import templates
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import ChangeSet, Event
 from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
 from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import UNMADE, Stack
+from segloop.aws.training.code import ENTRY, code_files
+from segloop.aws.training.requests import default_image
+from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.settings import Settings
-from worker.trainers.sagemaker.clients import explained
-from worker.trainers.sagemaker.code import ENTRY, code_files
-from worker.trainers.sagemaker.requests import default_image
-from worker.trainers.sagemaker.uploads import Bucket, Folder, digest_of
 
 #: Tag of all that a route's stacks make; its value is the route's name.
 _TAG = "segloop:route"

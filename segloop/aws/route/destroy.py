@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from segloop.aws.clients import explained
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import Event
 from segloop.aws.route.deploy import sagemaker_name
 from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import Stack
-from worker.trainers.sagemaker.clients import explained
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from segloop.aws.clients import ATTEMPTS, Clients, explained
 from segloop.settings import Settings
-from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, explained
 
 
 class Aws(Clients):

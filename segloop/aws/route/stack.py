@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from segloop.aws.clients import code_of, explained
 from segloop.aws.route.change_sets import ChangeSet, Event, change_of
 from segloop.aws.route.session import Aws
 from segloop.errors import StackError
-from worker.trainers.sagemaker.clients import code_of, explained
 
 _T = TypeVar("_T")
 #: A stack that was never made: nothing is in it, and CloudFormation takes no update of it.

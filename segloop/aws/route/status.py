@@ -8,10 +8,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from segloop.aws.clients import code_of, explained
 from segloop.aws.route.deploy import sagemaker_name
 from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import Stack
-from worker.trainers.sagemaker.clients import code_of, explained
 
 #: How many launches and executions are shown, the latest first.
 SHOWN = 10

@@ -1,5 +1,5 @@
 """Training in Amazon SageMaker, with plain boto3: training jobs of segloop's own, or a pipeline that is there."""
 
-from worker.trainers.sagemaker.trainer import SageMakerTrainer
+from segloop.aws.training.trainer import SageMakerTrainer
 
 __all__ = ["SageMakerTrainer"]

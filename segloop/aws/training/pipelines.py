@@ -10,10 +10,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from segloop.aws.checks import check_request
+from segloop.aws.clients import Clients, code_of, explained
 from segloop.errors import TrainingError
 from segloop.trainers.base import RunStatus
-from worker.trainers.sagemaker.checks import check_request
-from worker.trainers.sagemaker.clients import Clients, code_of, explained
 
 #: The parameters that a pipeline must declare.
 REQUIRED = ("SnapshotS3Uri", "CodeS3Uri", "OutputS3Uri")

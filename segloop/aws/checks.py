@@ -9,9 +9,9 @@ from typing import Any
 from botocore.model import Shape
 from botocore.validate import ParamValidator
 
+from segloop.aws.uploads import split_s3
 from segloop.errors import SettingsError
 from segloop.settings import Settings
-from worker.trainers.sagemaker.uploads import split_s3
 
 #: Where a setting's value stands in a request.
 _SETTINGS = {

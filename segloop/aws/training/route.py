@@ -12,13 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from segloop.aws.clients import ATTEMPTS, Clients, explained
+from segloop.aws.training.jobs import TrainingJobs
+from segloop.aws.training.status import status_of
 from segloop.dataset import MANIFEST
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
-from worker.trainers.sagemaker.clients import ATTEMPTS, Clients, explained
-from worker.trainers.sagemaker.jobs import TrainingJobs
-from worker.trainers.sagemaker.status import status_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import segloop
-from worker.trainers.sagemaker.entry import AWS_SDK
+from segloop.aws.training.entry import AWS_SDK
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"

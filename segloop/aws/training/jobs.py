@@ -8,10 +8,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.training.archive import ARCHIVE_BYTES, extract_bundle
+from segloop.aws.uploads import split_s3
 from segloop.errors import TrainingError
-from worker.trainers.sagemaker.archive import ARCHIVE_BYTES, extract_bundle
-from worker.trainers.sagemaker.clients import Clients, code_of, explained
-from worker.trainers.sagemaker.uploads import split_s3
 
 
 class TrainingJobs:

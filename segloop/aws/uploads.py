@@ -10,8 +10,8 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
+from segloop.aws.clients import CONNECTIONS, Clients, code_of, explained
 from segloop.errors import SettingsError
-from worker.trainers.sagemaker.clients import CONNECTIONS, Clients, code_of, explained
 
 #: Files below this size are sent whole; boto3's transfers, with threads of their own, pay for larger ones.
 _WHOLE_BYTES = 64 * 2**20

@@ -10,10 +10,10 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from segloop.aws.clients import explained
+from segloop.aws.training.requests import RUN
+from segloop.aws.training.route import RouteTraining, route_training
 from segloop.settings import Settings
-from worker.trainers.sagemaker.clients import explained
-from worker.trainers.sagemaker.requests import RUN
-from worker.trainers.sagemaker.route import RouteTraining, route_training
 
 logger = logging.getLogger(__name__)
 

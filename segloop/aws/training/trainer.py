@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from segloop.aws.checks import check_request, check_settings
+from segloop.aws.clients import ATTEMPTS, Clients
+from segloop.aws.training import pipelines
+from segloop.aws.training.code import ENTRY, code_files
+from segloop.aws.training.jobs import TrainingJobs
+from segloop.aws.training.requests import RUN, Inputs, job_name, training_job
+from segloop.aws.training.status import status_of
+from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.dataset import MANIFEST, Manifest, load_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
-from worker.trainers.sagemaker import pipelines
-from worker.trainers.sagemaker.checks import check_request, check_settings
-from worker.trainers.sagemaker.clients import ATTEMPTS, Clients
-from worker.trainers.sagemaker.code import ENTRY, code_files
-from worker.trainers.sagemaker.jobs import TrainingJobs
-from worker.trainers.sagemaker.requests import RUN, Inputs, job_name, training_job
-from worker.trainers.sagemaker.status import status_of
-from worker.trainers.sagemaker.uploads import Bucket, Folder, digest_of
 
 logger = logging.getLogger(__name__)
 
