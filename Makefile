@@ -55,8 +55,8 @@ lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMake
 	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
 	@$(BIN)/python -m segloop.aws.training requirements.lock > segloop/aws/training/requirements.part
 	@mv segloop/aws/training/requirements.part segloop/aws/training/requirements.txt
-	@$(BIN)/python -m worker.endpoints requirements.lock > worker/endpoints/requirements.part
-	@mv worker/endpoints/requirements.part worker/endpoints/requirements.txt
+	@$(BIN)/python -m segloop.aws.endpoints requirements.lock > segloop/aws/endpoints/requirements.part
+	@mv segloop/aws/endpoints/requirements.part segloop/aws/endpoints/requirements.txt
 
 docs: $(READY)  ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q

@@ -29,7 +29,8 @@ def sagemaker() -> None:
 @shared_options
 def deploy(version: str, project: str | None, as_json: bool, dry_run: bool, serverless: int, **own: Any) -> None:
     """Have an endpoint serve a version, and wait until it does; where it does already, nothing changes."""
-    from worker.endpoints import Deployment, Wish
+    from segloop.aws.endpoints.deployment import Deployment
+    from segloop.aws.endpoints.requests import Wish
 
     settings = load_settings()
     registry, key = open_store(settings, project)

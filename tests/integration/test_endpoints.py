@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from demo.stack import RunningSegloop
+from segloop.aws.endpoints.packing import PACKAGES
 from segloop.cli import main
 from segloop.errors import EngineError
 from segloop.network import load_bundle
@@ -28,7 +29,6 @@ from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.toys import BRUSH, ToyImage, half_red_half_blue, toy_info
 from tests.workshop import queued
-from worker.endpoints.packing import PACKAGES
 from worker.jobs.workshop import _load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -25,7 +25,7 @@ from labelling import LabelStudio
 from launching import Launch, Launches, Pipeline
 from LsCustomWebhook import Receiver
 from prelabelling import PreLabeller
-from segloop.answers import TaskHandler
+from segloop.aws.endpoints.task_handler import TaskHandler
 from segloop.settings import Settings
 from sweeping import LaunchesFailed, sweep
 from tests.hosting_emulator import Endpoint

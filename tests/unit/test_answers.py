@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segloop.answers import JSON, TaskHandler
+from segloop.aws.endpoints.handler import NPY, Refused, http_of
+from segloop.aws.endpoints.task_handler import JSON, TaskHandler
 from segloop.label_config import parse_label_config
 from segloop.prediction import predict_tasks
-from segloop.serving.handler import NPY, Refused, http_of
 from segloop.settings import Settings
 from tests.toys import BRUSH, half_red_half_blue, toy_registry
 

@@ -17,17 +17,18 @@ import pytest
 
 from segloop.aws.checks import check_request
 from segloop.aws.clients import Clients
+from segloop.aws.endpoints import handler as handler_module
+from segloop.aws.endpoints import inference
+from segloop.aws.endpoints.deployment import Deployment
+from segloop.aws.endpoints.handler import NPY, Handler, Refused, http_of
+from segloop.aws.endpoints.packing import PACKAGES, REQUIREMENTS, archive_files, write_archive
+from segloop.aws.endpoints.requests import Wish, config_request, endpoint_request, model_request
 from segloop.aws.training.code import requirements_of
 from segloop.errors import RegistryError, SettingsError
 from segloop.registry import Registry
-from segloop.serving import handler as handler_module
 from segloop.serving.engines import TorchEngine
-from segloop.serving.handler import NPY, Handler, Refused, http_of
 from segloop.settings import Settings
 from tests.toys import toy_registry
-from worker.endpoints import Deployment, Wish, inference
-from worker.endpoints.packing import PACKAGES, REQUIREMENTS, archive_files, write_archive
-from worker.endpoints.requests import config_request, endpoint_request, model_request
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "7.1795383040"

@@ -219,7 +219,8 @@ def test_costs() -> None:
 
 def test_the_page_lists_every_permission_and_its_policies_are_json() -> None:
     page = (ROOT / "docs" / "sagemaker.md").read_text("utf-8")
-    files = [*(ROOT / "segloop/aws/training").glob("*.py"), *(ROOT / "worker/endpoints").glob("*.py")]
+    folders = ("segloop/aws", "segloop/aws/training", "segloop/aws/endpoints")
+    files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
     source = "".join(path.read_text("utf-8") for path in files)
     actions = set(re.findall(r'explained\("([a-z0-9]+:[A-Za-z]+)"\)', source))
     assert {"s3:PutObject", "sagemaker:CreateTrainingJob", "sqs:DeleteMessage", "sagemaker:UpdateEndpoint"} <= actions

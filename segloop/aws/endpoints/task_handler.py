@@ -15,12 +15,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from segloop.aws.endpoints.handler import Handler, Refused
 from segloop.errors import ImageError, LabelConfigError
 from segloop.images.decode import allow_pixels
 from segloop.images.image import Blob, Image
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.prediction import predict_tasks
-from segloop.serving.handler import Handler, Refused
 from segloop.settings import Settings
 
 JSON: Final = "application/json"

@@ -21,7 +21,7 @@ _PORT = 8080
 
 
 def model_fn(model_dir: str) -> Any:
-    """The version's handler, as `segloop.answers` has it."""
+    """The version's handler, as `segloop.aws.endpoints.task_handler` has it."""
     return handler_of(Path(model_dir))
 
 
@@ -35,7 +35,7 @@ def transform_fn(handler: Any, body: Any, content_type: str, accept: str, contex
     attributes = headers.get("x-amzn-sagemaker-custom-attributes") or ""
     if isinstance(attributes, bytes):
         attributes = attributes.decode(errors="replace")
-    refused = importlib.import_module("segloop.serving.handler").Refused
+    refused = importlib.import_module("segloop.aws.endpoints.handler").Refused
     try:
         return handler.invoke(bytes(body), content_type or "", attributes)
     except refused as refusal:
@@ -50,7 +50,7 @@ def handler_of(folder: Path) -> Any:
     set_up()
     settings = importlib.import_module("segloop.settings").load_settings(None)
     importlib.import_module("segloop.logs").configure_logging(settings.log_level)
-    return importlib.import_module("segloop.answers").TaskHandler(folder, settings)
+    return importlib.import_module("segloop.aws.endpoints.task_handler").TaskHandler(folder, settings)
 
 
 def set_up() -> None:
@@ -82,7 +82,7 @@ def main() -> None:
     """Serve the version in the folder above."""
     handler = handler_of(CODE.parent)
     port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT") or _PORT)
-    importlib.import_module("segloop.serving.handler").serve(handler, port)
+    importlib.import_module("segloop.aws.endpoints.handler").serve(handler, port)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from botocore.exceptions import ClientError
 
 from segloop.aws.checks import check_request, check_settings
 from segloop.aws.clients import ATTEMPTS, Clients, code_of, explained
+from segloop.aws.endpoints.packing import archive_files, write_archive
+from segloop.aws.endpoints.requests import Wish, config_request, endpoint_request, model_request
 from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.errors import EngineError, SettingsError
 from segloop.registry import Registry, VersionInfo
 from segloop.settings import Settings
-from worker.endpoints.packing import archive_files, write_archive
-from worker.endpoints.requests import Wish, config_request, endpoint_request, model_request
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from segloop.aws.endpoints.handler import REQUEST_BYTES
 from segloop.aws.training.requests import default_image, has_gpu, tag_of
 from segloop.registry import VersionInfo
-from segloop.serving.handler import REQUEST_BYTES
 from segloop.settings import Settings
 
 _IMAGE = "pytorch-inference:2.6.0-{processor}-py312"
