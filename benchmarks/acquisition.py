@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from benchmarks.runs import held_out, train, write_run
 from demo.data import DemoData, Example, from_folder
-from segloop.acquisition import Certainty, certainty, embedding, k_center_greedy
 from segloop.metrics import ConfusionMatrix
+from segloop.metrics.uncertainty import Certainty, certainty, embedding, k_center_greedy
 from segloop.network import load_bundle, pick_device
 from segloop.settings import Settings
 from segloop.transforms import (

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from segloop.acquisition import Acquisition
 from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
+from segloop.metrics.uncertainty import Acquisition
 from segloop.results import class_map_regions, interactive_regions
 from segloop.telemetry import Stage, note
 

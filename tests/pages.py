@@ -12,10 +12,10 @@ import numpy as np
 
 from demo.scenes import CLASSES, NO_LABEL, draw_scene
 from segloop.backend import Backend
-from segloop.gallery import GALLERY, Entry, write_gallery
 from segloop.metrics import ConfusionMatrix
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
+from segloop.registry.gallery import GALLERY, Entry, write_gallery
 from segloop.serving import ServedModels
 from segloop.settings import Settings
 from segloop.web import create_app

@@ -3,7 +3,9 @@
 A mirror of the project's annotated tasks feeds them, so that only what changed is fetched, decoded and drawn.
 """
 
-from segloop.dataset.drawing import counting_annotations, current_annotation, majority
+from segloop.dataset.class_maps import counting_annotations, current_annotation, majority
+from segloop.dataset.files import Memory
+from segloop.dataset.items import File, Images, SourceImage
 from segloop.dataset.manifest import (
     MANIFEST,
     AnnotationRef,
@@ -16,8 +18,7 @@ from segloop.dataset.manifest import (
     write_manifest,
 )
 from segloop.dataset.mirror import Mirror
-from segloop.dataset.objects import Memory
-from segloop.dataset.rebuilding import rebuild
+from segloop.dataset.rebuild import rebuild
 from segloop.dataset.snapshots import snapshot
 from segloop.dataset.splits import (
     JsonStore,
@@ -28,9 +29,8 @@ from segloop.dataset.splits import (
     join_splits,
     without_learnt,
 )
-from segloop.dataset.syncing import Synced, sync
-from segloop.dataset.taking import File, Images, SourceImage
-from segloop.dataset.targets import sync_target
+from segloop.dataset.sync_api import Synced, sync
+from segloop.dataset.sync_bucket import sync_target
 
 __all__ = [
     "MANIFEST",

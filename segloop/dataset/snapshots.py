@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from segloop.dataset.files import Memory, Objects
+from segloop.dataset.items import Images, Taker, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
-from segloop.dataset.objects import Memory, Objects
 from segloop.dataset.splits import SplitStore, assign_splits, find_twins
-from segloop.dataset.taking import Images, Taker, Task
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
 from segloop.label_config import parse_label_config
 from segloop.settings import Settings

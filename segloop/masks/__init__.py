@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segloop.masks.bitmask import decode_bitmask, encode_bitmask, resize_nearest
-from segloop.masks.pieces import class_pixels, components, label_pieces, piece_at, remove_specks
+from segloop.masks.components import class_pixels, components, label_pieces, piece_at, remove_specks
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
 from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle

@@ -23,7 +23,7 @@ class Run:
 class RunStatus:
     """How a run is. `failed` would fail again; `lost` was killed from outside and may be submitted again.
 
-    `curves` are those of the run so far (see `segloop.curves.Curves`), where the place can tell them itself.
+    `curves` are those of the run so far (see `segloop.metrics.curves.Curves`), where the place can tell them itself.
     """
 
     state: Literal["running", "finished", "failed", "lost"]

@@ -12,8 +12,8 @@ import threading
 from pathlib import Path
 from typing import IO, Literal
 
-from segloop.curves import ProgressFile
 from segloop.errors import TrainingError
+from segloop.metrics.curves import ProgressFile
 from segloop.processes import die_with_parent, lock_file
 from segloop.trainers.base import Run, RunStatus
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from segloop.curves import Points, ProgressFile
 from segloop.errors import SegloopError, TrainingError
+from segloop.metrics.curves import Points, ProgressFile
 from segloop.network import INFO_FILE
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings

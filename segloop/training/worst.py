@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from segloop.dataset import Item
-from segloop.gallery import LONG_SIDE, MOST_IMAGES, Entry
 from segloop.metrics import ConfusionMatrix, miou_of
+from segloop.registry.gallery import LONG_SIDE, MOST_IMAGES, Entry
 from segloop.transforms import UInt8
 
 

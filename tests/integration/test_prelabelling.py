@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segloop.acquisition import ORDER_LIMIT, ORDER_STEP
 from segloop.errors import ImageError, LabelStudioError
+from segloop.metrics.uncertainty import ORDER_LIMIT, ORDER_STEP
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from demo.label_studio import RunningLabelStudio
-from segloop.acquisition import ORDER_STEP
 from segloop.labelstudio import UNCERTAINTY_SAMPLING, LabelStudio
 from segloop.labelstudio.views import ORDERED_VIEW
+from segloop.metrics.uncertainty import ORDER_STEP
 
 pytestmark = pytest.mark.label_studio
 

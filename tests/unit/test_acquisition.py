@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segloop.acquisition import ORDER_LIMIT, certainty, embedding, k_center_greedy
+from segloop.metrics.uncertainty import ORDER_LIMIT, certainty, embedding, k_center_greedy
 from segloop.transforms import confidence_grid, probability_grid
 
 ACQUISITIONS = ("confidence", "margin", "entropy", "entropy+diversity")

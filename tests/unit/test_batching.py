@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from segloop.acquisition import Certainty
 from segloop.errors import DeadlinePassed
+from segloop.metrics.uncertainty import Certainty
 from segloop.serving import Batcher, PredictionCache, Segmentation
 from tests.waiting import PATIENCE_S, until
 

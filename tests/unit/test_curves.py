@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segloop.curves import MOST_POINTS, Curve, Curves, ProgressFile
+from segloop.metrics.curves import MOST_POINTS, Curve, Curves, ProgressFile
 
 
 def test_few_values_stay_as_they_are() -> None:

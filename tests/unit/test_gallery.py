@@ -10,9 +10,9 @@ from PIL import Image
 
 from segloop.dataset import Item
 from segloop.errors import RegistryError
-from segloop.gallery import LONG_SIDE, Entry, colours_of, read_image, read_index, write_gallery
 from segloop.label_config import parse_label_config
 from segloop.metrics import ConfusionMatrix
+from segloop.registry.gallery import LONG_SIDE, Entry, colours_of, read_image, read_index, write_gallery
 from segloop.training.worst import Seen, Worst
 
 CLASSES = ("Road", "Sky")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segloop.acquisition import ORDER_LIMIT
 from segloop.label_config import parse_label_config
+from segloop.metrics.uncertainty import ORDER_LIMIT
 from segloop.prediction import failed, predict_tasks
 from segloop.serving import Batcher
 from tests.toys import BRUSH, ColourEngine, ToyImage, ToyImages, half_red_half_blue, toy_model

@@ -67,7 +67,7 @@ def names(manifest: Manifest) -> set[str]:
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ids of annotations as they are drawn from now on."""
-    from segloop.dataset.drawing import Drawer
+    from segloop.dataset.class_maps import Drawer
 
     seen: list[int] = []
     honest = Drawer._draw

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from segloop.dataset import Mirror, sync, sync_target
-from segloop.dataset.syncing import API, Progress
+from segloop.dataset.sync_api import API, Progress
 from segloop.errors import SegloopError
 from segloop.labelstudio import TargetStorage
 from worker.jobs.workshop import Workshop, project_id_of

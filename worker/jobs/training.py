@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segloop.curves import Curves
 from segloop.errors import TrainingError, TrainingStopped
+from segloop.metrics.curves import Curves
 from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
-from segloop.gallery import GALLERY
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.policy import Thresholds
 from segloop.projects import own_settings, read_notes
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
+from segloop.registry.gallery import GALLERY
 from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
 from segloop.trainers.base import Trainer

@@ -15,10 +15,10 @@ from cachetools import LRUCache, TTLCache
 
 from segloop.backend import Backend
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, QueueUnavailable, RegistryError
-from segloop.gallery import GALLERY
 from segloop.labelstudio.api import Api, Credentials
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
+from segloop.registry.gallery import GALLERY
 from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from segloop import __version__
 from segloop.backend import Backend
 from segloop.errors import BadRequest
-from segloop.gallery import read_image, read_index
 from segloop.registry import VersionInfo
+from segloop.registry.gallery import read_image, read_index
 from segloop.settings import Settings
 from segloop.web.replies import reply
 from segloop.web.ui.actions import NOTICES, Actions

@@ -11,10 +11,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from segloop.dataset.drawing import Drawer, counting_annotations, majority, mask_file, reference
+from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, reference
+from segloop.dataset.files import KnownImage, Memory, Objects
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import content_of
-from segloop.dataset.objects import KnownImage, Memory, Objects
 from segloop.errors import ImageError, MaskError
 from segloop.label_config import LabelConfig
 from segloop.results import IGNORED

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from segloop.dataset.drawing import Annotation, Drawer, majority, mask_file
+from segloop.dataset.class_maps import Annotation, Drawer, majority, mask_file
+from segloop.dataset.files import FOLDERS, Memory
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, load_manifest
-from segloop.dataset.objects import FOLDERS, Memory
 from segloop.errors import ImageError, LabelStudioError, MaskError, SegloopError, TrainingError
 from segloop.label_config import LabelConfig, parse_label_config
 
 if TYPE_CHECKING:
+    from segloop.dataset.items import Images
     from segloop.dataset.mirror import Mirror
-    from segloop.dataset.taking import Images
 
 _NAMED: Final = 10
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from segloop.dataset.mirror import Mirror
-from segloop.dataset.syncing import Progress, Synced
+from segloop.dataset.sync_api import Progress, Synced
 
 _log = logging.getLogger(__name__)
 
