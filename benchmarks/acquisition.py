@@ -29,9 +29,8 @@ from benchmarks.runs import held_out, train, write_run
 from demo.data import DemoData, Example, from_folder
 from segloop.metrics import ConfusionMatrix
 from segloop.metrics.uncertainty import Certainty, certainty, embedding, k_center_greedy
-from segloop.network import load_bundle, pick_device
-from segloop.settings import Settings
-from segloop.transforms import (
+from segloop.network.network import load_bundle, pick_device
+from segloop.network.transforms import (
     IGNORED,
     class_map_of,
     network_size,
@@ -40,6 +39,7 @@ from segloop.transforms import (
     resize_image,
     resize_mask,
 )
+from segloop.settings import Settings
 from worker.jobs.ordering import CANDIDATES
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"

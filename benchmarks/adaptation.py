@@ -17,7 +17,7 @@ from benchmarks.harness import paired_ms, report
 from benchmarks.training import BATCH as REFERENCE_BATCH
 from benchmarks.training import CLASSES, reference_step
 from benchmarks.training import SIZE_PX as SIDE
-from segloop.network import build_network
+from segloop.network.network import build_network
 from segloop.settings import Settings, share_cores
 from segloop.training.adaptation import BATCH, Features, make_run, train_head
 from segloop.training.learner import computes_bfloat16

@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.harness import compare, report
 from benchmarks.versions import add_option, engines_report, version_at
-from segloop.network import build_network, load_bundle
+from segloop.network.network import build_network, load_bundle
 from segloop.serving.engines import OpenVINOEngine
 
 SIDE = 512

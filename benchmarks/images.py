@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from benchmarks.harness import compare, report
 from segloop.images import decode
-from segloop.transforms import Float32, UInt8, class_map_of, resize_image
+from segloop.network.transforms import Float32, UInt8, class_map_of, resize_image
 
 WIDTH, HEIGHT = 4000, 3000
 INPUT_WIDTH, INPUT_HEIGHT = 512, 384

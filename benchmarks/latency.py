@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.runs import PROJECT, write_run
 from demo.data import DemoData, Example, generated
 from demo.stack import RunningSegloop, clean_environment
-from segloop.network import build_network, save_bundle
+from segloop.network.network import build_network, save_bundle
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.local import NICENESS

@@ -28,9 +28,9 @@ from benchmarks.versions import FEW_STEPS, PROJECT, SERVED_SIZE, add_option, lab
 from demo.data import CAMVID, DemoData
 from segloop.images import decode
 from segloop.masks import decode_rle
+from segloop.network.transforms import network_input
 from segloop.serving.engines import OpenVINOEngine
 from segloop.settings import Settings
-from segloop.transforms import network_input
 
 PHOTO = (1920, 1080)
 ONE_MEGAPIXEL = (1152, 864)

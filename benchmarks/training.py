@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from benchmarks.harness import report
-from segloop.network import build_network
+from segloop.network.network import build_network
 from segloop.settings import Settings
 from segloop.training.distributed import Team
 from segloop.training.learner import Learner, computes_bfloat16

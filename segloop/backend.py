@@ -21,9 +21,9 @@ from segloop.errors import (
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup
 from segloop.policy import Thresholds, due_recipe, should_retrain
-from segloop.prediction import Images, failed, label_names, predict_interactive, predict_tasks
 from segloop.projects import Projects
 from segloop.serving import ServedModel, ServedModels
+from segloop.serving.predict import Images, failed, label_names, predict_interactive, predict_tasks
 from segloop.settings import Settings
 from segloop.telemetry import note
 

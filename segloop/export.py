@@ -28,15 +28,15 @@ from segloop.dataset import Item, Manifest, load_manifest
 from segloop.errors import EngineError, SegloopError
 from segloop.logs import configure_logging
 from segloop.metrics import ConfusionMatrix
-from segloop.network import SegmentationNetwork, load_bundle, pretrained_network
+from segloop.network.network import SegmentationNetwork, load_bundle, pretrained_network
+from segloop.network.transforms import STRIDE_PX, class_map_of, network_input, network_size
+from segloop.network.windows import windowed_logits
 from segloop.policy import may_serve
 from segloop.processes import die_with_parent
 from segloop.serving.conversion import NOTHING_TO_EXPORT, REPORT
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, reason
 from segloop.settings import load_settings
 from segloop.training import read_example
-from segloop.transforms import STRIDE_PX, class_map_of, network_input, network_size
-from segloop.windows import windowed_logits
 
 log = logging.getLogger(__name__)
 

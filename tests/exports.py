@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from demo.stack import clean_environment
-from segloop.network import SegmentationNetwork, build_network, save_bundle
+from segloop.network.network import SegmentationNetwork, build_network, save_bundle
 from tests.snapshots import write_snapshot
 from tests.toys import half_red_half_blue, toy_info
 

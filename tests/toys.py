@@ -107,7 +107,7 @@ def toy_registry(folder: Path, project: str = "7.1795383040") -> Registry:
     """A registry with one version of a real network, untrained."""
     import torch
 
-    from segloop.network import build_network, save_bundle
+    from segloop.network.network import build_network, save_bundle
     from segloop.registry import open_registry
 
     torch.manual_seed(0)

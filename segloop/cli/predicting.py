@@ -87,11 +87,11 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
         SegloopError: nothing is there to predict with.
     """
     from segloop.label_config import parse_label_config
-    from segloop.prediction import label_names
+    from segloop.network.voc_classes import VOC_CLASSES
     from segloop.projects import read_notes
     from segloop.registry import open_registry
     from segloop.serving import ServedModels, load_served_model
-    from segloop.vocabulary import VOC_CLASSES
+    from segloop.serving.predict import label_names
 
     registry = open_registry(settings)
     key = _key(registry, settings, project, version)

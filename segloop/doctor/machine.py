@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 from segloop.doctor.findings import Finding, failure, ok, warning
 from segloop.errors import LabelConfigError, QueueUnavailable, RegistryError, SettingsError
 from segloop.label_config import parse_label_config
-from segloop.prediction import label_names
+from segloop.network.voc_classes import zero_shot_channels
 from segloop.registry import Registry, VersionInfo, open_registry
 from segloop.serving.engines import has_gpu_driver, on_gpu, pick_engine
+from segloop.serving.predict import label_names
 from segloop.settings import Settings
-from segloop.vocabulary import zero_shot_channels
 
 if TYPE_CHECKING:
     from segloop.queue.state import QueueState

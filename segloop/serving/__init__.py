@@ -6,7 +6,7 @@ from segloop.serving.engines import Engine
 from segloop.serving.gpu import gpu_memory
 from segloop.serving.model import Picture, Segmentation, ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
-from segloop.serving.served import UNTRAINED, Loader, ServedModels
+from segloop.serving.swap import UNTRAINED, Loader, ServedModels
 
 __all__ = [
     "UNTRAINED",

@@ -128,7 +128,7 @@ def on_gpu(settings: Settings) -> bool:
         return False
     if settings.device == "auto" and not has_gpu_driver():
         return False
-    from segloop.network import pick_device
+    from segloop.network.network import pick_device
 
     return pick_device(settings).type == "cuda"
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.metrics.uncertainty import Certainty, certainty, embedding
+from segloop.network.transforms import class_map_of, probability_grid
+from segloop.network.windows import windowed_logits
 from segloop.serving.batching import Batcher, Unbatched
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.telemetry import Stage
-from segloop.transforms import class_map_of, probability_grid
-from segloop.windows import windowed_logits
 
 if TYPE_CHECKING:
     from segloop.registry import Registry, VersionInfo
@@ -152,7 +152,7 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     name = pick_engine(settings, info.engines)
     engine: Engine
     if name == "torch":
-        from segloop.network import load_bundle
+        from segloop.network.network import load_bundle
 
         network, _ = load_bundle(registry.bundle(project, version, ["model.safetensors"]))
         engine = TorchEngine(network, "cuda" if on_gpu(settings) else "cpu", settings.workers)

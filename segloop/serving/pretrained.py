@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segloop.errors import SegloopError
+from segloop.network.voc_classes import VOC_CLASSES, zero_shot_channels
 from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
-from segloop.serving.loads import Loads
+from segloop.serving.loading import Loads
 from segloop.serving.model import ServedModel
-from segloop.vocabulary import VOC_CLASSES, zero_shot_channels
 
 if TYPE_CHECKING:
     from segloop.settings import Settings
@@ -93,7 +93,7 @@ class PretrainedModels:
         if pick_engine(settings, {}) != "torch":
             model = converted(_name(settings), ["--pretrained"], settings)
             return OpenVINOEngine(model, settings.workers) if model.is_file() else None
-        from segloop.network import pretrained_network
+        from segloop.network.network import pretrained_network
 
         network = pretrained_network(settings)
         device = "cuda" if on_gpu(settings) else "cpu"

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import update_bn
 
 from segloop.dataset import Item, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
-from segloop.network import (
+from segloop.network.network import (
     INFO_FILE,
     SegmentationNetwork,
     initial_weights,
@@ -26,6 +26,7 @@ from segloop.network import (
     read_info,
     save_bundle,
 )
+from segloop.network.transforms import normalise, resize_image, resize_mask
 from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
@@ -41,7 +42,6 @@ from segloop.training.recipe import (
 )
 from segloop.training.run import Clock, Run
 from segloop.training.tracking import tracking
-from segloop.transforms import normalise, resize_image, resize_mask
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from segloop.errors import SegloopError, TrainingError
 from segloop.metrics.curves import Points, ProgressFile
-from segloop.network import INFO_FILE
+from segloop.network.network import INFO_FILE
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from segloop.errors import SettingsError
-from segloop.network import pick_device
+from segloop.network.network import pick_device
 from segloop.settings import Settings, torchrun_place
 
 Value = TypeVar("Value")

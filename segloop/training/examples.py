@@ -16,8 +16,17 @@ from torch.utils.data import Dataset
 from segloop.dataset import Item
 from segloop.errors import TrainingError
 from segloop.images import decode
-from segloop.transforms import IGNORED, STRIDE_PX, UInt8, augment, network_size, normalise, resize_image, resize_mask
-from segloop.windows import seen_size, window_side
+from segloop.network.transforms import (
+    IGNORED,
+    STRIDE_PX,
+    UInt8,
+    augment,
+    network_size,
+    normalise,
+    resize_image,
+    resize_mask,
+)
+from segloop.network.windows import seen_size, window_side
 
 
 def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segloop.network import SegmentationNetwork
+from segloop.network.network import SegmentationNetwork
+from segloop.network.transforms import IGNORED
 from segloop.settings import Settings
-from segloop.transforms import IGNORED
 
 AUX_WEIGHT = 0.4
 #: Steps left from which `torch.compile` is worth its minute or two on a GPU.

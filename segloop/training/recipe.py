@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from segloop.dataset import Manifest, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
-from segloop.network import (
+from segloop.network.network import (
     INFO_FILE,
     SegmentationNetwork,
     build_network,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segloop.errors import TrainingError
-from segloop.network import SegmentationNetwork
+from segloop.network.network import SegmentationNetwork
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from segloop.dataset import Item
 from segloop.metrics import ConfusionMatrix, miou_of
+from segloop.network.transforms import UInt8
 from segloop.registry.gallery import LONG_SIDE, MOST_IMAGES, Entry
-from segloop.transforms import UInt8
 
 
 @dataclass(frozen=True)

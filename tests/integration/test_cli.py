@@ -231,7 +231,7 @@ def test_predict_runs_what_the_server_runs(
     registry: Registry, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    from segloop.network import build_network, save_bundle
+    from segloop.network.network import build_network, save_bundle
 
     torch.manual_seed(0)
     info = toy_info(("Road", "Sky"))

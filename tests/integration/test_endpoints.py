@@ -19,7 +19,7 @@ from demo.stack import RunningSegloop
 from segloop.aws.endpoints.packing import PACKAGES
 from segloop.cli import main
 from segloop.errors import EngineError
-from segloop.network import load_bundle
+from segloop.network.network import load_bundle
 from segloop.queue import PRELABEL_QUEUE, Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import load_served_model
@@ -44,7 +44,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     import torch
 
     from segloop.export import export
-    from segloop.network import build_network, save_bundle
+    from segloop.network.network import build_network, save_bundle
 
     made = {}
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ import pytest
 
 from demo.stack import RunningSegloop
 from segloop.errors import EngineError
-from segloop.network import save_bundle
+from segloop.network.network import save_bundle
 from segloop.registry import open_registry
 from segloop.serving import ServedModels, load_served_model
 from segloop.serving.conversion import NOTHING_TO_EXPORT

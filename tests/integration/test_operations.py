@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from segloop.errors import EngineError, RegistryError
 from segloop.registry import Registry
-from segloop.serving import served as serving
+from segloop.serving import swap as serving
 from segloop.settings import Settings
 from segloop.web import readiness
 from segloop.web.metric_table import METRICS, TRAINING_S

@@ -13,7 +13,7 @@ from segloop.aws.training import SageMakerTrainer
 from segloop.aws.training.code import PACKAGES
 from segloop.aws.training.requests import job_name
 from segloop.errors import SettingsError, TrainerUnavailable, TrainingError
-from segloop.network import load_bundle
+from segloop.network.network import load_bundle
 from segloop.registry import bundles
 from segloop.trainers.base import Run, RunStatus
 from tests.aws_smoke import smoke

@@ -25,7 +25,7 @@ def bundles(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     import torch
 
     from segloop.export import export
-    from segloop.network import build_network, save_bundle
+    from segloop.network.network import build_network, save_bundle
 
     made = {}
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from demo.stack import clean_environment
-from segloop.vocabulary import VOC_CLASSES
+from segloop.network.voc_classes import VOC_CLASSES
 from tests.exports import ROOT, body_of, steadfast
 
 # exports whole ResNet-50s, half a minute each on an idle machine of 2 cores

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segloop.metrics.uncertainty import ORDER_LIMIT, certainty, embedding, k_center_greedy
-from segloop.transforms import confidence_grid, probability_grid
+from segloop.network.transforms import confidence_grid, probability_grid
 
 ACQUISITIONS = ("confidence", "margin", "entropy", "entropy+diversity")
 

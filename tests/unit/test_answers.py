@@ -17,7 +17,7 @@ from PIL import Image
 from segloop.aws.endpoints.handler import NPY, Refused, http_of
 from segloop.aws.endpoints.task_handler import JSON, TaskHandler
 from segloop.label_config import parse_label_config
-from segloop.prediction import predict_tasks
+from segloop.serving.predict import predict_tasks
 from segloop.settings import Settings
 from tests.toys import BRUSH, half_red_half_blue, toy_registry
 

@@ -61,7 +61,7 @@ BATCH = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
 
 
 def test_logits_are_the_networks(handler: Handler, folder: Path) -> None:
-    from segloop.network import load_bundle
+    from segloop.network.network import load_bundle
 
     attributes = f"trace=1,version={handler.info.version}"
     logits = np.load(io.BytesIO(handler.invoke(npy(BATCH), NPY, attributes)))

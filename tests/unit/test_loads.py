@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from segloop.errors import Busy
-from segloop.serving.loads import RETRY_AFTER_S, Loads
+from segloop.serving.loading import RETRY_AFTER_S, Loads
 from tests.waiting import PATIENCE_S
 
 

@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models.segmentation import deeplabv3_resnet50
 
-from segloop import network as network_module
 from segloop.errors import RegistryError, SettingsError
-from segloop.network import (
+from segloop.network.network import (
     build_network,
     initial_weights,
     load_bundle,
@@ -28,8 +27,9 @@ from segloop.network import (
     read_info,
     save_bundle,
 )
+from segloop.network.network import network as network_module
+from segloop.network.voc_classes import VOC_CLASSES
 from segloop.settings import Settings
-from segloop.vocabulary import VOC_CLASSES
 
 INFO = {"format": 1, "arch": "deeplabv3_resnet50", "output_stride": 16, "classes": ["Road", "Sky"], "input_size": 64}
 

@@ -9,8 +9,8 @@ import pytest
 
 from segloop.label_config import parse_label_config
 from segloop.metrics.uncertainty import ORDER_LIMIT
-from segloop.prediction import failed, predict_tasks
 from segloop.serving import Batcher
+from segloop.serving.predict import failed, predict_tasks
 from tests.toys import BRUSH, ColourEngine, ToyImage, ToyImages, half_red_half_blue, toy_model
 
 IMAGE = ToyImage(half_red_half_blue())

@@ -19,7 +19,8 @@ from torch import nn
 
 from segloop.dataset import load_manifest
 from segloop.errors import SettingsError, TrainingError
-from segloop.network import load_bundle, save_bundle
+from segloop.network.network import load_bundle, save_bundle
+from segloop.network.transforms import IGNORED
 from segloop.registry.gallery import read_index
 from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.command import TERMINATED
@@ -32,7 +33,6 @@ from segloop.training.recipe import (
     estimate_statistics,
     learning_rate,
 )
-from segloop.transforms import IGNORED
 from tests.curves import scalars
 from tests.painted import CLASSES, examples, hyperparameters, painted
 from tests.snapshots import write_base, write_snapshot

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
-from segloop.transforms import (
+from segloop.network.transforms import (
     IGNORED,
     augment,
     class_map_of,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segloop.vocabulary import VOC_CLASSES, voc_class, zero_shot_channels
+from segloop.network.voc_classes import VOC_CLASSES, voc_class, zero_shot_channels
 
 
 def test_the_channels_are_torchvisions():

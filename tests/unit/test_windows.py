@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segloop.transforms import STRIDE_PX, network_size, normalise, resize_image
-from segloop.windows import _starts, seen_size, window_side, windowed_logits
+from segloop.network.transforms import STRIDE_PX, network_size, normalise, resize_image
+from segloop.network.windows import _starts, seen_size, window_side, windowed_logits
 
 SIDES = st.integers(1, 700)
 INPUT_SIZES = st.integers(64, 260)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segloop.errors import LabelStudioError
 from segloop.label_config import LabelConfig
 from segloop.metrics.uncertainty import MAX_ORDER, ORDER_LIMIT, ORDER_STEP, k_center_greedy
-from segloop.prediction import predict_tasks
+from segloop.serving.predict import predict_tasks
 from segloop.settings import Settings
 from worker.jobs.workshop import Workshop, project_id_of
 

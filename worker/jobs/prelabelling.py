@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from segloop.label_config import parse_label_config
-from segloop.prediction import predict_tasks
+from segloop.serving.predict import predict_tasks
 from worker.jobs.ordering import (
     CANDIDATES,
     Embeddings,

@@ -134,7 +134,7 @@ def compare_bundles(
     Puts the candidate's gallery into its bundle, once: a version's name comes from its files, so that a later comparison
     with another champion must leave them as they are.
     """
-    from segloop.network import pick_device
+    from segloop.network.network import pick_device
     from segloop.training import compare
 
     gallery = candidate / GALLERY
@@ -149,8 +149,8 @@ def compare_bundles(
 
 
 def has_weights(settings: Settings) -> bool:
-    """Whether the settings' weights can be had, as `segloop.network.initial_weights` finds."""
-    from segloop.network import initial_weights
+    """Whether the settings' weights can be had, as `segloop.network.network.initial_weights` finds."""
+    from segloop.network.network import initial_weights
 
     return initial_weights(settings) is not None
 

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import RegistryError
+from segloop.network.transforms import STRIDE_PX
 from segloop.registry.bundles import verify_files
 from segloop.registry.versions import VERSION_FILE, WEIGHTS, VersionInfo, parse_json, parse_version
 from segloop.serving.batching import Batcher
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.serving.model import model_of
 from segloop.settings import Settings
-from segloop.transforms import STRIDE_PX
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _engine(folder: Path, info: VersionInfo, settings: Settings) -> Engine:
         verify_files(folder, info, files)
         logger.info("%s runs on %s", info.version, name)
         return OpenVINOEngine(folder / files[0])
-    from segloop.network import load_bundle
+    from segloop.network.network import load_bundle
 
     verify_files(folder, info, [WEIGHTS])
     network, _ = load_bundle(folder)

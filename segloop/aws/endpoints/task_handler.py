@@ -20,7 +20,7 @@ from segloop.errors import ImageError, LabelConfigError
 from segloop.images.decode import allow_pixels
 from segloop.images.image import Blob, Image
 from segloop.label_config import LabelConfig, parse_label_config
-from segloop.prediction import predict_tasks
+from segloop.serving.predict import predict_tasks
 from segloop.settings import Settings
 
 JSON: Final = "application/json"

@@ -24,8 +24,8 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from segloop.errors import RegistryError, SettingsError
+from segloop.network.voc_classes import VOC_CLASSES, voc_class
 from segloop.settings import Settings
-from segloop.vocabulary import VOC_CLASSES, voc_class
 
 log = logging.getLogger(__name__)
 

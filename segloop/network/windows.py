@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segloop.transforms import STRIDE_PX, network_size, normalise, resize_image
+from segloop.network.transforms import STRIDE_PX, network_size, normalise, resize_image
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from segloop.errors import EngineError, SegloopError
 from segloop.serving.cache import PredictionCache
-from segloop.serving.loads import Loads
+from segloop.serving.loading import Loads
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
 from segloop.telemetry import note
