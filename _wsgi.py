@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import atexit
 
-from segloop import tracing
 from segloop.backend import Backend
-from segloop.logs import configure_logging
 from segloop.settings import load_settings, share_cores
+from segloop.telemetry import tracing
+from segloop.telemetry.logs import configure_logging
 from segloop.web import create_app
 from segloop.web.exporter import start_exporting
 from segloop.web.metrics import process_gauges

@@ -9,11 +9,11 @@ import numpy as np
 from segloop.backend import Backend
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials
-from segloop.logs import configure_logging
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import Batcher, ServedModel, ServedModels
 from segloop.settings import Settings, load_settings
+from segloop.telemetry.logs import configure_logging
 from segloop.web import create_app
 from segloop.web.exporter import start_exporting
 from segloop.web.metrics import process_gauges

@@ -25,7 +25,7 @@ from segloop.projects import Projects
 from segloop.serving import ServedModel, ServedModels
 from segloop.serving.predict import Images, failed, label_names, predict_interactive, predict_tasks
 from segloop.settings import Settings
-from segloop.telemetry import note
+from segloop.telemetry.notes import note
 
 if TYPE_CHECKING:
     from segloop.queue import Jobs

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segloop.errors import SegloopError, SettingsError
-from segloop.logs import in_form
 from segloop.processes import die_with_parent, try_lock_file
 from segloop.settings import Settings, adopt, environment
+from segloop.telemetry.logs import in_form
 
 #: How long what an earlier run left behind may take to end, in seconds.
 _LEFTOVERS_S = 30.0

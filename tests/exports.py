@@ -76,7 +76,7 @@ class Version:
 def run_export(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
     environment = clean_environment() | {f"SEGLOOP_{name.upper()}": str(value) for name, value in settings.items()}
     return subprocess.run(
-        [sys.executable, "-m", "segloop.export", *map(str, arguments)],
+        [sys.executable, "-m", "segloop.training.export", *map(str, arguments)],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
-from segloop.logs import configure_logging
 from segloop.queue import QUEUES, Jobs
 from segloop.settings import Settings, adopt, environment, load_settings, share_cores
+from segloop.telemetry.logs import configure_logging
 from worker.loop import Worker
 
 logger = logging.getLogger("worker")

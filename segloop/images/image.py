@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from segloop.errors import ImageError
 from segloop.images.decode import Header, decode, read_header
-from segloop.telemetry import Stage
+from segloop.telemetry.notes import Stage
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from segloop.images.hosts import HostPolicy
 from segloop.images.image import Blob, Image, blob_of
 from segloop.images.s3 import S3Reader, StorageError
 from segloop.settings import Settings
-from segloop.telemetry import Stage, note
+from segloop.telemetry.notes import Stage, note
 
 # The routes of Label Studio 1.23 that serve images; credentials go to no other path (urls.py of data_import,
 # io_storages and projects).

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segloop.errors import DeadlinePassed
 from segloop.serving.engines import Engine
-from segloop.telemetry import Stage
+from segloop.telemetry.notes import Stage
 
 Float32 = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from cachetools import LRUCache
 
 from segloop.errors import DeadlinePassed
-from segloop.telemetry import note
+from segloop.telemetry.notes import note
 
 _HIT: Final = ("prediction", "hit")
 _MISS: Final = ("prediction", "miss")

@@ -18,7 +18,7 @@ from segloop.settings import environment
 if TYPE_CHECKING:
     from segloop.settings import Settings
 
-#: Exit status of `python -m segloop.export --pretrained` where the settings' weights segment nothing, or can't be had.
+#: Exit status of `python -m segloop.training.export --pretrained` where the settings' weights segment nothing, or can't be had.
 NOTHING_TO_EXPORT: Final = 3
 #: What an export with a snapshot says of its models.
 REPORT: Final = "engines.json"
@@ -31,7 +31,7 @@ _TIMEOUT_S: Final = 1800.0
 
 
 def converted(name: str, source: Sequence[str], settings: Settings) -> Path:
-    """The exact model made from a source (arguments of `python -m segloop.export`), kept on this machine as `name`.
+    """The exact model made from a source (arguments of `python -m segloop.training.export`), kept on this machine as `name`.
 
     Takes half a minute the first time; processes that want the same wait. Where there is nothing to export, there is
     no file at the path.
@@ -60,7 +60,7 @@ def converted(name: str, source: Sequence[str], settings: Settings) -> Path:
 
 
 def run_export(arguments: Sequence[str], settings: Settings) -> bool:
-    """Run `python -m segloop.export`; False where there is nothing to export.
+    """Run `python -m segloop.training.export`; False where there is nothing to export.
 
     Raises:
         EngineError: it failed, or took too long.
@@ -73,7 +73,7 @@ def run_export(arguments: Sequence[str], settings: Settings) -> bool:
                 str(NICENESS),
                 sys.executable,
                 "-m",
-                "segloop.export",
+                "segloop.training.export",
                 *arguments,
                 "--parent",
                 str(os.getpid()),

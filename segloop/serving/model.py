@@ -18,7 +18,7 @@ from segloop.serving.batching import Batcher, Unbatched
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
-from segloop.telemetry import Stage
+from segloop.telemetry.notes import Stage
 
 if TYPE_CHECKING:
     from segloop.registry import Registry, VersionInfo

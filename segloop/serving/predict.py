@@ -17,7 +17,7 @@ from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.metrics.uncertainty import Acquisition
 from segloop.results import class_map_regions, interactive_regions
-from segloop.telemetry import Stage, note
+from segloop.telemetry.notes import Stage, note
 
 if TYPE_CHECKING:
     from segloop.serving import Picture, Segmentation, ServedModel

@@ -15,7 +15,7 @@ from segloop.serving.cache import PredictionCache
 from segloop.serving.loading import Loads
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
-from segloop.telemetry import note
+from segloop.telemetry.notes import note
 
 if TYPE_CHECKING:
     from segloop.registry import Registry

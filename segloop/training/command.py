@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from segloop.logs import configure_logging
 from segloop.settings import load_settings, torchrun_place
+from segloop.telemetry.logs import configure_logging
 from segloop.training.adaptation import adapt
 from segloop.training.container import Container
 from segloop.training.recipe import TerminatedError, train

@@ -30,12 +30,12 @@ from segloop.images.image import blob_of
 from segloop.images.s3 import S3Reader
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import TargetStorage
-from segloop.logs import configure_logging
 from segloop.payloads import project_key
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
 from segloop.registry.versions import WEIGHTS
 from segloop.settings import Settings
+from segloop.telemetry.logs import configure_logging
 from segloop.training.container import Container
 
 log = logging.getLogger(__name__)

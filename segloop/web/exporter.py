@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from segloop.telemetry import keep_notes
+from segloop.telemetry.notes import keep_notes
 from segloop.web.metric_table import NOTED, PROCESS
 
 if TYPE_CHECKING:

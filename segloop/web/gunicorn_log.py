@@ -6,8 +6,8 @@ from typing import Any
 
 from gunicorn.glogging import Logger as _Logger
 
-from segloop.logs import formatter
 from segloop.settings import load_settings
+from segloop.telemetry.logs import formatter
 
 
 class Logger(_Logger):  # type: ignore[misc]

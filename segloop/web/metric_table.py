@@ -29,7 +29,7 @@ _STAGE_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 #: Of trainings, in seconds: from a quick adaptation to a day.
 TRAINING_S: Final = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 2 * 3600.0, 4 * 3600.0, 8 * 3600.0, 24 * 3600.0)
 
-#: What processes note (`segloop.telemetry.note`), by the note's key. Summed over the processes of this server.
+#: What processes note (`segloop.telemetry.notes.note`), by the note's key. Summed over the processes of this server.
 NOTED: Final[dict[str, Metric]] = {
     "request": Metric(
         "segloop_http_request_duration_seconds",

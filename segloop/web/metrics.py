@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segloop import __version__
 from segloop.errors import SegloopError
 from segloop.serving import gpu_memory
-from segloop.telemetry import keep_notes
+from segloop.telemetry.notes import keep_notes
 from segloop.web.exporter import exporter
 from segloop.web.metric_table import SCRAPED, TRAINING_S
 from segloop.web.readiness import READY, Readiness

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from segloop import tracing
-from segloop.telemetry import REQUEST_ID, note
+from segloop.telemetry import tracing
+from segloop.telemetry.notes import REQUEST_ID, note
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -43,8 +43,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     """A network that finds nothing but Road, with its OpenVINO model, and one that finds nothing but Sky, without."""
     import torch
 
-    from segloop.export import export
     from segloop.network.network import build_network, save_bundle
+    from segloop.training.export import export
 
     made = {}
     torch.manual_seed(0)

@@ -24,8 +24,8 @@ def bundles(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     """A network that finds nothing but Road, and one that finds nothing but Sky: an answer shows which one gave it."""
     import torch
 
-    from segloop.export import export
     from segloop.network.network import build_network, save_bundle
+    from segloop.training.export import export
 
     made = {}
     torch.manual_seed(0)

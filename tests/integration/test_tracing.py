@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from segloop import tracing
 from segloop.settings import trace_exporter
-from segloop.telemetry import Stage
+from segloop.telemetry import tracing
+from segloop.telemetry.notes import Stage
 from tests.otlp import Collector
 from tests.toys import BRUSH
 from tests.world import World

@@ -15,12 +15,12 @@ from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from segloop.errors import EngineError, RegistryError, SettingsError
-from segloop.export import PooledAsSum, quantize, to_onnx, to_openvino, without_resize
 from segloop.network.network import SegmentationNetwork, build_network
 from segloop.network.transforms import normalise
 from segloop.serving import engines
 from segloop.serving.engines import OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.settings import Settings
+from segloop.training.export import PooledAsSum, quantize, to_onnx, to_openvino, without_resize
 
 #: Height and width of what one exported model is asked; the first is that of its calibration.
 SHAPES = [(64, 96), (96, 64), (32, 32), (32, 160), (160, 256), (256, 160)]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from segloop.logs import configure_logging, formatter, in_form, redact
 from segloop.settings import Settings
-from segloop.telemetry import REQUEST_ID
+from segloop.telemetry.logs import configure_logging, formatter, in_form, redact
+from segloop.telemetry.notes import REQUEST_ID
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:

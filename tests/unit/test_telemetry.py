@@ -7,22 +7,22 @@ from contextlib import contextmanager
 
 import pytest
 
-from segloop import telemetry
-from segloop.telemetry import Stage, keep_notes, make_spans, note
+from segloop.telemetry import notes as module
+from segloop.telemetry.notes import Stage, keep_notes, make_spans, note
 
 
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> deque:
-    monkeypatch.setattr(telemetry, "_notes", None)
+    monkeypatch.setattr(module, "_notes", None)
     return keep_notes()
 
 
 def test_nothing_is_kept_unless_somebody_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "_notes", None)
+    monkeypatch.setattr(module, "_notes", None)
     note("prediction", ("batch",))
     with Stage("decode"):
         pass
-    assert telemetry._notes is None
+    assert module._notes is None
 
 
 def test_notes_and_stages_are_kept_in_order(notes: deque) -> None:

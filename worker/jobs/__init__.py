@@ -8,10 +8,10 @@ from typing import Any
 
 from rq import get_current_job
 
-from segloop import tracing
 from segloop.errors import SegloopError
 from segloop.settings import load_settings
-from segloop.telemetry import REQUEST_ID
+from segloop.telemetry import tracing
+from segloop.telemetry.notes import REQUEST_ID
 from worker.jobs.adoption import run_adopt
 from worker.jobs.prelabelling import run_prelabel
 from worker.jobs.reconciliation import run_reconcile

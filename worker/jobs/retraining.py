@@ -13,7 +13,7 @@ from segloop.errors import LabelStudioError, SegloopError, TrainingError, Traini
 from segloop.policy import Recipe, should_rerun
 from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
-from segloop.telemetry import Stage
+from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
 from worker.jobs.files import read_json, write_json
 from worker.jobs.promotion import export, judge, promote

@@ -49,7 +49,7 @@ def handler_of(folder: Path) -> Any:
     """Set this process up, and make the handler of the version in a folder."""
     set_up()
     settings = importlib.import_module("segloop.settings").load_settings(None)
-    importlib.import_module("segloop.logs").configure_logging(settings.log_level)
+    importlib.import_module("segloop.telemetry.logs").configure_logging(settings.log_level)
     return importlib.import_module("segloop.aws.endpoints.task_handler").TaskHandler(folder, settings)
 
 

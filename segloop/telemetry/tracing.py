@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from segloop import __version__, telemetry
+from segloop import __version__
 from segloop.settings import trace_exporter
+from segloop.telemetry import notes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -51,7 +52,7 @@ def start(service: str) -> bool:
 
         _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("segloop", __version__)
-    telemetry.make_spans(_tracer.start_as_current_span)
+    notes.make_spans(_tracer.start_as_current_span)
     return True
 
 
@@ -63,7 +64,7 @@ def is_on() -> bool:
 def stop() -> None:
     """Send what is left, and trace no more."""
     global _provider, _tracer
-    telemetry.make_spans(None)
+    notes.make_spans(None)
     if _provider is not None:
         _provider.shutdown()
     _provider = _tracer = None
@@ -85,7 +86,7 @@ def server_span(method: str, route: str, environ: Mapping[str, Any], status: Cal
         "http.route": route,
         "url.path": str(environ["PATH_INFO"]),
         "url.scheme": str(environ["wsgi.url_scheme"]),
-        "segloop.request_id": telemetry.REQUEST_ID.get(),
+        "segloop.request_id": notes.REQUEST_ID.get(),
     }
     with _tracer.start_as_current_span(
         f"{method} {route}", extract(carrier), SpanKind.SERVER, attributes=attributes

@@ -1,7 +1,7 @@
 """What a process notes of its own work: how long stages take, what is counted, and for which request.
 
 A note is put into memory and costs a fraction of a microsecond; without somebody to take the notes nothing is kept.
-`segloop.web.metrics` gives them to Prometheus, `segloop.tracing` makes spans of stages, `segloop.logs` prints the request.
+`segloop.web.metrics` gives them to Prometheus, `segloop.telemetry.tracing` makes spans of stages, `segloop.telemetry.logs` prints the request.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Engines from a trained network: OpenVINO models, exact and int8, with the figures that decide whether they serve.
 
-`python -m segloop.export --bundle FOLDER --out FOLDER` writes the exact model; with `--snapshot FOLDER` the int8 one
+`python -m segloop.training.export --bundle FOLDER --out FOLDER` writes the exact model; with `--snapshot FOLDER` the int8 one
 too, and `engines.json`, which becomes a part of version.json.
 """
 
@@ -26,7 +26,6 @@ from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
 
 from segloop.dataset import Item, Manifest, load_manifest
 from segloop.errors import EngineError, SegloopError
-from segloop.logs import configure_logging
 from segloop.metrics import ConfusionMatrix
 from segloop.network.network import SegmentationNetwork, load_bundle, pretrained_network
 from segloop.network.transforms import STRIDE_PX, class_map_of, network_input, network_size
@@ -36,6 +35,7 @@ from segloop.processes import die_with_parent
 from segloop.serving.conversion import NOTHING_TO_EXPORT, REPORT
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, reason
 from segloop.settings import load_settings
+from segloop.telemetry.logs import configure_logging
 from segloop.training import read_example
 
 log = logging.getLogger(__name__)
@@ -267,8 +267,10 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def main() -> int:
-    """`python -m segloop.export`; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m segloop.export", description="Write a network's OpenVINO models.")
+    """`python -m segloop.training.export`; see the module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m segloop.training.export", description="Write a network's OpenVINO models."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, help="a version's folder")
     source.add_argument("--pretrained", action="store_true", help="the network that the settings' weights give")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final, Literal, cast
 
-from segloop.telemetry import REQUEST_ID
+from segloop.telemetry.notes import REQUEST_ID
 
 LogFormat = Literal["text", "json"]
 

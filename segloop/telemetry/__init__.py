@@ -1,0 +1,1 @@
+"""What segloop tells of itself: notes for metrics and spans, logs, traces."""
