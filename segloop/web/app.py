@@ -12,9 +12,9 @@ from segloop.backend import Backend
 from segloop.errors import Busy, SegloopError
 from segloop.settings import Settings
 from segloop.web.auth import guard
-from segloop.web.observing import Observed
-from segloop.web.operations import operations
-from segloop.web.replies import reply
+from segloop.web.health_routes import operations
+from segloop.web.json_response import reply
+from segloop.web.request_log import Observed
 from segloop.web.routes import protocol
 from segloop.web.ui import ui
 

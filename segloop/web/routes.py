@@ -11,7 +11,7 @@ from segloop import __version__
 from segloop.backend import Backend
 from segloop.errors import BadRequest
 from segloop.payloads import parse_event, parse_predict, parse_setup, parse_train
-from segloop.web.replies import reply
+from segloop.web.json_response import reply
 
 
 def protocol(backend: Backend) -> Blueprint:

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.settings import Settings
 from segloop.web import create_app
-from segloop.web.ui.facts import Studio
-from segloop.web.ui.showing import minute
+from segloop.web.ui.data import Studio
+from segloop.web.ui.responses import minute
 from tests.pages import PROJECT, PageWorld, add_version, curves
 from tests.workshop import begin
 
@@ -94,7 +94,7 @@ def test_label_studio_being_away_is_found_out_once(settings: Settings) -> None:
 def test_names_of_others_are_escaped(world: PageWorld, tmp_path: Path) -> None:
     from flask import render_template
 
-    from segloop.web.ui.facts import Counts, Facts
+    from segloop.web.ui.data import Counts, Facts
     from segloop.web.ui.pages import projects_page
 
     evil = Facts(PROJECT, "<script>alert(1)</script>", counts=Counts("<img src=x onerror=alert(1)>", 2, 1))
@@ -123,7 +123,7 @@ def test_a_page_that_did_not_change_is_not_sent_again(world: PageWorld, monkeypa
         return world.client.get("/ui/projects/29/job", headers={"If-None-Match": tag})
 
     now = minute()
-    monkeypatch.setattr("segloop.web.ui.showing.minute", lambda: now)
+    monkeypatch.setattr("segloop.web.ui.responses.minute", lambda: now)
     first = get("")
     again = get(first.headers["ETag"])
     assert (again.status_code, again.data) == (304, b"")
@@ -131,7 +131,7 @@ def test_a_page_that_did_not_change_is_not_sent_again(world: PageWorld, monkeypa
     changed = get(first.headers["ETag"])
     assert changed.status_code == 200
     assert get(changed.headers["ETag"]).status_code == 304
-    monkeypatch.setattr("segloop.web.ui.showing.minute", lambda: now + 1)
+    monkeypatch.setattr("segloop.web.ui.responses.minute", lambda: now + 1)
     later = get(changed.headers["ETag"])
     assert later.status_code == 200, "it says how long ago something was, and that has changed"
 
@@ -320,8 +320,8 @@ import json, sys
 from segloop.backend import Backend
 from segloop.settings import load_settings
 from segloop.web import create_app
-from segloop.web.ui.facts import Studio
-from segloop.web.ui.showing import minute
+from segloop.web.ui.data import Studio
+from segloop.web.ui.responses import minute
 
 settings = load_settings(env_file=None)
 backend = Backend.from_settings(settings)

@@ -13,9 +13,9 @@ import segloop
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, FileInfo, VersionInfo
 from segloop.web.ui import formats
-from segloop.web.ui.facts import Counts, Facts
-from segloop.web.ui.jobs import job_of
+from segloop.web.ui.data import Counts, Facts
 from segloop.web.ui.pages import confusion_of, job_page, next_retrain, project_page, projects_page
+from segloop.web.ui.retrain_view import job_of
 
 KEY = "29.1795383040"
 STATIC = Path(segloop.__file__).parent / "static"

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from segloop.policy import Changes, Thresholds
 from segloop.registry import VersionInfo
-from segloop.web.ui.facts import Facts
-from segloop.web.ui.jobs import job_of
+from segloop.web.ui.data import Facts
+from segloop.web.ui.retrain_view import job_of
 
 #: Shades of a confusion matrix, by the share of a class's pixels.
 SHADES: Final = 10

@@ -15,14 +15,14 @@ from segloop.errors import BadRequest
 from segloop.registry import VersionInfo
 from segloop.registry.gallery import read_image, read_index
 from segloop.settings import Settings
-from segloop.web.replies import reply
+from segloop.web.json_response import reply
 from segloop.web.ui.actions import NOTICES, Actions
-from segloop.web.ui.facts import Facts, Sources
+from segloop.web.ui.data import Facts, Sources
+from segloop.web.ui.errors import show_errors
 from segloop.web.ui.formats import FILTERS
-from segloop.web.ui.guarding import TOKEN_FIELD, Tokens, add_headers, only_own_host
 from segloop.web.ui.pages import job_page, project_page, projects_page
-from segloop.web.ui.showing import show, wants_json
-from segloop.web.ui.trouble import show_errors
+from segloop.web.ui.responses import show, wants_json
+from segloop.web.ui.security import TOKEN_FIELD, Tokens, add_headers, only_own_host
 
 #: How long a browser keeps what never changes: files of a version, in seconds.
 _FOREVER_S: Final = 31536000

@@ -8,9 +8,9 @@ from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from segloop.errors import ModelRemoved, QueueUnavailable, RegistryError, SegloopError, Unauthorized, VersionNotFound
-from segloop.web.replies import reply
-from segloop.web.ui.guarding import add_headers
-from segloop.web.ui.showing import wants_json
+from segloop.web.json_response import reply
+from segloop.web.ui.responses import wants_json
+from segloop.web.ui.security import add_headers
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from flask import Blueprint, Response, request
 from segloop.backend import Backend
 from segloop.errors import BadRequest
 from segloop.settings import Settings, metrics_folder
+from segloop.web.json_response import reply
 from segloop.web.metrics import Metrics
 from segloop.web.readiness import READY, Readiness
-from segloop.web.replies import reply
 
 
 def operations(backend: Backend, settings: Settings) -> Blueprint:

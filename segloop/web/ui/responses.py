@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 from flask import Response, render_template, request
 
-from segloop.web.replies import reply
+from segloop.web.json_response import reply
 
 _MINUTE_S: Final = 60
 
