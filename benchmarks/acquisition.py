@@ -40,7 +40,7 @@ from segloop.network.transforms import (
     resize_mask,
 )
 from segloop.settings import Settings
-from worker.jobs.ordering import CANDIDATES
+from worker.jobs.label_order import CANDIDATES
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
 ACQUISITIONS = ("random", "confidence", "margin", "entropy", "entropy+diversity")

@@ -75,17 +75,6 @@ def serve(settings: Settings) -> None:
     WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn").run()
 
 
-def work(settings: Settings) -> None:
-    """Be a worker of both queues until SIGINT or SIGTERM.
-
-    Raises:
-        QueueUnavailable: Redis stays away.
-    """
-    from worker.__main__ import run
-
-    run(settings)
-
-
 def valkey_command(settings: Settings) -> list[str]:
     """The command of the embedded Valkey: on a socket of this user alone, keeping everything it was told.
 

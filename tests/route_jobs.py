@@ -19,8 +19,9 @@ from tests.sagemaker_emulator import Emulator
 from tests.snapshots import write_snapshot
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT
-from worker.jobs import Workshop, run_adopt
-from worker.loop import Worker
+from worker.jobs.adopt import run_adopt
+from worker.jobs.context import Workshop
+from worker.worker import Worker
 
 ARTIFACTS = "route-artifacts"
 

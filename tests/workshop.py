@@ -26,7 +26,8 @@ from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus, Trainer
 from tests.toys import BRUSH, toy_model
-from worker.jobs import Workshop, run_retrain
+from worker.jobs.context import Workshop
+from worker.jobs.retrain import run_retrain
 
 PROJECT = "29.1795383040"
 NOW = "2026-11-22T12:00:00.000000Z"

@@ -16,7 +16,7 @@ from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.queue import QUEUES, Jobs
 from segloop.settings import Settings, adopt, environment, load_settings, share_cores
 from segloop.telemetry.logs import configure_logging
-from worker.loop import Worker
+from worker.worker import Worker
 
 logger = logging.getLogger("worker")
 

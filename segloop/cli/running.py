@@ -30,9 +30,9 @@ def serve() -> None:
 @click.command()
 def worker() -> None:
     """Start one worker alone."""
-    import segloop.supervisor
+    from worker.__main__ import run
 
-    segloop.supervisor.work(load_settings())
+    run(load_settings())
 
 
 @click.command()

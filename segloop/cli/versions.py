@@ -176,8 +176,8 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
     from rich.markup import escape
     from rich.table import Table
 
-    from worker.jobs import Workshop
-    from worker.jobs.reproduction import run_reproduce
+    from worker.jobs.context import Workshop
+    from worker.jobs.reproduce import run_reproduce
 
     settings = load_settings()
     _, key = open_store(settings, project)

@@ -65,7 +65,7 @@ class Jobs(Figures):
         changed is counted, and the end of the live one decides upon it. A live one whose worker is gone is put back
         into the queue.
         """
-        fresh = self._job(RETRAIN_QUEUE, "worker.jobs.retrain", (project,), project, reason)
+        fresh = self._job(RETRAIN_QUEUE, "worker.jobs.entry_points.retrain", (project,), project, reason)
 
         def attempt(pipe: Any) -> Enqueued:
             live = self._live(key_of(project, "retrain"), pipe)
@@ -88,7 +88,9 @@ class Jobs(Figures):
         Its id follows from the training's name, and it is the project's live retrain once it has claimed to be.
         """
         name = hashlib.sha256(training.encode()).hexdigest()[:16]
-        fresh = self._job(RETRAIN_QUEUE, "worker.jobs.adopt", (project, training), project, reason, name=name)
+        fresh = self._job(
+            RETRAIN_QUEUE, "worker.jobs.entry_points.adopt", (project, training), project, reason, name=name
+        )
 
         def attempt(pipe: Any) -> Enqueued:
             known = self.fetch(fresh.id)
@@ -122,7 +124,7 @@ class Jobs(Figures):
 
         Replaces a queued job of another version; one that runs ends by itself when it sees the new champion.
         """
-        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.prelabel", (project, version), project, version)
+        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.entry_points.prelabel", (project, version), project, version)
 
         def attempt(pipe: Any) -> Enqueued:
             live = self._live(key_of(project, "prelabel"), pipe)
@@ -138,7 +140,7 @@ class Jobs(Figures):
     @reaching_redis
     def enqueue_reconcile(self) -> Enqueued:
         """Queue the question to Label Studio what changed, before other work, unless it is queued or asked already."""
-        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.reconcile", (), "", "reconcile")
+        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.entry_points.reconcile", (), "", "reconcile")
 
         def attempt(pipe: Any) -> Enqueued:
             live = self._live("segloop:reconcile", pipe)
@@ -254,7 +256,9 @@ class Jobs(Figures):
             if not decision.act:
                 return None
             logger.info("project %s: one more retrain after job %s: %s", project, job_id, decision.reason)
-            following = self._job(RETRAIN_QUEUE, "worker.jobs.retrain", (project,), project, decision.reason)
+            following = self._job(
+                RETRAIN_QUEUE, "worker.jobs.entry_points.retrain", (project,), project, decision.reason
+            )
             pipe.set(key_of(project, "recipe"), decision.recipe)
             return self._enqueue(following, key_of(project, "retrain"), pipe)
 

@@ -17,7 +17,9 @@ from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked, remember,
 from segloop.trainers.base import Run, RunStatus
 from tests.route_jobs import learnt, take
 from tests.workshop import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, retrain, scores
-from worker.jobs import Workshop, run_adopt, run_reconcile
+from worker.jobs.adopt import run_adopt
+from worker.jobs.context import Workshop
+from worker.jobs.reconcile import run_reconcile
 
 JOB = "pipelines-0a1b2c3d4e5f-Train-6a7b8c9d0e"
 

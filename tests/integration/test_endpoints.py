@@ -29,7 +29,7 @@ from tests.container_image import image_site
 from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.toys import BRUSH, ToyImage, half_red_half_blue, toy_info
 from tests.workshop import queued
-from worker.jobs.workshop import _load_model
+from worker.jobs.context import _load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

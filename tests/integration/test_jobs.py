@@ -38,7 +38,9 @@ from tests.workshop import (
     scores,
     task,
 )
-from worker.jobs import Workshop, run_prelabel, run_retrain
+from worker.jobs.context import Workshop
+from worker.jobs.prelabel import run_prelabel
+from worker.jobs.retrain import run_retrain
 
 
 def test_the_first_retrain(shop: Workshop) -> None:
@@ -304,7 +306,7 @@ def test_results_can_be_stored(shop: Workshop) -> None:
 def test_a_real_training(shop: Workshop, settings: Settings) -> None:
     """The training's own process, its bundle, its evaluation and its export fit into the retrain."""
     from segloop.trainers.local import LocalTrainer
-    from worker.jobs.workshop import compare_bundles, export_models
+    from worker.jobs.context import compare_bundles, export_models
 
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}

@@ -15,8 +15,9 @@ from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from tests.toys import BRUSH, ToyImage, toy_bundle, toy_model
-from worker.jobs import Workshop, run_prelabel
-from worker.jobs.ordering import CANDIDATES, Embeddings
+from worker.jobs.context import Workshop
+from worker.jobs.label_order import CANDIDATES, Embeddings
+from worker.jobs.prelabel import run_prelabel
 
 PROJECT = "29.1795383040"
 BATCH = 3

@@ -268,4 +268,4 @@ def test_reconcile_goes_first_and_once(jobs: Jobs) -> None:
 def test_no_pickle_in_redis(jobs: Jobs) -> None:
     job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     data = jobs.connection.hgetall(f"rq:job:{job_id}")
-    assert b"worker.jobs.retrain" in __import__("zlib").decompress(data[b"data"])
+    assert b"worker.jobs.entry_points.retrain" in __import__("zlib").decompress(data[b"data"])

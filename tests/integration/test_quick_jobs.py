@@ -17,7 +17,9 @@ from tests.workshop import (
     queued,
     task,
 )
-from worker.jobs import Workshop, run_reconcile, run_retrain
+from worker.jobs.context import Workshop
+from worker.jobs.reconcile import run_reconcile
+from worker.jobs.retrain import run_retrain
 
 
 def adapt(shop: Workshop) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from tests.workshop import (
     retrain,
     task,
 )
-from worker.jobs import Workshop, run_prelabel, run_reconcile
+from worker.jobs.context import Workshop
+from worker.jobs.prelabel import run_prelabel
+from worker.jobs.reconcile import run_reconcile
 
 # -- prelabel
 

@@ -11,9 +11,9 @@ from segloop.errors import RegistryError, TrainingError
 from segloop.settings import Settings
 from segloop.trainers.local import LocalTrainer
 from tests.workshop import PROJECT, begin, retrain
-from worker.jobs import Workshop, run_retrain
-from worker.jobs.reproduction import run_reproduce
-from worker.jobs.workshop import compare_bundles
+from worker.jobs.context import Workshop, compare_bundles
+from worker.jobs.reproduce import run_reproduce
+from worker.jobs.retrain import run_retrain
 
 Told = list[dict[str, Any]]
 

@@ -22,8 +22,7 @@ from tests.route_world import ARTIFACTS, KEY, SOURCE, TARGET, RouteBuckets
 from tests.sagemaker_emulator import deploy, emulated_aws
 from tests.toys import toy_model
 from tests.workshop import FakeLabelStudio, fake_export
-from worker.jobs import Workshop
-from worker.jobs.workshop import compare_bundles
+from worker.jobs.context import Workshop, compare_bundles
 
 pytestmark = pytest.mark.slow
 

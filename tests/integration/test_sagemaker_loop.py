@@ -18,7 +18,8 @@ from segloop.settings import Settings
 from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.waiting import PATIENCE_S
 from tests.workshop import PROJECT, begin, make_shop
-from worker.jobs import Workshop, run_retrain
+from worker.jobs.context import Workshop
+from worker.jobs.retrain import run_retrain
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,9 @@ from tests.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
 from tests.toys import BRUSH, toy_model
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
-from worker.jobs import Workshop, run_adopt, run_reconcile
+from worker.jobs.adopt import run_adopt
+from worker.jobs.context import Workshop
+from worker.jobs.reconcile import run_reconcile
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from segloop.labelstudio import TargetStorage
 from segloop.settings import load_settings
 from tests.labelling import CONFIG, annotation, half
 from tests.moto_server import running_moto
-from worker.jobs.mirroring import open_mirror, sync_mirror
+from worker.jobs.mirrors import open_mirror, sync_mirror
 
 BUCKET = "annotations"
 PROJECT_ID = 29

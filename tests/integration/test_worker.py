@@ -24,7 +24,7 @@ from segloop.settings import Settings, environment
 from tests.valkey import Valkey
 from tests.waiting import PATIENCE_S, until
 from worker.__main__ import _queue
-from worker.loop import Lives
+from worker.worker import Lives
 
 pytestmark = pytest.mark.slow
 

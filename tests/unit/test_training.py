@@ -36,7 +36,7 @@ from segloop.training.recipe import (
 from tests.curves import scalars
 from tests.painted import CLASSES, examples, hyperparameters, painted
 from tests.snapshots import write_base, write_snapshot
-from worker.jobs.workshop import compare_bundles
+from worker.jobs.context import compare_bundles
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from segloop.dataset import (
 from segloop.errors import TrainingError
 from segloop.policy import Recipe
 from segloop.settings import Settings
-from worker.jobs.mirroring import mark, open_mirror, sync_mirror
-from worker.jobs.workshop import Workshop, project_id_of
+from worker.jobs.context import Workshop, project_id_of
+from worker.jobs.mirrors import mark, open_mirror, sync_mirror
 
 logger = logging.getLogger(__name__)
 

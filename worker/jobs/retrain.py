@@ -15,11 +15,11 @@ from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
-from worker.jobs.files import read_json, write_json
-from worker.jobs.promotion import export, judge, promote
-from worker.jobs.snapshotting import take_snapshot
-from worker.jobs.training import train
-from worker.jobs.workshop import WEIGHTS_FILE, Workshop, tell, thresholds
+from worker.jobs.context import WEIGHTS_FILE, Workshop, tell, thresholds
+from worker.jobs.promote import export, judge, promote
+from worker.jobs.snapshot import take_snapshot
+from worker.jobs.state_files import read_json, write_json
+from worker.jobs.train import train
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from segloop.errors import EngineError
 from segloop.policy import Recipe, should_promote
 from segloop.settings import Settings
 from segloop.trainers.base import Run
-from worker.jobs.files import read_json, write_json
-from worker.jobs.workshop import WEIGHTS_FILE, Workshop
+from worker.jobs.context import WEIGHTS_FILE, Workshop
+from worker.jobs.state_files import read_json, write_json
 
 if TYPE_CHECKING:
     from segloop.registry import Champion

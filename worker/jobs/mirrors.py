@@ -12,7 +12,7 @@ from segloop.dataset import Mirror, sync, sync_target
 from segloop.dataset.sync_api import API, Progress
 from segloop.errors import SegloopError
 from segloop.labelstudio import TargetStorage
-from worker.jobs.workshop import Workshop, project_id_of
+from worker.jobs.context import Workshop, project_id_of
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 from segloop.errors import SegloopError
 from segloop.policy import should_retrain
 from segloop.queue import OUTAGES
-from worker.jobs.adoption import take_up_missed
-from worker.jobs.mirroring import changed, open_mirror, sync_mirror
-from worker.jobs.workshop import Workshop, tell, thresholds
+from worker.jobs.adopt import take_up_missed
+from worker.jobs.context import Workshop, tell, thresholds
+from worker.jobs.mirrors import changed, open_mirror, sync_mirror
 
 logger = logging.getLogger(__name__)
 

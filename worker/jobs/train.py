@@ -14,8 +14,8 @@ from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
-from worker.jobs.files import read_json, write_json
-from worker.jobs.workshop import Workshop
+from worker.jobs.context import Workshop
+from worker.jobs.state_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

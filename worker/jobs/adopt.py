@@ -13,11 +13,11 @@ from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, Trai
 from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
 from segloop.settings import Settings
 from segloop.trainers.base import Run
-from worker.jobs.files import read_json
-from worker.jobs.retraining import conclude, prune, run_folder, supervised
-from worker.jobs.snapshotting import take_comparison
-from worker.jobs.training import train
-from worker.jobs.workshop import Workshop, project_id_of
+from worker.jobs.context import Workshop, project_id_of
+from worker.jobs.retrain import conclude, prune, run_folder, supervised
+from worker.jobs.snapshot import take_comparison
+from worker.jobs.state_files import read_json
+from worker.jobs.train import train
 
 if TYPE_CHECKING:
     from segloop.aws.training.route import AdoptedTraining

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from segloop.label_config import parse_label_config
 from segloop.serving.predict import predict_tasks
-from worker.jobs.ordering import (
+from worker.jobs.context import Workshop, project_id_of, tell
+from worker.jobs.label_order import (
     CANDIDATES,
     Embeddings,
     keep_ordered_view,
@@ -17,7 +18,6 @@ from worker.jobs.ordering import (
     put_in_order,
     serves,
 )
-from worker.jobs.workshop import Workshop, project_id_of, tell
 
 logger = logging.getLogger(__name__)
 

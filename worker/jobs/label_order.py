@@ -14,7 +14,7 @@ from segloop.label_config import LabelConfig
 from segloop.metrics.uncertainty import MAX_ORDER, ORDER_LIMIT, ORDER_STEP, k_center_greedy
 from segloop.serving.predict import predict_tasks
 from segloop.settings import Settings
-from worker.jobs.workshop import Workshop, project_id_of
+from worker.jobs.context import Workshop, project_id_of
 
 if TYPE_CHECKING:
     from segloop.serving import Segmentation, ServedModel

@@ -1,0 +1,58 @@
+"""The functions that rq calls, one for each kind of job; `segloop.queue` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rq import get_current_job
+
+from segloop.errors import SegloopError
+from segloop.settings import load_settings
+from segloop.telemetry import tracing
+from segloop.telemetry.notes import REQUEST_ID
+from worker.jobs.adopt import run_adopt
+from worker.jobs.context import Workshop, make_trainer, project_id_of
+from worker.jobs.prelabel import run_prelabel
+from worker.jobs.reconcile import run_reconcile
+from worker.jobs.retrain import run_retrain
+
+
+def retrain(project: str) -> dict[str, Any]:
+    """The rq job of a retrain; see `run_retrain`."""
+    settings = load_settings()
+    with _job("retrain", project) as job_id, Workshop.open(settings, make_trainer(settings)) as shop:
+        return run_retrain(shop, project, job_id)
+
+
+def adopt(project: str, training: str) -> dict[str, Any]:
+    """The rq job that follows a training of the managed route; see `run_adopt`."""
+    from segloop.aws.training.route import AdoptedTraining
+
+    settings = load_settings()
+    with _job("adopt", project) as job_id, Workshop.open(settings) as shop:
+        return run_adopt(shop, project, AdoptedTraining(settings, training, project_id_of(project)), job_id)
+
+
+def prelabel(project: str, version: str) -> dict[str, Any]:
+    """The rq job that predicts the unlabelled tasks; see `run_prelabel`."""
+    with _job("prelabel", project) as job_id, Workshop.open(load_settings()) as shop:
+        return run_prelabel(shop, project, version, job_id)
+
+
+def reconcile() -> dict[str, Any]:
+    """The rq job that asks Label Studio what changed; see `run_reconcile`."""
+    with _job("reconcile"), Workshop.open(load_settings()) as shop:
+        return run_reconcile(shop)
+
+
+@contextmanager
+def _job(kind: str, project: str = "") -> Iterator[str]:
+    """The job that this process runs: its id, which lines of the log carry from now on, and its span."""
+    job = get_current_job()
+    if job is None:
+        raise SegloopError("This runs as a job of `segloop worker` only.")
+    REQUEST_ID.set(job.id)
+    with tracing.job_span(kind, job.id, project):
+        yield job.id
