@@ -188,7 +188,7 @@ def test_the_settings_page_is_printed() -> None:
 
 
 def test_the_page_of_commands_is_current() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == cli_page(main), "docs/cli.md is stale: segloop reference > docs/cli.md"
     assert run("reference").output == page
 

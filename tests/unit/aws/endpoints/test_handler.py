@@ -30,7 +30,7 @@ from segloop.serving.engines import TorchEngine
 from segloop.settings import Settings
 from tests.toys import toy_registry
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 PROJECT = "7.1795383040"
 ROLE = "arn:aws:iam::123456789012:role/segloop-endpoint"
 CPU = Settings(_env_file=None, device="cpu", weights="none")

@@ -27,7 +27,7 @@ from segloop.network.network import (
     read_info,
     save_bundle,
 )
-from segloop.network.network import network as network_module
+from segloop.network import network as network_module
 from segloop.network.voc_classes import VOC_CLASSES
 from segloop.settings import Settings
 

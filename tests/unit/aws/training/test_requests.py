@@ -21,7 +21,7 @@ from segloop.errors import SettingsError, TrainingError
 from segloop.settings import Settings
 from segloop.trainers.base import Run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 ROLE = "arn:aws:iam::123456789012:role/segloop-training"
 
 

@@ -19,7 +19,7 @@ from segloop.cli.aws import aws
 from segloop.errors import SettingsError, TrainerUnavailable
 from segloop.settings import load_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def test_what_is_not_given_is_not_sent() -> None:

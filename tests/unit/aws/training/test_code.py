@@ -18,7 +18,7 @@ from segloop.aws.uploads import Folder
 from tests.snapshots import write_base
 from tests.waiting import PATIENCE_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def test_the_requirements_are_the_locks() -> None:

@@ -184,7 +184,7 @@ def test_interactive_answer_takes_the_pixels_class_where_no_tag_has_the_label() 
         assert only["value"]["brushlabels"] == ["See"]
 
 
-PAYLOADS = Path(__file__).parents[1] / "payloads"
+PAYLOADS = Path(__file__).parents[2] / "payloads"
 
 
 @pytest.mark.parametrize(

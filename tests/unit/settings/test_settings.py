@@ -11,7 +11,7 @@ from segloop.cli import settings_page
 from segloop.errors import BadRequest, SettingsError
 from segloop.settings import PROJECT_SETTINGS, Settings, load_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHARED_NAMES = {
     "LABEL_STUDIO_URL": "https://labels.example.org",
     "LABEL_STUDIO_API_KEY": "key",
