@@ -46,7 +46,7 @@ test: chromium promtool lint  ## every check, with a real Label Studio and a bro
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAKER_* (costs cents; docs/sagemaker.md)
-	@$(BIN)/python -m tests.aws_smoke
+	@$(BIN)/python -m tests.aws.smoke
 
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/e2e -m "not label_studio and not slow"

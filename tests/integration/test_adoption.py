@@ -15,7 +15,7 @@ from segloop.errors import LabelStudioUnreachable, TrainerUnavailable, TrainingE
 from segloop.policy import Changes, RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked, remember, take_up
 from segloop.trainers.base import Run, RunStatus
-from tests.route_jobs import learnt, take
+from tests.aws.route_jobs import learnt, take
 from tests.workshop import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, retrain, scores
 from worker.jobs.adopt import run_adopt
 from worker.jobs.context import Workshop

@@ -17,8 +17,8 @@ from segloop.doctor import Examination
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER
 from segloop.registry import open_registry
 from segloop.settings import Settings
+from tests.aws.moto_server import running_moto
 from tests.connected import CONFIG, MACHINE, Delayed, Stack
-from tests.moto_server import running_moto
 from tests.toys import toy_bundle
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow]

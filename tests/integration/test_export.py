@@ -21,8 +21,8 @@ from segloop.serving import ServedModels, load_served_model
 from segloop.serving.conversion import NOTHING_TO_EXPORT
 from segloop.serving.engines import TorchEngine, pick_engine
 from segloop.settings import Settings
+from tests.aws.moto_server import running_moto
 from tests.exports import CLASSES, EXACT, INT8, PROJECT, ROOT, Version, body_of, exported, fickle, run_export, steadfast
-from tests.moto_server import running_moto
 from tests.toys import ToyImage, half_red_half_blue, toy_bundle, toy_info, toy_model
 
 # the fixtures export whole ResNet-50s, half a minute each on an idle machine of 2 cores

@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from segloop.errors import ImageError, ImageTooLarge
+from tests.aws.moto_server import running_moto
 from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, to
-from tests.moto_server import running_moto
 
 __all__ = ["label_studio", "make"]
 

@@ -16,8 +16,8 @@ from segloop.dataset import Mirror, sync_target
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SettingsError
 from segloop.labelstudio import TargetStorage
 from segloop.settings import load_settings
+from tests.aws.moto_server import running_moto
 from tests.labelling import CONFIG, annotation, half
-from tests.moto_server import running_moto
 from worker.jobs.mirrors import open_mirror, sync_mirror
 
 BUCKET = "annotations"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from segloop.errors import RegistryError, SettingsError
+from segloop.network import network as network_module
 from segloop.network.network import (
     build_network,
     initial_weights,
@@ -27,7 +28,6 @@ from segloop.network.network import (
     read_info,
     save_bundle,
 )
-from segloop.network import network as network_module
 from segloop.network.voc_classes import VOC_CLASSES
 from segloop.settings import Settings
 

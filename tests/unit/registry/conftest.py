@@ -13,8 +13,8 @@ from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
 from segloop.registry.store import FolderStore, Store
 from segloop.settings import Settings
+from tests.aws.moto_server import running_moto
 from tests.bundles import BUCKET
-from tests.moto_server import running_moto
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from segloop.aws.training.requests import METRICS, RUN, Inputs, training_job
 from segloop.aws.training.route import RouteTraining, route_training
 from segloop.policy import Changes, Thresholds, should_rerun, should_retrain
 from segloop.settings import Settings
-from tests.sagemaker_emulator.stack import IMAGE, TEMPLATE
-from tests.sagemaker_emulator.template import Template
+from tests.aws.sagemaker_emulator.stack import IMAGE, TEMPLATE
+from tests.aws.sagemaker_emulator.template import Template
 
 GIVEN = {
     "SourceBucketName": "photos",

@@ -21,8 +21,8 @@ from launching import Launch, Pipeline
 from logs import fields, get_logger
 from LsCustomWebhook import ANNOTATIONS, BODY_BYTES, TASKS, Receiver
 from prelabelling import PreLabeller
-from tests.managed import PROJECT, bulk, created, recorded
-from tests.ministack import WEBHOOK
+from tests.aws.managed import PROJECT, bulk, created, recorded
+from tests.aws.ministack import WEBHOOK
 
 Json = dict[str, Any]
 

@@ -15,9 +15,9 @@ from demo.label_studio import RunningLabelStudio
 from segloop.cli import main
 from segloop.labelstudio import SECRET_HEADER, LabelStudio
 from segloop.payloads import project_key
+from tests.aws.ministack import Ministack, Stack
+from tests.aws.moto_server import running_moto
 from tests.labelling import CONFIG, half
-from tests.ministack import Ministack, Stack
-from tests.moto_server import running_moto
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow]
 

@@ -18,9 +18,9 @@ from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.gathering import gather, main
+from tests.aws.moto_server import running_moto
+from tests.aws.route_world import ARTIFACTS, KEY, PROJECT_ID, SOURCE, TARGET, RouteBuckets
 from tests.labelling import CONFIG, LATER, half
-from tests.moto_server import running_moto
-from tests.route_world import ARTIFACTS, KEY, PROJECT_ID, SOURCE, TARGET, RouteBuckets
 from tests.snapshots import write_base
 
 pytestmark = pytest.mark.slow

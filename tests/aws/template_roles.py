@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.ministack import TEMPLATE
+from tests.aws.ministack import TEMPLATE
 
 
 class _Loader(yaml.SafeLoader):

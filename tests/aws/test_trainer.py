@@ -16,10 +16,10 @@ from segloop.errors import SettingsError, TrainerUnavailable, TrainingError
 from segloop.network.network import load_bundle
 from segloop.registry import bundles
 from segloop.trainers.base import Run, RunStatus
-from tests.aws_smoke import smoke
-from tests.container_image import image_site
-from tests.sagemaker_emulator import Emulator, Refusal
-from tests.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of
+from tests.aws.container_image import image_site
+from tests.aws.sagemaker_emulator import Emulator, Refusal
+from tests.aws.sagemaker_runs import bucket_of, emulator, finish, run_of, s3_server, settings_of, trainer_of
+from tests.aws.smoke import smoke
 from tests.waiting import until
 
 __all__ = ["emulator", "s3_server"]

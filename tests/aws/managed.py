@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.sagemaker_emulator import Emulator
+from tests.aws.sagemaker_emulator import Emulator
 
-PAYLOADS = Path(__file__).parent / "payloads"
+PAYLOADS = Path(__file__).parents[1] / "payloads"
 PROJECT = "29.1795383040"
 Json = dict[str, Any]
 

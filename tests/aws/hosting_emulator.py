@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.sagemaker_emulator import Emulator
+    from tests.aws.sagemaker_emulator import Emulator
 
 ACCOUNT = "123456789012"
 Json = dict[str, Any]

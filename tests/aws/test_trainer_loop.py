@@ -15,7 +15,7 @@ from segloop.aws.training import SageMakerTrainer
 from segloop.errors import TrainingError
 from segloop.queue import Jobs, Parked
 from segloop.settings import Settings
-from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
+from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.waiting import PATIENCE_S
 from tests.workshop import PROJECT, begin, make_shop
 from worker.jobs.context import Workshop

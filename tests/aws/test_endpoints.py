@@ -25,8 +25,8 @@ from segloop.registry import Registry, open_registry
 from segloop.serving import load_served_model
 from segloop.serving.engines import TorchEngine
 from segloop.settings import load_settings
-from tests.container_image import image_site
-from tests.sagemaker_emulator import Emulator, Refusal, emulated_aws
+from tests.aws.container_image import image_site
+from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.toys import BRUSH, ToyImage, half_red_half_blue, toy_info
 from tests.workshop import queued
 from worker.jobs.context import _load_model

@@ -22,7 +22,7 @@ from botocore.config import Config
 from demo import programs
 
 VERSION: Final = "1.5.33"
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 LOCK: Final = ROOT / "requirements-ministack.lock"
 TEMPLATE: Final = ROOT / "aws" / "template.yaml"
 WEBHOOK: Final = ROOT / "aws" / "webhook"

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.hosting_emulator import ACCOUNT, Refusal
+from tests.aws.hosting_emulator import ACCOUNT, Refusal
 
 if TYPE_CHECKING:
-    from tests.sagemaker_emulator.server import Emulator
+    from tests.aws.sagemaker_emulator.server import Emulator
 
 Json = dict[str, Any]
 _TYPES: dict[str, Callable[[Any], Any]] = {"String": str, "Integer": int, "Float": float, "Boolean": bool}

@@ -21,9 +21,9 @@ from credentials import SharedSecret
 from launching import Launches, NotStarted, Pipeline
 from LsCustomWebhook import Receiver
 from sweeping import LaunchesFailed, sweep
-from tests.managed import PROJECT, add_pipeline, bulk, counts, created, launches
-from tests.ministack import TEMPLATE, Ministack, Stack
-from tests.sagemaker_emulator import Emulator
+from tests.aws.managed import PROJECT, add_pipeline, bulk, counts, created, launches
+from tests.aws.ministack import TEMPLATE, Ministack, Stack
+from tests.aws.sagemaker_emulator import Emulator
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow

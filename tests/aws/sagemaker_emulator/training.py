@@ -23,7 +23,7 @@ from typing import Any
 
 import boto3
 
-from tests.hosting_emulator import ACCOUNT, Refusal
+from tests.aws.hosting_emulator import ACCOUNT, Refusal
 
 ML = Path("/opt/ml")
 #: Real seconds that a container has to end after SIGTERM; SageMaker gives 120.

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from segloop.cli import main
-from tests.ministack import Ministack, Stack
-from tests.sagemaker_emulator import Emulator, emulated_aws
+from tests.aws.ministack import Ministack, Stack
+from tests.aws.sagemaker_emulator import Emulator, emulated_aws
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow

@@ -28,11 +28,11 @@ from prelabelling import PreLabeller
 from segloop.aws.endpoints.task_handler import TaskHandler
 from segloop.settings import Settings
 from sweeping import LaunchesFailed, sweep
-from tests.hosting_emulator import Endpoint
-from tests.managed import add_pipeline, counts, created, launches, recorded
-from tests.ministack import REGION, Ministack, Stack
-from tests.sagemaker_emulator import Emulator
-from tests.template_roles import actions, permissions, without
+from tests.aws.hosting_emulator import Endpoint
+from tests.aws.managed import add_pipeline, counts, created, launches, recorded
+from tests.aws.ministack import REGION, Ministack, Stack
+from tests.aws.sagemaker_emulator import Emulator
+from tests.aws.template_roles import actions, permissions, without
 from tests.toys import BRUSH, half_red_half_blue, toy_registry
 from tests.waiting import until
 

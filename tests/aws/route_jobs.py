@@ -15,7 +15,7 @@ import numpy as np
 from segloop.aws.training.route import AdoptedTraining
 from segloop.dataset import Manifest
 from segloop.queue import RETRAIN_QUEUE, Jobs, Parked
-from tests.sagemaker_emulator import Emulator
+from tests.aws.sagemaker_emulator import Emulator
 from tests.snapshots import write_snapshot
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT

@@ -1,4 +1,4 @@
-"""aws/template.yaml: what can be told of it without deploying it. tests/integration/test_managed_*.py deploy it."""
+"""aws/template.yaml: what can be told of it without deploying it. test_webhook*.py deploy it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.ministack import TEMPLATE, WEBHOOK
-from tests.template_roles import statements, template
+from tests.aws.ministack import TEMPLATE, WEBHOOK
+from tests.aws.template_roles import statements, template
 
 RESOURCES: dict[str, Any] = template()["Resources"]
 

@@ -15,11 +15,11 @@ from segloop.labelstudio import Credentials
 from segloop.queue import Jobs
 from segloop.registry import open_registry
 from segloop.settings import Settings
-from tests.container_image import image_site
+from tests.aws.container_image import image_site
+from tests.aws.route_jobs import Route
+from tests.aws.route_world import ARTIFACTS, KEY, SOURCE, TARGET, RouteBuckets
+from tests.aws.sagemaker_emulator import deploy, emulated_aws
 from tests.labelling import CONFIG, half
-from tests.route_jobs import Route
-from tests.route_world import ARTIFACTS, KEY, SOURCE, TARGET, RouteBuckets
-from tests.sagemaker_emulator import deploy, emulated_aws
 from tests.toys import toy_model
 from tests.workshop import FakeLabelStudio, fake_export
 from worker.jobs.context import Workshop, compare_bundles

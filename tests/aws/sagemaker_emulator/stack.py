@@ -9,12 +9,12 @@ from typing import Any
 
 import boto3
 
-from tests.hosting_emulator import ACCOUNT
-from tests.sagemaker_emulator.server import Emulator
-from tests.sagemaker_emulator.template import Template
-from tests.sagemaker_emulator.training import KEYS, REGION
+from tests.aws.hosting_emulator import ACCOUNT
+from tests.aws.sagemaker_emulator.server import Emulator
+from tests.aws.sagemaker_emulator.template import Template
+from tests.aws.sagemaker_emulator.training import KEYS, REGION
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "aws" / "sagemaker.yaml"
+TEMPLATE = Path(__file__).resolve().parents[3] / "aws" / "sagemaker.yaml"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313"
 
 

@@ -18,10 +18,10 @@ from segloop.backend import Backend
 from segloop.queue import Jobs
 from segloop.settings import Settings
 from segloop.web import create_app
-from tests.hosting_emulator import Refusal
-from tests.managed import PROJECT, add_pipeline, bulk, counts, created, launches, recorded
-from tests.ministack import Ministack, Stack
-from tests.sagemaker_emulator import Emulator
+from tests.aws.hosting_emulator import Refusal
+from tests.aws.managed import PROJECT, add_pipeline, bulk, counts, created, launches, recorded
+from tests.aws.ministack import Ministack, Stack
+from tests.aws.sagemaker_emulator import Emulator
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ import pytest
 from segloop.aws.training.events import Events
 from segloop.errors import TrainingError
 from segloop.settings import Settings
-from tests.sagemaker_emulator import Emulator
-from tests.sagemaker_runs import ROLE, emulator, finish, run_of, s3_server, trainer_of
+from tests.aws.sagemaker_emulator import Emulator
+from tests.aws.sagemaker_runs import ROLE, emulator, finish, run_of, s3_server, trainer_of
 from tests.waiting import until
 
 __all__ = ["emulator", "s3_server"]

@@ -20,8 +20,8 @@ from segloop.policy import RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, Jobs, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings, environment
-from tests.route_jobs import ARTIFACTS, Route, learnt, take
-from tests.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
+from tests.aws.route_jobs import ARTIFACTS, Route, learnt, take
+from tests.aws.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
 from tests.toys import BRUSH, toy_model
 from tests.waiting import PATIENCE_S, until
 from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores

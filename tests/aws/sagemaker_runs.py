@@ -13,8 +13,8 @@ import pytest
 from segloop.aws.training import SageMakerTrainer
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
-from tests.moto_server import running_moto
-from tests.sagemaker_emulator import Emulator
+from tests.aws.moto_server import running_moto
+from tests.aws.sagemaker_emulator import Emulator
 from tests.snapshots import Example, write_snapshot
 from tests.waiting import until
 

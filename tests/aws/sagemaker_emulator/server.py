@@ -13,10 +13,10 @@ from pathlib import Path
 from botocore.session import get_session
 
 from segloop.aws.checks import problems
-from tests.hosting_emulator import Hosting, Refusal
-from tests.moto_server import running_moto
-from tests.sagemaker_emulator.pipelines import Pipelines
-from tests.sagemaker_emulator.training import Json, Training
+from tests.aws.hosting_emulator import Hosting, Refusal
+from tests.aws.moto_server import running_moto
+from tests.aws.sagemaker_emulator.pipelines import Pipelines
+from tests.aws.sagemaker_emulator.training import Json, Training
 
 
 class Emulator(Training):
