@@ -23,7 +23,7 @@ from worker.jobs.retrain import run_retrain
 
 pytestmark = pytest.mark.slow
 
-TESTS = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
 ROLE = "arn:aws:iam::123456789012:role/segloop-training"
 
 
@@ -57,7 +57,7 @@ def shop(settings: Settings, jobs: Jobs, emulator: Emulator, tmp_path: Path) -> 
 def new_trainer(settings: Settings, tmp_path: Path) -> SageMakerTrainer:
     code = tmp_path / "code"
     code.mkdir(exist_ok=True)
-    shutil.copy(TESTS / "tiny_sagemaker.py", code / "train.py")
+    shutil.copy(HERE / "tiny_sagemaker.py", code / "train.py")
     return SageMakerTrainer(settings, code=code, attempts=2)
 
 
