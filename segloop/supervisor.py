@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segloop.errors import SegloopError, SettingsError
+from segloop.installation import missing_extra
 from segloop.processes import die_with_parent, try_lock_file
 from segloop.settings import Settings, adopt, environment
 from segloop.telemetry.logs import in_form
@@ -51,6 +52,8 @@ def up(settings: Settings) -> None:
     try:
         _await_leftovers(folder / "children.lock")
         settings = settings.model_copy(update={"port": _free_port(settings)})
+        if sentence := missing_extra("worker"):
+            _say(f"{sentence} Without it this machine only serves.\n", settings)
         (folder / "supervisord.conf").write_text(_configuration(settings, folder), encoding="utf-8")
         _supervise(settings, folder / "supervisord.conf")
         _await_leftovers(folder / "children.lock")
@@ -69,7 +72,7 @@ def serve(settings: Settings) -> None:
     import gunicorn
     from gunicorn.app.wsgiapp import WSGIApplication
 
-    adopt(_environment(settings))
+    adopt(environment(settings))
     sys.path.insert(0, str(_ROOT))
     sys.argv = [str(Path(gunicorn.__file__).with_name("__main__.py")), *_GUNICORN]
     WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn").run()
@@ -114,7 +117,7 @@ def _supervise(settings: Settings, configuration: Path) -> None:
     own_pid = os.getpid()
     process = subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)],
-        env=_environment(settings),
+        env=environment(settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -191,9 +194,9 @@ def _configuration(settings: Settings, folder: Path) -> str:
     """supervisord's configuration. It starts programs in the order of their priority, and stops them in reverse."""
     programs = {
         "web": (20, [sys.executable, *_SERVER], 20),
-        "retrain": (30, [sys.executable, "-m", "worker", "retrain"], 30),
-        "prelabel": (30, [sys.executable, "-m", "worker", "prelabel"], 30),
     }
+    if not missing_extra("worker"):
+        programs |= {name: (30, [sys.executable, "-m", "worker", name], 30) for name in ("retrain", "prelabel")}
     if not settings.redis_url:
         programs["valkey"] = (10, valkey_command(settings), 10)
     text = _section(
@@ -237,13 +240,6 @@ def _plain(text: str) -> str:
     if re.search(r"\s[;#]|[\r\n]", text):
         raise SettingsError(f"segloop cannot run from or keep its data in a path like this one: {text}")
     return text.replace("%", "%%")
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """The children's environment: the settings, and this very segloop on their path."""
-    variables = environment(settings)
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), variables.get("PYTHONPATH"))))
-    return variables
 
 
 def _free_port(settings: Settings) -> int:

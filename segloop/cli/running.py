@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from segloop.cli.common import only, print_json, shared_options
+from segloop.installation import require_extra
 from segloop.settings import load_settings
 
 
@@ -30,6 +31,7 @@ def serve() -> None:
 @click.command()
 def worker() -> None:
     """Start one worker alone."""
+    require_extra("worker")
     from worker.__main__ import run
 
     run(load_settings())

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from segloop.doctor.findings import Finding, failure, ok, warning
+from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import LabelConfigError, QueueUnavailable, RegistryError, SettingsError
+from segloop.installation import missing_extra
 from segloop.label_config import parse_label_config
+from segloop.masks.native import library
 from segloop.network.voc_classes import zero_shot_channels
 from segloop.registry import Registry, VersionInfo, open_registry
 from segloop.serving.engines import has_gpu_driver, on_gpu, pick_engine
@@ -24,6 +26,18 @@ _GIB: Final = 2**30
 _LOW_BYTES: Final = 1 * _GIB
 _SCARCE_BYTES: Final = 5 * _GIB
 _REDIS_TIMEOUT_S: Final = 2.0
+
+
+def installation() -> list[Finding]:
+    """Whether masks are coded by the compiled codec, and whether this machine can train."""
+    found = [ok("codec", "the compiled mask codec is used")]
+    if library() is None:
+        text = "the mask codec was not compiled when segloop was installed: NumPy does its work several times slower"
+        fix = "install a C compiler (Debian: apt-get install gcc libc6-dev), then install segloop again"
+        found = [warning("codec", text, fix)]
+    if sentence := missing_extra("worker"):
+        found.append(skipped("worker-extra", f"{sentence} Workers of other machines with this queue can do it."))
+    return found
 
 
 def queue(settings: Settings) -> list[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from segloop.metrics.confusion import IGNORED
 
@@ -44,6 +43,9 @@ def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.uint8]) -> fl
 
     1 where there is nothing to fit it on.
     """
+    # a server, which imports this package, has no SciPy
+    from scipy.optimize import minimize_scalar
+
     if not len(truth):
         return 1.0
     shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from filelock import FileLock, Timeout
 
 from segloop.errors import EngineError
+from segloop.installation import missing_extra
 from segloop.settings import environment
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def run_export(arguments: Sequence[str], settings: Settings) -> bool:
     """Run `python -m segloop.training.export`; False where there is nothing to export.
 
     Raises:
-        EngineError: it failed, or took too long.
+        EngineError: it failed, or took too long, or segloop[worker] is not installed.
     """
+    if sentence := missing_extra("worker"):
+        raise EngineError(f"the export of a network needs torch. {sentence}")
     try:
         done = subprocess.run(
             [

@@ -15,6 +15,8 @@ from segloop.settings.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+#: Where `segloop`, `worker`, `model` and `_wsgi` are.
+_ROOT = Path(__file__).resolve().parents[2]
 # read by prometheus-client when it is imported
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # what torchrun sets, and what stands for a process alone
@@ -32,8 +34,16 @@ def share_cores() -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a child process that is to have the same settings: this process's, and all that were given."""
-    variables = dict(os.environ)
+    """The environment of a child process that is to have the same settings: this process's, and all that were given.
+
+    A child looks for modules nowhere in the current folder: a file there with the name of one of segloop's, such as
+    `worker.py`, would be imported in its place.
+    """
+    variables = dict(os.environ) | {"PYTHONSAFEPATH": "1"}
+    if _ROOT.name not in ("site-packages", "dist-packages"):
+        # a clone, which need not be installed
+        paths = [str(_ROOT), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+        variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     for name in settings.model_fields_set:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
