@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-aws test-fast lint lock bench clean docs install chromium promtool
+.PHONY: help demo run test test-aws test-fast lint lock bench clean docs install base chromium promtool
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,6 +19,16 @@ $(READY): requirements.lock setup.py segloop/masks/_rle.c
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
+
+# What requirements.lock has for the base of setup.py, for the tests of the installed package.
+.venv-base/.ready: $(READY)
+	@$(BIN)/python deploy/unneeded.py segloop > $(VENV)/unneeded.txt
+	@awk 'NR == FNR {without[$$1]; next} /^[^ ]/ {split($$1, name, "=="); keep = !(name[1] in without)} keep' $(VENV)/unneeded.txt requirements.lock > $(VENV)/base.lock
+	@python3 -m venv --clear --without-pip .venv-base
+	@$(BIN)/uv pip install -q --python .venv-base/bin/python --no-deps --require-hashes -r $(VENV)/base.lock
+	@touch $@
+
+base: .venv-base/.ready
 
 install: $(READY)  ## make .venv from requirements.lock
 
@@ -42,7 +52,7 @@ lint: $(READY)  ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-test: chromium promtool lint  ## every check, with a real Label Studio and a browser
+test: chromium promtool base lint  ## every check, with a real Label Studio and a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAKER_* (costs cents; docs/sagemaker.md)
@@ -65,6 +75,6 @@ bench: $(READY)  ## every published figure
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove what was made here (not ~/.cache/segloop)
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-base build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f segloop/masks/_rle*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: diagrams as SVG within the page, and the changelog as one of the pages."""
+"""What mkdocs.yml cannot say: diagrams as SVG within the page, and two files of the repository as pages."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add CHANGELOG.md of the repository as changelog.md."""
-    files.append(File.generated(config, "changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
+    """Add CHANGELOG.md and CONTRIBUTING.md of the repository, whose links are relative to it, as pages of the site."""
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, name.lower(), content=text))
     return files
 
 
