@@ -14,6 +14,7 @@ import orjson
 
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import Mirror
+from segloop.files import write_bytes
 
 FOLDERS: Final = ("images", "masks")
 
@@ -36,9 +37,7 @@ class Objects:
     def put(self, name: str, data: bytes) -> None:
         """Write a file, unless it is there."""
         if not self.has(name):
-            temporary = (self._folder / name).with_name(f".{uuid4().hex}")
-            temporary.write_bytes(data)
-            temporary.replace(self._folder / name)
+            write_bytes(self._folder / name, data)
 
     def link(self, name: str, dest: Path) -> None:
         """Put a file into another folder under its name: the same file, or a copy where the disks differ."""

@@ -6,11 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segloop.errors import TrainingError
+from segloop.files import write_bytes
 
 Split = Literal["train", "val"]
 
@@ -115,9 +115,7 @@ def load_manifest(path: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Put the manifest of a snapshot folder in the place of the one that is there."""
-    temporary = folder / f".{uuid4().hex}"
-    temporary.write_bytes(manifest.text().encode())
-    temporary.replace(folder / MANIFEST)
+    write_bytes(folder / MANIFEST, manifest.text().encode())
 
 
 def read_manifest(file: Path) -> Manifest:

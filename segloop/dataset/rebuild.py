@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from segloop.dataset.class_maps import Annotation, Drawer, majority, mask_file
 from segloop.dataset.files import FOLDERS, Memory
-from segloop.dataset.manifest import MANIFEST, Item, Manifest, load_manifest
+from segloop.dataset.manifest import MANIFEST, Item, Manifest, load_manifest, write_manifest
 from segloop.errors import ImageError, LabelStudioError, MaskError, SegloopError, TrainingError
+from segloop.files import write_bytes
 from segloop.label_config import LabelConfig, parse_label_config
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def rebuild(manifest: Manifest, mirror: Mirror, *, images: Images, dest: Path) -
         named = "; ".join(f"task {task}: {reason}" for task, reason in list(problems.items())[:_NAMED])
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise TrainingError(f"the snapshot {manifest.hash[:12]} cannot be rebuilt: {named}{more}")
-    temporary = dest / f".{MANIFEST}"
-    temporary.write_text(manifest.text(), "utf-8")
-    temporary.replace(dest / MANIFEST)
+    write_manifest(dest, manifest)
     return load_manifest(dest)
 
 
@@ -113,7 +112,4 @@ class _Builder:
         return None
 
     def _write(self, name: str, data: bytes) -> None:
-        temporary = self._dest / name
-        temporary = temporary.with_name(f".{temporary.name}")
-        temporary.write_bytes(data)
-        temporary.replace(self._dest / name)
+        write_bytes(self._dest / name, data)

@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from segloop.files import write_bytes
 from segloop.images.fetch import Validators
 
 _log = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ class DiskCache:
             with self._lock:
                 self._make_room(needed)
                 if not self._blob_path(sha256).exists():
-                    _write(self._blob_path(sha256), data)
-                _write(self._index_path(identity), index)
+                    write_bytes(self._blob_path(sha256), data)
+                write_bytes(self._index_path(identity), index)
         except (OSError, Timeout) as error:
             _log.warning("the image cache %s cannot be written: %s", self._folder, error)
 
@@ -101,7 +101,7 @@ class DiskCache:
         if total + needed > self._max_bytes:
             total = self._evict(int(self._max_bytes * _KEPT_SHARE) - needed)
         # Written before the files are: a crash in between counts too much, which the next scan mends.
-        _write(total_path, str(total + needed).encode())
+        write_bytes(total_path, str(total + needed).encode())
 
     def _evict(self, keep_bytes: int) -> int:
         files = []
@@ -127,14 +127,3 @@ class DiskCache:
 
 def _disk_bytes(size_bytes: int) -> int:
     return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

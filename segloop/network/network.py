@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from segloop.errors import RegistryError, SettingsError
+from segloop.files import replacing, write_json
 from segloop.network.voc_classes import VOC_CLASSES, voc_class
 from segloop.settings import Settings
 
@@ -198,18 +198,15 @@ def download(url: str, target: Path, sha256_prefix: str) -> None:
         OSError: it could not be written.
         ValueError: its hash is another.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        part = Path(folder) / target.name
-        with part.open("wb") as file, httpx.stream("GET", url, timeout=10, follow_redirects=True) as response:
+    with replacing(target) as temporary:
+        with temporary.open("wb") as file, httpx.stream("GET", url, timeout=10, follow_redirects=True) as response:
             response.raise_for_status()
             for chunk in response.iter_bytes():
                 digest.update(chunk)
                 file.write(chunk)
         if not digest.hexdigest().startswith(sha256_prefix):
             raise ValueError(f"its SHA-256 is {digest.hexdigest()}, not {sha256_prefix}...")
-        part.replace(target)
 
 
 # -- heads and classes
@@ -287,14 +284,12 @@ def save_bundle(folder: Path, network: SegmentationNetwork, info: Mapping[str, A
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     weights = folder / WEIGHTS_FILE
-    save_file(state, weights.with_suffix(".part"))
-    weights.with_suffix(".part").replace(weights)
+    with replacing(weights) as temporary:
+        save_file(state, temporary)
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     files = {WEIGHTS_FILE: {"sha256": sha256, "bytes": weights.stat().st_size}}
-    part = folder / f"{INFO_FILE}.part"
-    part.write_text(json.dumps({**info, "files": files}, indent=1), "utf-8")
-    part.replace(folder / INFO_FILE)
+    write_json(folder / INFO_FILE, {**info, "files": files})
 
 
 def load_bundle(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:

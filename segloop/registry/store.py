@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from segloop.errors import RegistryError
+from segloop.files import replacing
 
 _LOCK_TIMEOUT_S = 30
 
@@ -73,7 +72,7 @@ class FolderStore:
         return Blob(data, hashlib.sha256(data).hexdigest())
 
     def write(self, key: str, data: bytes) -> None:
-        with self._trouble(), _replacing(self._root / key) as temporary:
+        with self._trouble(), replacing(self._root / key, durable=True) as temporary:
             temporary.write_bytes(data)
 
     def write_if(self, key: str, data: bytes, tag: str | None) -> bool:
@@ -97,7 +96,7 @@ class FolderStore:
 
     def upload(self, path: Path, key: str) -> None:
         # A copy, never a link: the bundle's folder may be written again by a later run.
-        with self._trouble(), _replacing(self._root / key) as temporary:
+        with self._trouble(), replacing(self._root / key, durable=True) as temporary:
             shutil.copyfile(path, temporary)
 
     def download(self, key: str, path: Path) -> None:
@@ -117,20 +116,3 @@ class FolderStore:
             yield
         except (OSError, Timeout) as error:
             raise RegistryError(f"the store {self._root} cannot be used: {error}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, durably, if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

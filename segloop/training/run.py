@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segloop.errors import TrainingError
+from segloop.files import replacing
 from segloop.network.network import SegmentationNetwork
 
 log = logging.getLogger(__name__)
@@ -136,8 +137,6 @@ class Run:
 def save_checkpoint(run: Run, path: Path) -> None:
     """Write what `restore` needs; a file that is there is whole."""
     started_s = run.clock.elapsed_s
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     state = {
         "network": run.network.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -145,8 +144,8 @@ def save_checkpoint(run: Run, path: Path) -> None:
         "elapsed_s": started_s,
         "progress": {name: getattr(run, name) for name in _KEPT},
     }
-    torch.save(state, part)
-    part.replace(path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
     run.saved_s = run.clock.elapsed_s
     run.checkpoint_s = run.saved_s - started_s
 

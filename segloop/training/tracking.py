@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segloop.dataset import Manifest
+from segloop.files import write_bytes
 from segloop.settings import Settings
 from segloop.training.container import Container
 
@@ -100,5 +101,5 @@ def _name(container: Container, manifest: Manifest) -> str:
         return path.read_text(encoding="utf-8")
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{manifest.hash[:8]}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(name, encoding="utf-8")
+    write_bytes(path, name.encode())
     return name

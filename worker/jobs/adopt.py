@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError, VersionNotFound
+from segloop.files import read_json
 from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
 from segloop.settings import Settings
 from segloop.trainers.base import Run
 from worker.jobs.context import Workshop, project_id_of
 from worker.jobs.retrain import conclude, prune, run_folder, supervised
 from worker.jobs.snapshot import take_comparison
-from worker.jobs.state_files import read_json
 from worker.jobs.train import train
 
 if TYPE_CHECKING:

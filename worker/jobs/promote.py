@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from segloop.dataset import Manifest
 from segloop.errors import EngineError
+from segloop.files import read_json, write_json
 from segloop.policy import Recipe, should_promote
 from segloop.settings import Settings
 from segloop.trainers.base import Run
 from worker.jobs.context import WEIGHTS_FILE, Workshop
-from worker.jobs.state_files import read_json, write_json
 
 if TYPE_CHECKING:
     from segloop.registry import Champion

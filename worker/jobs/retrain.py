@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from segloop.dataset import MANIFEST, Manifest
 from segloop.errors import LabelStudioError, SegloopError, TrainingError, TrainingStopped
+from segloop.files import read_json, write_json
 from segloop.policy import Recipe, should_rerun
 from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
@@ -18,7 +19,6 @@ from segloop.trainers.base import Run
 from worker.jobs.context import WEIGHTS_FILE, Workshop, tell, thresholds
 from worker.jobs.promote import export, judge, promote
 from worker.jobs.snapshot import take_snapshot
-from worker.jobs.state_files import read_json, write_json
 from worker.jobs.train import train
 
 logger = logging.getLogger(__name__)

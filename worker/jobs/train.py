@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from segloop.errors import TrainingError, TrainingStopped
+from segloop.files import read_json, write_json
 from segloop.metrics.curves import Curves
 from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 from worker.jobs.context import Workshop
-from worker.jobs.state_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from segloop.aws.training.status import status_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.dataset import MANIFEST, Manifest, load_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
+from segloop.files import read_json, write_json
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 
@@ -258,14 +258,9 @@ def _weights_file(run: Run) -> Path | None:
 
 
 def _read_state(run: Run) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((run.folder / "sagemaker.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return {"attempt": 1}
+    state: dict[str, Any] = read_json(run.folder / "sagemaker.json") or {"attempt": 1}
     return state
 
 
 def _write_state(run: Run, state: dict[str, Any]) -> None:
-    part = run.folder / "sagemaker.json.part"
-    part.write_text(json.dumps(state), "utf-8")
-    part.replace(run.folder / "sagemaker.json")
+    write_json(run.folder / "sagemaker.json", state)
