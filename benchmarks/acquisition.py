@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from benchmarks.runs import held_out, train, write_run
 from demo.data import DemoData, Example, from_folder
+from segloop.formats import IGNORED
 from segloop.metrics import ConfusionMatrix
 from segloop.metrics.uncertainty import Certainty, certainty, embedding, k_center_greedy
 from segloop.network.network import load_bundle, pick_device
 from segloop.network.transforms import (
-    IGNORED,
     class_map_of,
     network_size,
     normalise,

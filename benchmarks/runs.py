@@ -17,10 +17,10 @@ from PIL import Image
 from demo.data import DemoData, Example
 from demo.stack import clean_environment
 from segloop.dataset import MANIFEST, AnnotationRef, Item, Manifest, Split
+from segloop.formats import IGNORED, VERSION_FILE
 
 PROJECT = "1.1795382829"
 _MOMENT = "2026-11-22T00:00:00+00:00"
-_IGNORED = 255
 
 
 def write_run(base: Path, data: DemoData, champion: Path | None = None, **hyperparameters: object) -> Path:
@@ -46,7 +46,7 @@ def train(base: Path) -> tuple[dict[str, Any], float]:
     )
     if done.returncode:
         raise SystemExit(f"the training failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
-    info: dict[str, Any] = json.loads((base / "model" / "version.json").read_text(encoding="utf-8"))
+    info: dict[str, Any] = json.loads((base / "model" / VERSION_FILE).read_text(encoding="utf-8"))
     return info, time.perf_counter() - began
 
 
@@ -75,7 +75,7 @@ def write_snapshot(folder: Path, data: DemoData) -> Manifest:
 def _item(folder: Path, task: int, data: DemoData, example: Example, split: Split) -> Item:
     truth = example.truth(len(data.classes))
     if data.unlabelled == "ignore":
-        truth = np.where(truth == 0, _IGNORED, truth).astype(np.uint8)
+        truth = np.where(truth == 0, IGNORED, truth).astype(np.uint8)
     content = example.image.read_bytes()
     image = f"images/{hashlib.sha256(content).hexdigest()}{example.image.suffix.lower()}"
     (folder / image).write_bytes(content)

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.runs import PROJECT, train, write_run
 from demo.data import DemoData, generated
+from segloop.formats import VERSION_FILE
 from segloop.registry import open_registry
 from segloop.serving.conversion import run_export
 from segloop.settings import Settings
@@ -75,7 +76,7 @@ def engines_report(folder: Path) -> dict[str, Any]:
 
 def label_config_of(folder: Path) -> str:
     """The label config that the version's classes belong to."""
-    info = json.loads((folder / "bundle" / "version.json").read_text(encoding="utf-8"))
+    info = json.loads((folder / "bundle" / VERSION_FILE).read_text(encoding="utf-8"))
     return DemoData(tuple(info["classes"]), (), ()).label_config
 
 
@@ -83,7 +84,7 @@ def serve_version(folder: Path, settings: Settings) -> str:
     """Make it the champion of PROJECT, seen at SERVED_SIZE; the int8 model serves whatever it was found worth."""
     registry = open_registry(settings)
     bundle = folder / "bundle"
-    info = json.loads((bundle / "version.json").read_text(encoding="utf-8"))
+    info = json.loads((bundle / VERSION_FILE).read_text(encoding="utf-8"))
     info |= {"files": {}, "input_size": SERVED_SIZE, "engines": {"openvino-int8": {"serves": True}}}
     version = registry.add(PROJECT, bundle, info)
     registry.promote(PROJECT, version, "benchmark")

@@ -14,8 +14,9 @@ from PIL import Image
 
 from segloop.dataset.manifest import AnnotationRef
 from segloop.errors import MaskError
+from segloop.formats import IGNORED
 from segloop.label_config import LabelConfig
-from segloop.results import IGNORED, annotation_class_map
+from segloop.results import annotation_class_map
 
 Annotators = Literal["ground-truth", "latest", "majority"]
 Annotation = Mapping[str, Any]

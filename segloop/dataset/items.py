@@ -16,8 +16,8 @@ from segloop.dataset.files import KnownImage, Memory, Objects
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import content_of
 from segloop.errors import ImageError, MaskError
+from segloop.formats import IGNORED
 from segloop.label_config import LabelConfig
-from segloop.results import IGNORED
 from segloop.settings import Settings
 
 Task = Mapping[str, Any]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import LabelConfigError, QueueUnavailable, RegistryError, SettingsError
+from segloop.formats import WEIGHTS_FILE
 from segloop.installation import missing_extra
 from segloop.label_config import parse_label_config
 from segloop.masks.native import library
@@ -139,7 +140,7 @@ def engine(settings: Settings, registry: Registry, key: str, config: str, answer
     name = pick_engine(settings, info.engines)
     try:
         exported = [f"{name}.xml", f"{name}.bin"]
-        registry.bundle(key, info.version, exported if info.files.keys() >= set(exported) else ["model.safetensors"])
+        registry.bundle(key, info.version, exported if info.files.keys() >= set(exported) else [WEIGHTS_FILE])
     except RegistryError as error:
         fix = "serve the version before it: segloop versions rollback; or train again"
         return failure("engine", f"{info.version} cannot be served: {error}", fix)

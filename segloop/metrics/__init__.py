@@ -3,10 +3,9 @@
 from segloop.metrics.bootstrap import Interval, miou_of, paired_bootstrap
 from segloop.metrics.boundary import BoundaryScore
 from segloop.metrics.calibration import CalibrationError, fit_temperature
-from segloop.metrics.confusion import IGNORED, ConfusionMatrix
+from segloop.metrics.confusion import ConfusionMatrix
 
 __all__ = [
-    "IGNORED",
     "BoundaryScore",
     "CalibrationError",
     "ConfusionMatrix",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segloop.metrics.confusion import IGNORED
+from segloop.formats import IGNORED
 
 #: How far apart two boundaries may lie and still agree, as a share of the image's diagonal.
 TOLERANCE = 0.0075

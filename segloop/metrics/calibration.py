@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segloop.metrics.confusion import IGNORED
+from segloop.formats import IGNORED
 
 BINS = 15
 #: Temperatures that are looked for.

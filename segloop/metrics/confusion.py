@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segloop.errors import MaskError
+from segloop.formats import IGNORED
 
 #: Value of a pixel that counts neither way.
-IGNORED = 255
 
 # bincount widens its input to int64, so a 100-megapixel map goes through in pieces.
 _CHUNK_PIXELS = 2**20

@@ -24,13 +24,12 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from segloop.errors import RegistryError, SettingsError
 from segloop.files import replacing, write_json
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.network.voc_classes import VOC_CLASSES, voc_class
 from segloop.settings import Settings
 
 log = logging.getLogger(__name__)
 
-WEIGHTS_FILE = "model.safetensors"
-INFO_FILE = "version.json"
 
 _PUBLISHED = {
     ("coco", "deeplabv3_resnet50"): "https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth",
@@ -162,7 +161,7 @@ def weights_from_file(path: Path, name: str) -> InitialWeights:
         state = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("fc.")}
     if "backbone.conv1.weight" not in state:
         raise SettingsError(f"weights {name}: no ResNet-50 in it (no backbone.conv1.weight)")
-    return InitialWeights(name, state, _head_classes(path.with_name(INFO_FILE), state))
+    return InitialWeights(name, state, _head_classes(path.with_name(VERSION_FILE), state))
 
 
 def _head_classes(info_file: Path, state: State) -> tuple[str, ...] | None:
@@ -289,7 +288,7 @@ def save_bundle(folder: Path, network: SegmentationNetwork, info: Mapping[str, A
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     files = {WEIGHTS_FILE: {"sha256": sha256, "bytes": weights.stat().st_size}}
-    write_json(folder / INFO_FILE, {**info, "files": files})
+    write_json(folder / VERSION_FILE, {**info, "files": files})
 
 
 def load_bundle(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
@@ -306,7 +305,7 @@ def load_bundle(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RegistryError(f"{folder / WEIGHTS_FILE}: not the weights that {INFO_FILE} tells of") from error
+        raise RegistryError(f"{folder / WEIGHTS_FILE}: not the weights that {VERSION_FILE} tells of") from error
     return network.eval(), info
 
 
@@ -317,9 +316,9 @@ def read_info(folder: Path) -> dict[str, Any]:
         RegistryError: it is missing, unreadable, or not of format 1.
     """
     try:
-        info: dict[str, Any] = json.loads((folder / INFO_FILE).read_text("utf-8"))
+        info: dict[str, Any] = json.loads((folder / VERSION_FILE).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RegistryError(f"{folder / INFO_FILE} is missing or not JSON") from error
+        raise RegistryError(f"{folder / VERSION_FILE} is missing or not JSON") from error
     if not isinstance(info, dict) or info.get("format") != 1 or not {"arch", "classes", "output_stride"} <= set(info):
-        raise RegistryError(f"{folder / INFO_FILE} is not a version of format 1")
+        raise RegistryError(f"{folder / VERSION_FILE} is not a version of format 1")
     return info

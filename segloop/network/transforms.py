@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segloop.formats import IGNORED
+
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
 #: Value of a pixel that takes no part in training or in metrics.
-IGNORED = 255
 #: Sides of the network's input are multiples of this many pixels.
 STRIDE_PX = 32
 #: Mean and standard deviation of ImageNet's RGB channels on the 0 to 255 scale: what published weights expect.

@@ -12,8 +12,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from segloop.errors import RegistryError
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.store import Store
-from segloop.registry.versions import VERSION_FILE, WEIGHTS, VersionInfo, is_file_name, version_number
+from segloop.registry.versions import VersionInfo, is_file_name, version_number
 
 # Several server processes want a new champion at once: one downloads, the others wait this long.
 _LOCK_TIMEOUT_S = 900
@@ -37,8 +38,8 @@ def describe_files(bundle: Path) -> dict[str, dict[str, Any]]:
             files[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     except OSError as error:
         raise RegistryError(f"the bundle {bundle} cannot be read: {error}") from error
-    if WEIGHTS not in files:
-        raise RegistryError(f"the bundle {bundle} has no {WEIGHTS}")
+    if WEIGHTS_FILE not in files:
+        raise RegistryError(f"the bundle {bundle} has no {WEIGHTS_FILE}")
     return files
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import RegistryError
+from segloop.formats import IGNORED
 
 GALLERY = "gallery.zip"
 #: Images that are kept, and their longest side in pixels: a version's gallery stays below a megabyte or so.
@@ -30,7 +31,6 @@ _INDEX = "gallery.json"
 _MEMBER = re.compile(r"[0-9]{1,3}-(photo\.jpg|(truth|candidate|champion)\.png)", re.ASCII)
 _MOST_BYTES = 8 * 2**20
 _QUALITY = 82
-_IGNORED = 255
 #: How strongly a class covers the photo, 0 to 255.
 _ALPHA = 150
 #: Of Okabe and Ito's colours, which colour-blind people can tell apart, and more; for labels without one of their own.
@@ -169,7 +169,7 @@ def _overlay(class_map: UInt8, colours: Sequence[str]) -> bytes:
     from PIL import Image
 
     classes = [int(colour[at : at + 2], 16) for colour in colours for at in (1, 3, 5)]
-    image = Image.fromarray(np.where(class_map == _IGNORED, 0, class_map).astype(np.uint8)).convert("P")
+    image = Image.fromarray(np.where(class_map == IGNORED, 0, class_map).astype(np.uint8)).convert("P")
     image.putpalette([0, 0, 0, *classes])
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=bytes([0, *[_ALPHA] * len(colours)]), optimize=True)

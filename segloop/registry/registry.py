@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from segloop.errors import ModelRemoved, RegistryError, UnknownProject, VersionNotFound
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
 from segloop.registry.removal import REMOVED_FILE, RemovedModels
 from segloop.registry.s3 import S3Store
 from segloop.registry.store import FolderStore, Store
 from segloop.registry.versions import (
-    VERSION_FILE,
-    WEIGHTS,
     Champion,
     VersionInfo,
     check_project,
@@ -295,7 +294,7 @@ class Registry:
             if identity in names:
                 return str(names[identity])
             highest = max(map(_by_number, [*names.values(), *self.version_names(project)]), default=(0, ""))[0]
-            name = f"v{highest + 1}-{files[WEIGHTS]['sha256'][:8]}"
+            name = f"v{highest + 1}-{files[WEIGHTS_FILE]['sha256'][:8]}"
             if self._store.write_if(key, dump_json({**names, identity: name}, key), blob.tag if blob else None):
                 return name
             time.sleep(_PAUSE_S)

@@ -11,9 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from segloop.errors import RegistryError, UnknownProject
-
-WEIGHTS = "model.safetensors"
-VERSION_FILE = "version.json"
+from segloop.formats import WEIGHTS_FILE
 
 _PROJECT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?", re.ASCII)
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})-[0-9a-f]{8}", re.ASCII)
@@ -155,8 +153,8 @@ def parse_version(value: Any, where: str) -> VersionInfo:
     hostile = [name for name in info.files if not is_file_name(name)]
     if hostile or version_number(info.version) is None:
         raise RegistryError(f"{where} has the name {(hostile or [info.version])[0]!r}, which is not safe to use")
-    if WEIGHTS not in info.files:
-        raise RegistryError(f"{where} lists no {WEIGHTS}")
+    if WEIGHTS_FILE not in info.files:
+        raise RegistryError(f"{where} lists no {WEIGHTS_FILE}")
     return info
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from segloop.results.annotations import BACKGROUND, IGNORED, annotation_class_map
+from segloop.results.annotations import annotation_class_map
 from segloop.results.regions import class_map_regions, mask_regions
 from segloop.results.smart import Box, Click, Prompt, interactive_mask, interactive_regions, prompt
 
 __all__ = [
-    "BACKGROUND",
-    "IGNORED",
     "Box",
     "Click",
     "Prompt",

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import MaskError
+from segloop.formats import BACKGROUND, IGNORED
 from segloop.label_config import LabelConfig
 from segloop.masks import decode_bitmask, decode_rle, ellipse_mask, polygon_mask, rectangle_mask, resize_nearest
 
 #: Values of a class map beside the classes' own, 1 and above.
-BACKGROUND, IGNORED = 0, 255
-
 #: Regions that fill an area. Bare shapes have their label in another item with the same id (of a Labels tag).
 _LABELLED = frozenset({"brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels"})
 _BARE = frozenset({"brush", "bitmask", "polygon", "rectangle", "ellipse"})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segloop.formats import WEIGHTS_FILE
 from segloop.metrics.uncertainty import Certainty, certainty, embedding
 from segloop.network.transforms import class_map_of, probability_grid
 from segloop.network.windows import windowed_logits
@@ -154,7 +155,7 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     if name == "torch":
         from segloop.network.network import load_bundle
 
-        network, _ = load_bundle(registry.bundle(project, version, ["model.safetensors"]))
+        network, _ = load_bundle(registry.bundle(project, version, [WEIGHTS_FILE]))
         engine = TorchEngine(network, "cuda" if on_gpu(settings) else "cpu", settings.workers)
     else:
         engine = OpenVINOEngine(_exported(registry, info, name, settings), settings.workers)
@@ -184,6 +185,6 @@ def _exported(registry: Registry, info: VersionInfo, name: str, settings: Settin
     files = [f"{name}.xml", f"{name}.bin"]
     if info.files.keys() >= set(files):
         return registry.bundle(info.project, info.version, files) / files[0]
-    bundle = registry.bundle(info.project, info.version, ["model.safetensors"])
+    bundle = registry.bundle(info.project, info.version, [WEIGHTS_FILE])
     logger.info("project %s: %s has no %s; making it", info.project, info.version, files[0])
-    return converted(info.files["model.safetensors"].sha256[:16], ["--bundle", str(bundle)], settings)
+    return converted(info.files[WEIGHTS_FILE].sha256[:16], ["--bundle", str(bundle)], settings)

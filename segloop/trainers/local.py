@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from segloop.errors import TrainingError
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.metrics.curves import ProgressFile
 from segloop.processes import die_with_parent, lock_file
 from segloop.trainers.base import Run, RunStatus
@@ -119,7 +120,7 @@ def _base(run: Run) -> Path:
 
 
 def _is_finished(base: Path) -> bool:
-    return (base / "model" / "version.json").is_file() and (base / "model" / "model.safetensors").is_file()
+    return (base / "model" / VERSION_FILE).is_file() and (base / "model" / WEIGHTS_FILE).is_file()
 
 
 def _prepare(base: Path, run: Run) -> None:

@@ -17,8 +17,8 @@ from torch.optim.swa_utils import update_bn
 
 from segloop.dataset import Item, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
+from segloop.formats import VERSION_FILE
 from segloop.network.network import (
-    INFO_FILE,
     SegmentationNetwork,
     initial_weights,
     pick_device,
@@ -82,7 +82,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
     device = pick_device(settings)
     stride = output_stride(settings, container.champion, device)
     torch.manual_seed(settings.train_seed)
-    if not (container.champion / INFO_FILE).exists() and initial_weights(settings) is None:
+    if not (container.champion / VERSION_FILE).exists() and initial_weights(settings) is None:
         raise TrainingError("a quick adaptation needs weights or a served version: there is neither")
     network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
     network = network.to(device).to(memory_format=torch.channels_last).eval()
@@ -152,7 +152,7 @@ def choose(items: Sequence[Item], seed: int) -> list[Item]:
 
 def output_stride(settings: Settings, champion: Path, device: torch.device) -> int:
     """The served version's output stride, for which its features are made; without one, the settings'."""
-    if (champion / INFO_FILE).exists():
+    if (champion / VERSION_FILE).exists():
         return int(read_info(champion)["output_stride"])
     return pick_output_stride(settings, device)
 

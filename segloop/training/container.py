@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from segloop.errors import SegloopError, TrainingError
+from segloop.formats import VERSION_FILE
 from segloop.metrics.curves import Points, ProgressFile
-from segloop.network.network import INFO_FILE
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
 
@@ -62,7 +62,7 @@ class Container:
     def parent(self) -> str | None:
         """The name of the version that the run begins with, if there is one."""
         try:
-            info = json.loads((self.champion / INFO_FILE).read_text("utf-8"))
+            info = json.loads((self.champion / VERSION_FILE).read_text("utf-8"))
         except (OSError, ValueError):
             return None
         return info.get("version") if isinstance(info, dict) else None

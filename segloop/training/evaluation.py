@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from segloop.dataset import load_manifest
+from segloop.formats import IGNORED
 from segloop.label_config import parse_label_config
 from segloop.metrics import BoundaryScore, CalibrationError, ConfusionMatrix, fit_temperature, paired_bootstrap
 from segloop.network.network import SegmentationNetwork, load_bundle
-from segloop.network.transforms import IGNORED, Float32, UInt8, class_map_of, confidence_grid, resize_confidence
+from segloop.network.transforms import Float32, UInt8, class_map_of, confidence_grid, resize_confidence
 from segloop.network.windows import windowed_logits
 from segloop.registry.gallery import write_gallery
 from segloop.training.examples import read_example

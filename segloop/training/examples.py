@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from segloop.dataset import Item
 from segloop.errors import TrainingError
+from segloop.formats import IGNORED
 from segloop.images import decode
 from segloop.network.transforms import (
-    IGNORED,
     STRIDE_PX,
     UInt8,
     augment,

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, Split, snapshot, sync_target
 from segloop.errors import ImageForbidden, RegistryError, TrainingError
+from segloop.formats import WEIGHTS_FILE
 from segloop.images import Image
 from segloop.images.addresses import describe
 from segloop.images.decode import allow_pixels
@@ -33,7 +34,6 @@ from segloop.labelstudio import TargetStorage
 from segloop.payloads import project_key
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
-from segloop.registry.versions import WEIGHTS
 from segloop.settings import Settings
 from segloop.telemetry.logs import configure_logging
 from segloop.training.container import Container
@@ -138,7 +138,7 @@ def _take_champion(registry: Registry, key: str, folder: Path) -> None:
         if champion is None:
             log.info("project %s: no version is served: the training begins with weights", key)
             return
-        bundle = registry.bundle(key, champion.version, [WEIGHTS])
+        bundle = registry.bundle(key, champion.version, [WEIGHTS_FILE])
     except RegistryError as error:
         log.warning("project %s: the training begins with weights, not with the served version: %s", key, error)
         return

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segloop.formats import IGNORED
 from segloop.network.network import SegmentationNetwork
-from segloop.network.transforms import IGNORED
 from segloop.settings import Settings
 
 AUX_WEIGHT = 0.4

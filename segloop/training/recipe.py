@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from segloop.dataset import Manifest, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
+from segloop.formats import VERSION_FILE
 from segloop.network.network import (
-    INFO_FILE,
     SegmentationNetwork,
     build_network,
     initial_weights,
@@ -210,7 +210,7 @@ def starting_network(
     """A network for these classes that begins with the champion's weights, else the settings', else random ones;
     and the factor on its backbone's learning rate."""
     network = build_network(settings.arch, len(classes) + 1, output_stride)
-    if (champion / INFO_FILE).exists():
+    if (champion / VERSION_FILE).exists():
         old, info = load_bundle(champion)
         copied = load_matching(network, old.state_dict(), info["classes"], classes)
         log.info("beginning with the served version: %d tensors", copied)

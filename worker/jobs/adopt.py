@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError, VersionNotFound
 from segloop.files import read_json
+from segloop.formats import VERSION_FILE
 from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
 from segloop.settings import Settings
 from segloop.trainers.base import Run
@@ -105,7 +106,7 @@ def _adopt(
 
 def _parent(shop: Workshop, project: str, bundle: Path) -> str | None:
     """The version that the training began with, if it is one of the project's."""
-    parent = (read_json(bundle / "version.json") or {}).get("parent")
+    parent = (read_json(bundle / VERSION_FILE) or {}).get("parent")
     try:
         return shop.registry.get(project, parent).version if isinstance(parent, str) else None
     except VersionNotFound:

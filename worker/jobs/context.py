@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE = "model.safetensors"
 
 Compare = Callable[[Path, Path | None, Path, tuple[str, ...], Settings], dict[str, Any]]
 Export = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]

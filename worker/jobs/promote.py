@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from segloop.dataset import Manifest
 from segloop.errors import EngineError
 from segloop.files import read_json, write_json
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.policy import Recipe, should_promote
 from segloop.settings import Settings
 from segloop.trainers.base import Run
-from worker.jobs.context import WEIGHTS_FILE, Workshop
+from worker.jobs.context import Workshop
 
 if TYPE_CHECKING:
     from segloop.registry import Champion
@@ -93,7 +94,7 @@ def promote(
 ) -> tuple[str, bool]:
     """Put the candidate into the registry, and make it the champion if the outcome says so."""
     judged = {name: outcome[name] for name in ("metrics", "champion_metrics", "decision")}
-    info = {**read_json(bundle / "version.json"), "parent": parent, **judged, "engines": engines}
+    info = {**read_json(bundle / VERSION_FILE), "parent": parent, **judged, "engines": engines}
     # what `segloop reproduce` trains with again
     info["recipe"] = {**(info.get("recipe") or {}), "hyperparameters": dict(run.hyperparameters)}
     version = shop.registry.add(project, bundle, info)

@@ -11,8 +11,9 @@ from typing import Any
 
 from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
 from segloop.errors import RegistryError, TrainingError
+from segloop.formats import WEIGHTS_FILE
 from segloop.trainers.base import Run
-from worker.jobs.context import WEIGHTS_FILE, Workshop
+from worker.jobs.context import Workshop
 from worker.jobs.mirrors import open_mirror, sync_mirror
 
 Progress = Callable[[dict[str, Any]], None]

@@ -11,12 +11,13 @@ from typing import Any, Literal
 from segloop.dataset import MANIFEST, Manifest
 from segloop.errors import LabelStudioError, SegloopError, TrainingError, TrainingStopped
 from segloop.files import read_json, write_json
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.policy import Recipe, should_rerun
 from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
-from worker.jobs.context import WEIGHTS_FILE, Workshop, tell, thresholds
+from worker.jobs.context import Workshop, tell, thresholds
 from worker.jobs.promote import export, judge, promote
 from worker.jobs.snapshot import take_snapshot
 from worker.jobs.train import train
@@ -169,7 +170,7 @@ def conclude(
         "version": version,
         "promoted": promoted,
         "recipe": recipe,
-        "seconds": (read_json(bundle / "version.json").get("recipe") or {}).get("seconds"),
+        "seconds": (read_json(bundle / VERSION_FILE).get("recipe") or {}).get("seconds"),
         "reason": outcome["decision"]["reason"],
         "metrics": outcome["metrics"],
         "champion_metrics": outcome["champion_metrics"],

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import RegistryError
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.network.transforms import STRIDE_PX
 from segloop.registry.bundles import verify_files
-from segloop.registry.versions import VERSION_FILE, WEIGHTS, VersionInfo, parse_json, parse_version
+from segloop.registry.versions import VersionInfo, parse_json, parse_version
 from segloop.serving.batching import Batcher
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.serving.model import model_of
@@ -175,7 +176,7 @@ def _engine(folder: Path, info: VersionInfo, settings: Settings) -> Engine:
         return OpenVINOEngine(folder / files[0])
     from segloop.network.network import load_bundle
 
-    verify_files(folder, info, [WEIGHTS])
+    verify_files(folder, info, [WEIGHTS_FILE])
     network, _ = load_bundle(folder)
     logger.info("%s runs on torch", info.version)
     return TorchEngine(network, "cuda" if on_gpu(settings) else "cpu")

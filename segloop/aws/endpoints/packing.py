@@ -7,8 +7,8 @@ import tarfile
 from pathlib import Path
 
 from segloop.aws.training import code
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry import Registry, VersionInfo
-from segloop.registry.versions import VERSION_FILE, WEIGHTS
 from segloop.serving.engines import pick_engine
 from segloop.settings import Settings
 
@@ -62,4 +62,4 @@ def write_archive(files: dict[str, Path], archive: Path) -> None:
 def _model_files(info: VersionInfo, settings: Settings) -> list[str]:
     name = pick_engine(settings, info.engines)
     files = [f"{name}.xml", f"{name}.bin"]
-    return files if name != "torch" and info.files.keys() >= set(files) else [WEIGHTS]
+    return files if name != "torch" and info.files.keys() >= set(files) else [WEIGHTS_FILE]

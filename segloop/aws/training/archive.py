@@ -14,11 +14,10 @@ from typing import Any
 
 from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import TrainingError
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 
-WEIGHTS = "model.safetensors"
-INFO = "version.json"
 #: All that an archive may hold, with the largest size of each, in bytes.
-LARGEST = {WEIGHTS: 2 * 2**30, INFO: 16 * 2**20, MANIFEST: 256 * 2**20}
+LARGEST = {WEIGHTS_FILE: 2 * 2**30, VERSION_FILE: 16 * 2**20, MANIFEST: 256 * 2**20}
 #: The largest archive, in bytes.
 ARCHIVE_BYTES = 2 * 2**30
 #: How often larger than the archive its contents may be (weights hardly shrink), beyond the first FREE_BYTES.
@@ -75,22 +74,24 @@ def _extract_all(tar: tarfile.TarFile, folder: Path) -> None:
 
 def _verify(folder: Path, snapshot: str | None) -> None:
     try:
-        info = json.loads((folder / INFO).read_bytes())
-        described = info["files"][WEIGHTS]["sha256"]
+        info = json.loads((folder / VERSION_FILE).read_bytes())
+        described = info["files"][WEIGHTS_FILE]["sha256"]
         learnt = info["snapshot"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"the trained model has no {INFO} that tells of its {WEIGHTS}") from error
-    if set(info["files"]) != {WEIGHTS}:
-        raise TrainingError(f"the trained model's {INFO} tells of {sorted(info['files'])}; {WEIGHTS} alone is trained")
+        raise TrainingError(f"the trained model has no {VERSION_FILE} that tells of its {WEIGHTS_FILE}") from error
+    if set(info["files"]) != {WEIGHTS_FILE}:
+        raise TrainingError(
+            f"the trained model's {VERSION_FILE} tells of {sorted(info['files'])}; {WEIGHTS_FILE} alone is trained"
+        )
     if snapshot is not None and learnt != snapshot:
         raise TrainingError(f"the trained model learnt from the snapshot {learnt!r}, not from {snapshot}")
     try:
-        with (folder / WEIGHTS).open("rb") as file:
+        with (folder / WEIGHTS_FILE).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise TrainingError(f"the trained model has no {WEIGHTS}") from error
+        raise TrainingError(f"the trained model has no {WEIGHTS_FILE}") from error
     if found != described:
-        raise TrainingError(f"the trained model's {WEIGHTS} has the sha256 {found}, not {described}")
+        raise TrainingError(f"the trained model's {WEIGHTS_FILE} has the sha256 {found}, not {described}")
 
 
 @dataclass

@@ -18,6 +18,7 @@ from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.dataset import MANIFEST, Manifest, load_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.files import read_json, write_json
+from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 
@@ -194,10 +195,10 @@ class SageMakerTrainer:
         code = _folder("code", self._code_files(run), ENTRY)
         champion = weights = None
         if run.champion is not None:
-            files = {name: run.champion / name for name in ("model.safetensors", "version.json")}
-            champion = _folder("champions", files, "version.json")
+            files = {name: run.champion / name for name in (WEIGHTS_FILE, VERSION_FILE)}
+            champion = _folder("champions", files, VERSION_FILE)
         elif (file := _weights_file(run)) is not None:
-            info = file.with_name("version.json")
+            info = file.with_name(VERSION_FILE)
             weights = _folder("weights", {path.name: path for path in (file, info) if path.is_file()}, file.name)
         folders = [folder for folder in (snapshot, code, champion, weights) if folder is not None]
         inputs = Inputs(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
+from segloop.formats import IGNORED
 from segloop.network.transforms import (
-    IGNORED,
     augment,
     class_map_of,
     confidence_grid,

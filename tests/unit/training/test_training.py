@@ -19,8 +19,8 @@ from torch import nn
 
 from segloop.dataset import load_manifest
 from segloop.errors import SettingsError, TrainingError
+from segloop.formats import IGNORED
 from segloop.network.network import load_bundle, save_bundle
-from segloop.network.transforms import IGNORED
 from segloop.registry.gallery import read_index
 from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.command import TERMINATED

@@ -1,0 +1,14 @@
+"""Names of a version's files and values of a class map, which whoever writes them and whoever reads them must share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The two files that every bundle has, the folder of a version: its network, and what is known of it.
+WEIGHTS_FILE: Final = "model.safetensors"
+VERSION_FILE: Final = "version.json"
+
+#: A class map is uint8 (H, W): 0 is background, n the n-th class, and a pixel that is IGNORED is neither learnt from nor
+#: counted.
+BACKGROUND: Final = 0
+IGNORED: Final = 255
