@@ -27,7 +27,7 @@ from demo.label_studio import RunningLabelStudio, installed, template
 from demo.sagemaker import emulated
 from demo.stack import RunningSegloop
 from segloop.label_config import LabelConfig, parse_label_config
-from segloop.labelstudio import Credentials, LabelStudio
+from segloop.labelstudio import UNCERTAINTY_SAMPLING, BackendSpec, Credentials, LabelStudio
 from segloop.masks import encode_rle
 from segloop.metrics import ConfusionMatrix
 from segloop.results import annotation_class_map
@@ -121,18 +121,18 @@ class Demo:
         api = LabelStudio(
             self.label_studio.url, Credentials(self.label_studio.url, SecretStr(self.label_studio.api_key))
         )
-        connected = api.connect(
-            self.project["id"],
+        spec = BackendSpec(
             self.segloop.url,
-            title="segloop",
+            "segloop",
             basic_auth=(self.segloop.user, SecretStr(self.segloop.password)),
             webhook_secret=SecretStr(self.segloop.secret),
             extra_params={"unlabelled": self.data.unlabelled},
-            uncertainty_sampling=True,
         )
+        connected = api.backends.connect(self.project["id"], spec)
+        api.projects.change(self.project["id"], sampling=UNCERTAINTY_SAMPLING)
         api.close()
-        self.backend_id = connected["backend"]["id"]
-        self.promise(connected["webhook"] is not None, f"a webhook ({connected['webhook_problem']})")
+        self.backend_id = connected.backend["id"]
+        self.promise(connected.webhook is not None, f"a webhook ({connected.webhook_problem})")
         console.print(
             f"Project with [b]{len(ids)}[/] images and {len(self.data.classes)} classes; segloop is connected."
         )

@@ -58,11 +58,17 @@ def task(number: int, updated_at: str = NOW) -> dict[str, Any]:
     }
 
 
+class OneForAll:
+    """A fake Label Studio that is each of its own parts: `studio.tasks` is the fake itself."""
+
+    projects = tasks = predictions = views = backends = property(lambda self: self)
+
+
 @dataclass
-class FakeLabelStudio:
+class FakeLabelStudio(OneForAll):
     labelled: list[dict[str, Any]] = field(default_factory=lambda: [task(number) for number in range(1, 11)])
-    unlabelled: list[int] = field(default_factory=list)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    unlabelled_ids: list[int] = field(default_factory=list)
+    stored: list[dict[str, Any]] = field(default_factory=list)
     title: str = "old"
     error: Exception | None = None
 
@@ -70,7 +76,7 @@ class FakeLabelStudio:
         if self.error is not None:
             raise self.error
 
-    def project(self, project_id: int) -> dict[str, Any]:
+    def get(self, project_id: int) -> dict[str, Any]:
         self._check()
         return {"id": project_id, "label_config": BRUSH}
 
@@ -90,20 +96,20 @@ class FakeLabelStudio:
     ) -> Iterator[list[dict[str, Any]]]:
         yield self._between(after, upto)
 
-    def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
-        known = {one["task"] for one in self.predictions if one["model_version"] == version}
-        for number in self.unlabelled:
+    def unlabelled(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        known = {one["task"] for one in self.stored if one["model_version"] == version}
+        for number in self.unlabelled_ids:
             if number not in known:
                 yield {"id": number, "data": {"image": "bad" if number % 5 == 0 else f"/data/upload/{number}.png"}}
 
-    def least_sure_tasks(self, project_id: int, limit: int, **versions: str) -> list[dict[str, Any]]:
+    def least_sure(self, project_id: int, limit: int, **versions: str) -> list[dict[str, Any]]:
         return []
 
-    def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
-        self.predictions += predictions
+    def create(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+        self.stored += predictions
         return len(predictions)
 
-    def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
+    def find(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
         self._check()
         return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
 
@@ -256,7 +262,7 @@ class Fuse:
             def __getattr__(self, name: str) -> Any:
                 value = getattr(target, name)
                 if name not in names:
-                    return value
+                    return self if value is target else value
 
                 def call(*args: Any, **kwargs: Any) -> Any:
                     fuse.left -= 1

@@ -88,25 +88,26 @@ def _settings(label_studio_url: str) -> Settings:
 def _connect(
     api: LabelStudio, settings: Settings, number: int, address: str, interactive: bool, sampling: Sampling
 ) -> dict[str, Any]:
+    from segloop.labelstudio import BackendSpec
     from segloop.labelstudio.api import same_url
 
-    project = api.project(number)
+    project = api.projects.get(number)
     warnings = _obstacles(api, settings, number, address)
-    before = next((entry for entry in api.backends(number) if same_url(entry["url"], address)), {})
-    connected = api.connect(
-        number,
+    before = next((entry for entry in api.backends.all(number) if same_url(entry["url"], address)), {})
+    spec = BackendSpec(
         address,
-        title=before.get("model_version") or before.get("title") or _FIRST_TITLE,
+        before.get("model_version") or before.get("title") or _FIRST_TITLE,
         basic_auth=(settings.basic_auth_user, settings.basic_auth_pass) if settings.has_password else None,
         webhook_secret=settings.webhook_secret,
         interactive=interactive,
     )
+    connected = api.backends.connect(number, spec)
     # Label Studio has asked the backend for its version meanwhile
-    entry = connected["backend"]
-    entry = api.set_title(entry, entry.get("model_version") or entry["title"])
-    changed = [name for name in connected["changed"] if name != "title"]
+    entry = connected.backend
+    entry = api.backends.set_title(entry, entry.get("model_version") or entry["title"])
+    changed = [name for name in connected.changed if name != "title"]
     changed += ["title"] if before and before.get("title") != entry["title"] else []
-    webhook = connected["webhook_done"]
+    webhook = connected.webhook
     shown = _set_shown(api, number, entry["title"], sampling)
     if shown["after"] != entry["title"]:
         warnings.append(
@@ -120,7 +121,7 @@ def _connect(
             "id": entry["id"],
             "url": entry["url"],
             "version": entry["title"],
-            "done": "added" if connected["created"] else "updated" if changed else "unchanged",
+            "done": "added" if connected.created else "updated" if changed else "unchanged",
             "changed": changed,
         },
         "webhook": None if webhook is None else {"id": webhook.id, "done": webhook.done, "changed": [*webhook.changed]},
@@ -138,7 +139,7 @@ def _obstacles(api: LabelStudio, settings: Settings, number: int, address: str) 
     """
     from segloop.doctor.connection import backend_address, private_addresses
 
-    refusals = api.refusals(number, address)
+    refusals = api.backends.refusals(number, address)
     blocked, unusable = private_addresses(address, refusals), backend_address(address, refusals)
     if "backend" in refusals.blocked:
         raise click.ClickException(f"{blocked.text}\nFix: {blocked.fix}")
@@ -155,9 +156,9 @@ def _obstacles(api: LabelStudio, settings: Settings, number: int, address: str) 
 
 def _set_shown(api: LabelStudio, number: int, version: str, sampling: Sampling) -> dict[str, str]:
     """Have the project show the predictions of a version: the order of least sure tasks goes by their scores."""
-    before = str(api.project(number).get("model_version") or "")
+    before = str(api.projects.get(number).get("model_version") or "")
     if before != version and sampling == "uncertainty":
-        api.change_project(number, model_version=version)
+        api.projects.change(number, model_version=version)
         return {"before": before, "after": version}
     return {"before": before, "after": before}
 
@@ -166,7 +167,7 @@ def _set_sampling(api: LabelStudio, project: dict[str, Any], sampling: Sampling)
     before = str(project.get("sampling") or "")
     after = _SAMPLING.get(sampling, before)
     if after != before:
-        api.change_project(project["id"], sampling=after)
+        api.projects.change(project["id"], sampling=after)
     return {"before": before, "after": after}
 
 

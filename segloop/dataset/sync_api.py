@@ -46,7 +46,7 @@ class Counted(Protocol):
 
 
 class Source(Protocol):
-    """Label Studio's API, as `segloop.labelstudio.Annotated` reads it."""
+    """Label Studio's API, as `segloop.labelstudio.Tasks` reads it."""
 
     def totals(self, project_id: int, after: int = 0, upto: int | None = None) -> Counted:
         """How many tasks and submitted annotations a range of ids holds."""

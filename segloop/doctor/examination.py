@@ -100,7 +100,7 @@ class Examination:
 
     def _project(self, api: LabelStudio, number: int, *, named: bool) -> None:
         before = len(self.findings)
-        project = self._get("project", lambda: api.project(number), _PROJECT_FIX)
+        project = self._get("project", lambda: api.projects.get(number), _PROJECT_FIX)
         if project is None and not named:
             del self.findings[before:]  # the store keeps the versions of projects that are deleted
         if project is not None:
@@ -113,16 +113,16 @@ class Examination:
         self.findings[before:] = [replace(finding, project=number) for finding in self.findings[before:]]
 
     def _facts(self, api: LabelStudio, number: int, project: Mapping[str, Any]) -> _Facts:
-        backends = api.backends(number)
+        backends = api.backends.all(number)
         url = self._own_url(backends, project_key(project))
         asked = url or self._settings.public_url or server.local_address(self._settings)
         return _Facts(
             project,
             backends,
-            api.webhooks(number),
-            api.refusals(number, asked.rstrip("/")),
-            api.first_task(number),
-            api.s3_storages(number),
+            api.webhooks.all(number),
+            api.backends.refusals(number, asked.rstrip("/")),
+            api.tasks.first(number),
+            api.storages.sources(number),
             url,
         )
 

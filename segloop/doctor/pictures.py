@@ -75,7 +75,7 @@ def s3_cors(
     uri = _signed_image(storages, config, task)
     if uri is None or task is None:
         return skipped(check, "no task has an image that browsers fetch from S3")
-    location = api.resolved(task["id"], uri)
+    location = api.tasks.resolve(task["id"], uri)
     if not location:
         return ok(check, "Label Studio serves the images itself")
     origin = f"{httpx.URL(api.url).scheme}://{httpx.URL(api.url).netloc.decode()}"

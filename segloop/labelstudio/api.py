@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 import threading
 import time
 from collections.abc import Generator, Iterable
 from typing import Any, Final
 
 import httpx
+import orjson
 from pydantic import SecretStr
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 # Adding or changing a backend makes Label Studio call it (health, setup), and a page of tasks carries whole masks.
-_TIMEOUT_S: Final = 60.0
+TIMEOUT_S: Final = 60.0
 # Every request that needs the token waits for the exchange.
 _EXCHANGE_TIMEOUT_S: Final = 10.0
 _TOKEN_MARGIN_S: Final = 30.0
@@ -88,31 +88,21 @@ class _Auth(httpx.Auth):
 
 
 class Api:
-    """Authenticated requests to one Label Studio."""
+    """Authenticated requests to one Label Studio: what its parts (tasks, webhooks, ...) share. Thread-safe."""
 
-    def __init__(self, url: str, credentials: Credentials, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(self, url: str, credentials: Credentials, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
-        self._http = httpx.Client(auth=_Auth(credentials), timeout=timeout)
+        self.http = httpx.Client(auth=_Auth(credentials), timeout=timeout)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        """The JSON that Label Studio answers with; LabelStudioError where it refuses."""
+        return decoded(self.url, f"{method} {path}", self.send(method, path, **arguments))
 
-    def project(self, project_id: int) -> dict[str, Any]:
-        """The project as Label Studio describes it (`id`, `title`, `label_config`, `created_at`, ...), without its secrets."""
-        project: dict[str, Any] = self._request("GET", f"/api/projects/{project_id}/")
-        project.pop("task_data_password", None)
-        project.pop("token", None)
-        return project
-
-    def _request(self, method: str, path: str, **arguments: Any) -> Any:
-        response = self._send(method, path, **arguments)
-        return decoded(self.url, f"{method} {path}", response)
-
-    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Label Studio's response, whatever its status; LabelStudioUnreachable where there is none."""
         try:
-            return self._http.request(method, f"{self.url}{path}", **arguments)
+            return self.http.request(method, f"{self.url}{path}", **arguments)
         except httpx.HTTPError as error:
             raise unreachable(self.url, f"{method} {path}", error) from error
 
@@ -126,15 +116,16 @@ def _life_s(access_token: str) -> float:
     """Life of an access token in seconds, by its own claims: the two clocks need not agree."""
     try:
         payload = access_token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return float(claims["exp"] - claims["iat"])
     except (LookupError, TypeError, ValueError):
         return _TOKEN_LIFE_S
 
 
 def decoded(url: str, action: str, response: httpx.Response) -> Any:
+    """The JSON of a successful response; of any other, the error it means."""
     try:
-        body = response.json()
+        body = orjson.loads(response.content)
     except ValueError:
         body = None
     if response.is_success and body is not None:
@@ -143,6 +134,7 @@ def decoded(url: str, action: str, response: httpx.Response) -> Any:
 
 
 def refused(url: str, action: str, status: int, body: object) -> LabelStudioError:
+    """The error that a response with this status and JSON body means."""
     if status in _UNAVAILABLE:
         return LabelStudioUnreachable(f"Label Studio at {url} is not available now ({status}, {action})")
     reasons = [] if not isinstance(body, dict) else list(_reasons(body))
@@ -163,6 +155,7 @@ def _reasons(body: dict[str, Any]) -> Iterable[str]:
 
 
 def unreachable(url: str, action: str, error: httpx.HTTPError) -> LabelStudioUnreachable:
+    """The error of a request that got no response."""
     return LabelStudioUnreachable(
         f"Label Studio at {url} cannot be reached ({action}): {error or type(error).__name__}"
     )

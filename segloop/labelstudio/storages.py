@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import httpx
 from pydantic import SecretStr
 
 from segloop.errors import LabelStudioError
-from segloop.labelstudio.api import refused, unreachable
-from segloop.labelstudio.tasks import Tasks
+from segloop.labelstudio.api import Api, refused, unreachable
 
 _WAIT_S: Final = 600.0
 _POLL_S: Final = 1.0
@@ -66,34 +66,42 @@ class Keys:
 
 @dataclass(frozen=True)
 class EnsuredStorage:
-    """What `ensure_storage` did. `changed` names the fields that were not as wanted; a key is stored anew without being one."""
+    """What `Storages.ensure` did. `changed` names the fields that were not as wanted; a key is stored anew without being one."""
 
     id: int
     done: Done
     changed: tuple[str, ...] = ()
 
 
-class Storages(Tasks):
+class Storages:
     """Reads and sets the S3 storages of projects."""
 
-    def ensure_storage(self, project_id: int, wish: SourceStorage | TargetStorageEntry, keys: Keys) -> EnsuredStorage:
-        """Have a storage as wished: the one of its title, or else of its bucket and prefix, or a new one.
+    def __init__(self, api: Api) -> None:
+        self._api = api
 
-        Label Studio looks into the bucket each time, also where nothing is changed. It tells no access key, so that
-        one that is given is stored again.
+    def sources(self, project_id: int) -> list[dict[str, Any]]:
+        """The S3 source storages of a project."""
+        found: list[dict[str, Any]] = self._api.request("GET", "/api/storages/s3/", params={"project": project_id})
+        return found
+
+    def ensure(self, project_id: int, wanted: SourceStorage | TargetStorageEntry, keys: Keys) -> EnsuredStorage:
+        """Have a storage as wanted: the one of its title, or else of its bucket and prefix, or a new one.
+
+        Label Studio looks into the bucket each time, also where nothing is changed. It shows no access key, so one that
+        is given is stored again.
 
         Raises:
             LabelStudioError: it refuses, or cannot reach the bucket with the key.
         """
-        client = self._storages(wish)
-        fields = asdict(wish)
-        with self._trouble(f"looking up the storages of project {project_id}"):
-            found = _matching(client.list(project=project_id), wish)
+        client = self._client(wanted)
+        fields = asdict(wanted)
+        with self._named_errors(f"looking up the storages of project {project_id}"):
+            found = _matching(client.list(project=project_id), wanted)
         if found is None:
-            with self._trouble(f"making the storage {wish.title}"):
+            with self._named_errors(f"making the storage {wanted.title}"):
                 return EnsuredStorage(int(client.create(project=project_id, **fields, **keys.fields()).id), "created")
         changed = tuple(name for name, value in fields.items() if (getattr(found, name) or type(value)()) != value)
-        with self._trouble(f"setting the storage {wish.title}"):
+        with self._named_errors(f"setting the storage {wanted.title}"):
             if changed or keys.id:
                 client.update(found.id, project=project_id, **fields, **keys.fields())
             else:
@@ -101,44 +109,55 @@ class Storages(Tasks):
                 client.validate(id=found.id, project=project_id, **fields)
         return EnsuredStorage(int(found.id), "updated" if changed else "unchanged", changed)
 
-    def sync_storage(self, storage_id: int, wish: SourceStorage | TargetStorageEntry) -> int:
+    def sync(self, storage_id: int, wanted: SourceStorage | TargetStorageEntry) -> int:
         """Sync a storage and wait for the end; how many tasks are new, or how many annotations were written.
 
         Raises:
             LabelStudioError: the sync failed; the text has Label Studio's reason.
         """
-        client = self._storages(wish)
+        client = self._client(wanted)
         deadline = time.monotonic() + _WAIT_S
-        with self._trouble(f"syncing the storage {wish.title}"):
+        with self._named_errors(f"syncing the storage {wanted.title}"):
             synced = client.sync(storage_id)
             while synced.status in _UNDER_WAY:
                 if time.monotonic() > deadline:
-                    raise LabelStudioError(f"the storage {wish.title} is {synced.status} for more than {_WAIT_S:.0f} s")
+                    raise LabelStudioError(
+                        f"the storage {wanted.title} is {synced.status} for more than {_WAIT_S:.0f} s"
+                    )
                 time.sleep(_POLL_S)
                 synced = client.get(storage_id)
         if synced.status != "completed":
             reason = (synced.traceback or "no reason given").strip().splitlines()[-1]
-            raise LabelStudioError(f"the sync of the storage {wish.title} is {synced.status}: {reason[:500]}")
+            raise LabelStudioError(f"the sync of the storage {wanted.title} is {synced.status}: {reason[:500]}")
         return int(synced.last_sync_count or 0)
 
-    def _storages(self, wish: SourceStorage | TargetStorageEntry) -> Any:
-        kind = self._sdk.import_storage if isinstance(wish, SourceStorage) else self._sdk.export_storage
+    def _client(self, wanted: SourceStorage | TargetStorageEntry) -> Any:
+        kind = self._sdk.import_storage if isinstance(wanted, SourceStorage) else self._sdk.export_storage
         return kind.s3
 
+    @cached_property
+    def _sdk(self) -> Any:
+        # Imported here: the SDK takes seconds to import, and a server process has no need of it.
+        from label_studio_sdk.client import LabelStudio as Sdk
+
+        # The SDK joins paths as a browser does: without the slash it would drop Label Studio's own path. The client
+        # authenticates, so that there is one place for it: the key is a placeholder.
+        return Sdk(base_url=f"{self._api.url}/", api_key="-", httpx_client=self._api.http)  # type: ignore[no-untyped-call]
+
     @contextmanager
-    def _trouble(self, action: str) -> Iterator[None]:
+    def _named_errors(self, action: str) -> Iterator[None]:
         from label_studio_sdk.core.api_error import ApiError
 
         try:
             yield
         except ApiError as error:
-            raise refused(self.url, action, error.status_code or 0, error.body) from error
+            raise refused(self._api.url, action, error.status_code or 0, error.body) from error
         except httpx.HTTPError as error:
-            raise unreachable(self.url, action, error) from error
+            raise unreachable(self._api.url, action, error) from error
 
 
-def _matching(found: list[Any], wish: SourceStorage | TargetStorageEntry) -> Any:
-    place = (wish.bucket, wish.prefix.rstrip("/"))
-    by_title = [storage for storage in found if storage.title == wish.title]
+def _matching(found: list[Any], wanted: SourceStorage | TargetStorageEntry) -> Any:
+    place = (wanted.bucket, wanted.prefix.rstrip("/"))
+    by_title = [storage for storage in found if storage.title == wanted.title]
     by_place = [storage for storage in found if (storage.bucket, (storage.prefix or "").rstrip("/")) == place]
     return next(iter([*by_title, *by_place]), None)

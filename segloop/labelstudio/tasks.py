@@ -1,105 +1,191 @@
-"""A project's unlabelled tasks as the SDK lists them, and the predictions that go back."""
+"""The tasks of a project: how many are annotated, which changed, and which are still to be labelled.
+
+What is known of Label Studio 1.23 (its source, and a running one), and what the reading here rests on:
+saving an annotation (submit, update, skip) and deleting one through its API or the Data Manager set the task's
+`updated_at`; a deleted task leaves nothing; moving annotations between duplicates and deletions that cascade in
+its database set no `updated_at`. Every listing counts the tasks of its filter and their submitted annotations.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import Any, Final
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple
 
 import httpx
 
-from segloop.errors import LabelStudioError, LabelStudioUnreachable
-from segloop.labelstudio.api import Api, refused, unreachable
-
-_log = logging.getLogger(__name__)
+from segloop.labelstudio.api import Api, decoded, refused
 
 _LIGHT_PAGE: Final = 200
+# Each task of a full page carries every annotation's run-length codes.
+_FULL_PAGE: Final = 20
+
+Filter = dict[str, object]
 
 
-class Tasks(Api):
-    """Reads the tasks of projects; stores predictions."""
+def _filter(column: str, operator: str, kind: str, value: object) -> Filter:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
-    def unlabelled_tasks(self, project_id: int, without_version: str) -> Iterator[dict[str, Any]]:
+
+_LABELLED: Final = (_filter("total_annotations", "greater", "Number", 0),)
+_UNLABELLED: Final = (_filter("total_annotations", "equal", "Number", 0),)
+_SKIPPED_ONLY: Final = (*_UNLABELLED, _filter("cancelled_annotations", "greater", "Number", 0))
+#: The tasks that nobody labelled or skipped.
+TO_LABEL: Final = (*_UNLABELLED, _filter("cancelled_annotations", "equal", "Number", 0))
+# Label Studio fills the score in where it sorts by it: the mean of the predictions of the project's model version.
+# Tasks without one come last.
+LEAST_SURE_FIRST: Final = ("tasks:predictions_score",)
+
+
+class Totals(NamedTuple):
+    """What a range of task ids holds, by Label Studio's own count, and its clock at the answer."""
+
+    tasks: int
+    #: Submitted ones; a skip is none.
+    annotations: int
+    clock: datetime
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """One page of a project's tasks: those that all `filters` let through, with annotations if it is `whole`."""
+
+    project_id: int
+    filters: tuple[Filter, ...]
+    size: int
+    ordering: tuple[str, ...] = ("tasks:id",)
+    whole: bool = False
+
+    def parameters(self) -> dict[str, str | int]:
+        query = {"filters": {"conjunction": "and", "items": self.filters}, "ordering": self.ordering}
+        return {
+            "project": self.project_id,
+            "query": json.dumps(query),
+            "page": 1,
+            "page_size": self.size,
+            "fields": "all" if self.whole else "task_only",
+            "resolve_uri": "false",
+        }
+
+
+class Tasks:
+    """Counts and reads the tasks of projects. Ranges are of task ids: past `after`, up to and with `upto`."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def totals(self, project_id: int, after: int = 0, upto: int | None = None) -> Totals:
+        """How many tasks with a submitted annotation there are, and how many such annotations; one light request."""
+        body, response = self._page(_Listing(project_id, (_past(after), *_up_to(upto), *_LABELLED), size=1))
+        return Totals(int(body["total"]), int(body["total_annotations"]), _clock(response))
+
+    def labelled_ids(self, project_id: int, after: int = 0, upto: int | None = None) -> list[int]:
+        """Ids of the tasks with a submitted annotation, ascending."""
+        listing = _Listing(project_id, (*_up_to(upto), *_LABELLED), _LIGHT_PAGE)
+        return [task["id"] for page in self._pages(listing, after) for task in page]
+
+    def annotated_pages(
+        self, project_id: int, *, since: datetime | None = None, after: int = 0, upto: int | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Pages of the tasks with an annotation (a skip too), whole; with `since`, those updated since then.
+
+        Each task is `{"id", "data", "annotations"}` with annotations as Label Studio serves them; addresses in
+        `data` are not resolved (an s3:// address stays one). Ids ascend through the tasks with a submitted
+        annotation, then through those that are skipped only. Tasks added or labelled meanwhile never hide
+        another one.
+        """
+        updated = () if since is None else (_updated_since(since),)
+        for kind in (_LABELLED, _SKIPPED_ONLY):
+            listing = _Listing(project_id, (*_up_to(upto), *kind, *updated), _FULL_PAGE, whole=True)
+            for page in self._pages(listing, after):
+                yield [{name: task[name] for name in ("id", "data", "annotations")} for task in page]
+
+    def unlabelled(self, project_id: int, without_version: str) -> Iterator[dict[str, Any]]:
         """Tasks without an annotation and without a prediction of version `without_version`, in the order of their ids.
 
         Each is `{"id", "data"}`. A task that a person skipped counts as unlabelled.
         """
-        filters = [
-            _filter("total_annotations", "equal", "Number", 0),
-            _filter("predictions_model_versions", "not_contains", "List", [without_version]),
-        ]
-        # Pages by id, not by number: tasks that enter or leave the filter meanwhile would shift numbered pages.
-        last_id = 0
-        while True:
-            items = [_filter("id", "greater", "Number", last_id), *filters]
-            page, total = self._sdk_page(project_id, items)
-            yield from page
-            # An installation may have a smaller limit on pages than what was asked for.
-            if not page or len(page) == total:
-                return
-            last_id = page[-1]["id"]
+        unpredicted = _filter("predictions_model_versions", "not_contains", "List", [without_version])
+        for page in self._pages(_Listing(project_id, (*_UNLABELLED, unpredicted), _LIGHT_PAGE)):
+            yield from ({"id": task["id"], "data": task["data"]} for task in page)
 
-    def _sdk_page(self, project_id: int, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
-        """A page of tasks, and how many tasks there are for the filters in all."""
-        from label_studio_sdk.core.api_error import ApiError
+    def least_sure(
+        self, project_id: int, limit: int, *, predicted_by: str | None = None, not_predicted_by: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Up to `limit` tasks that nobody labelled or skipped and that have a score, the lowest score first.
 
-        action = f"listing tasks of project {project_id}"
-        query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
-        try:
-            pager = self._sdk.tasks.list(
-                project=project_id,
-                query=json.dumps(query),
-                page=1,
-                page_size=_LIGHT_PAGE,
-                fields="task_only",
-                resolve_uri=False,
-            )
-        except ApiError as error:
-            raise refused(self.url, action, error.status_code or 0, error.body) from error
-        except httpx.HTTPError as error:
-            raise unreachable(self.url, action, error) from error
-        page = [{"id": task.id, "data": task.data} for task in pager.items or ()]
-        return page, pager.response.total
-
-    @cached_property
-    def _sdk(self) -> Any:
-        # Imported here: the SDK takes seconds to import, and a server process has no need of it.
-        from label_studio_sdk.client import LabelStudio as Sdk
-
-        # The SDK joins paths as a browser does: without the slash it would drop Label Studio's own path. The client
-        # authenticates, so that there is one place for it: the key is a placeholder.
-        return Sdk(base_url=f"{self.url}/", api_key="-", httpx_client=self._http)  # type: ignore[no-untyped-call]
-
-    def create_predictions(self, project_id: int, predictions: Sequence[dict[str, Any]]) -> int:
-        """Store `predictions` (each `{"task", "result", "score", "model_version"}`) and return how many were stored.
-
-        Predictions for tasks that are gone are left out and logged.
+        Each is `{"id", "data", "score"}`; scores are of the project's current model version. With `predicted_by`, only
+        tasks with a prediction of that version; with `not_predicted_by`, only tasks without. An installation may
+        give fewer than asked for: as many as its longest page has.
         """
-        if not predictions:
-            return 0
-        path = f"/api/projects/{project_id}/import/predictions"
-        try:
-            created: int = self._request("POST", path, json=list(predictions))["created"]
-        except LabelStudioUnreachable:
-            raise
-        except LabelStudioError as error:
-            if len(predictions) == 1:
-                # Whoever calls has asked for this one task: gone tasks are no error, anything else is.
-                if self._is_gone(predictions[0]["task"]):
-                    _log.warning(
-                        "project %s: task %s is gone, its prediction is dropped", project_id, predictions[0]["task"]
-                    )
-                    return 0
-                raise error
-            return sum(self.create_predictions(project_id, [prediction]) for prediction in predictions)
-        return created
+        versions = [("contains", predicted_by), ("not_contains", not_predicted_by)]
+        predicted = [
+            _filter("predictions_model_versions", operator, "List", [version])
+            for operator, version in versions
+            if version
+        ]
+        body, _ = self._page(_Listing(project_id, (*TO_LABEL, *predicted), limit, LEAST_SURE_FIRST))
+        return [
+            {"id": task["id"], "data": task["data"], "score": score}
+            for task in body["tasks"]
+            if (score := task.get("predictions_score")) is not None
+        ]
 
-    def _is_gone(self, task_id: int) -> bool:
-        response = self._send("GET", f"/api/tasks/{task_id}/")
-        return response.status_code == 404
+    def first(self, project_id: int) -> dict[str, Any] | None:
+        """A task of a project, `{"id", "data"}` with addresses not resolved; None if it has none."""
+        body, _ = self._page(_Listing(project_id, (), size=1))
+        return next(({"id": task["id"], "data": task["data"]} for task in body["tasks"]), None)
+
+    def resolve(self, task_id: int, file_uri: str) -> str:
+        """Where Label Studio sends a browser that wants a file of a cloud storage: a signed URL (a secret), or empty
+        where it serves the file itself."""
+        encoded = base64.urlsafe_b64encode(file_uri.encode()).decode()
+        path = f"/tasks/{task_id}/resolve/"
+        response = self._api.send("GET", path, params={"fileuri": encoded}, follow_redirects=False)
+        if response.is_redirect:
+            return str(response.headers["location"])
+        if not response.is_success:
+            raise refused(self._api.url, f"resolving a file of task {task_id}", response.status_code, None)
+        return ""
+
+    def _pages(self, listing: _Listing, after: int = 0) -> Iterator[list[dict[str, Any]]]:
+        # Pages by id, not by number: tasks that enter or leave the filter meanwhile would shift numbered pages.
+        while True:
+            body, _ = self._page(replace(listing, filters=(_past(after), *listing.filters)))
+            page = body["tasks"]
+            if page:
+                yield page
+            # An installation may have a smaller limit on pages than what was asked for.
+            if not page or len(page) == body["total"]:
+                return
+            after = page[-1]["id"]
+
+    def _page(self, listing: _Listing) -> tuple[dict[str, Any], httpx.Response]:
+        """A page with its totals. Not through the SDK: its models take longer than Label Studio's answer."""
+        response = self._api.send("GET", "/api/tasks/", params=listing.parameters())
+        return decoded(self._api.url, f"listing tasks of project {listing.project_id}", response), response
 
 
-def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+def _past(after: int) -> Filter:
+    return _filter("id", "greater", "Number", after)
+
+
+def _up_to(upto: int | None) -> tuple[Filter, ...]:
+    return () if upto is None else (_filter("id", "less_or_equal", "Number", upto),)
+
+
+def _updated_since(since: datetime) -> Filter:
+    stamp = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return _filter("updated_at", "greater_or_equal", "Datetime", stamp)
+
+
+def _clock(response: httpx.Response) -> datetime:
+    """When Label Studio answered, by its own clock; by this machine's where the answer has no readable date."""
+    try:
+        return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return datetime.now(UTC)

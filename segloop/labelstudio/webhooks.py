@@ -10,29 +10,32 @@ from pydantic import SecretStr
 
 from segloop.labelstudio.api import Api, refused, same_url
 
-#: What Label Studio 1.23 tells of annotations. START_TRAINING needs no webhook: it goes to the backend itself.
+#: The events of annotations that Label Studio 1.23 sends. START_TRAINING needs no webhook: it goes to the backend itself.
 ANNOTATION_ACTIONS: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 _NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True)
 class EnsuredWebhook:
-    """What `ensure_webhook` did. `changed` names the fields that were not as wanted; it holds no values."""
+    """What `Webhooks.ensure` did. `changed` names the fields that were not as wanted; it holds no values."""
 
     id: int
     done: Literal["created", "updated", "unchanged"]
     changed: tuple[str, ...] = ()
 
 
-class Webhooks(Api):
+class Webhooks:
     """Reads and sets the webhooks of projects."""
 
-    def webhooks(self, project_id: int) -> list[dict[str, Any]]:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def all(self, project_id: int) -> list[dict[str, Any]]:
         """The webhooks of a project as Label Studio lists them, oldest first. Their `headers` hold secrets."""
-        found: list[dict[str, Any]] = self._request("GET", "/api/webhooks/", params={"project": project_id})
+        found: list[dict[str, Any]] = self._api.request("GET", "/api/webhooks/", params={"project": project_id})
         return sorted(found, key=lambda webhook: int(webhook["id"]))
 
-    def ensure_webhook(
+    def ensure(
         self,
         project_id: int,
         url: str,
@@ -49,16 +52,16 @@ class Webhooks(Api):
             LabelStudioError: Label Studio refuses the webhook: 403 over a private address, 400 over a host without
                 a dot.
         """
-        here = [webhook for webhook in self.webhooks(project_id) if same_url(webhook["url"], url)]
+        here = [webhook for webhook in self.all(project_id) if same_url(webhook["url"], url)]
         if not here:
             fields = {"project": project_id, **_wanted(url, {}, headers, actions)}
-            return EnsuredWebhook(int(self._request("POST", "/api/webhooks/", json=fields)["id"]), "created")
+            return EnsuredWebhook(int(self._api.request("POST", "/api/webhooks/", json=fields)["id"]), "created")
         webhook, *others = here
         wanted = _wanted(url, webhook.get("headers") or {}, headers, actions)
         changed = [name for name, value in wanted.items() if _comparable(webhook.get(name)) != _comparable(value)]
         if changed:
-            # the whole of it: Label Studio takes a PATCH without actions as one that removes them
-            self._request("PATCH", f"/api/webhooks/{webhook['id']}/", json=wanted)
+            # all fields: Label Studio takes a PATCH without actions as one that removes them
+            self._api.request("PATCH", f"/api/webhooks/{webhook['id']}/", json=wanted)
         for other in others:
             self._remove(other["id"])
             changed.append("duplicate")
@@ -66,9 +69,9 @@ class Webhooks(Api):
 
     def _remove(self, webhook_id: int) -> None:
         path = f"/api/webhooks/{webhook_id}/"
-        response = self._send("DELETE", path)
+        response = self._api.send("DELETE", path)
         if not response.is_success and response.status_code != _NOT_FOUND:
-            raise refused(self.url, f"DELETE {path}", response.status_code, None)
+            raise refused(self._api.url, f"DELETE {path}", response.status_code, None)
 
 
 def _wanted(

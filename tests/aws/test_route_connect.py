@@ -108,14 +108,14 @@ def test_a_project_is_connected_once_and_then_left_alone(
         )
         assert described["label_config"] == project["label_config"]
 
-        (webhook,) = studio.webhooks(ident)
+        (webhook,) = studio.webhooks.all(ident)
         assert sorted(webhook["actions"]) == ["ANNOTATIONS_CREATED", "ANNOTATION_CREATED"]
         assert webhook["headers"] == {SECRET_HEADER: route.stack.secret}
         assert webhook["url"] == route.stack.outputs["WebhookUrl"]
 
         again = route.connect(ident)
         assert set(doings(again).values()) == {"unchanged"}
-        assert (again["source storage"]["synced"], len(studio.webhooks(ident))) == (0, 1)
+        assert (again["source storage"]["synced"], len(studio.webhooks.all(ident))) == (0, 1)
 
         annotation = running.submit_annotation(tasks[0]["id"], [half("Sky")])
         saved = route.s3.get_object(Bucket=route.bucket("Target"), Key=f"projects/{ident}/{annotation['id']}")

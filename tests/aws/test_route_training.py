@@ -32,7 +32,7 @@ PATIENCE_S = 240
 class Studio(FakeLabelStudio):
     """Annotations are read in the target bucket, so that it only tells the label config."""
 
-    def project(self, project_id: int) -> dict[str, Any]:
+    def get(self, project_id: int) -> dict[str, Any]:
         return {"id": project_id, "label_config": CONFIG}
 
 

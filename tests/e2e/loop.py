@@ -15,7 +15,7 @@ from demo.data import DemoData, from_folder
 from demo.label_studio import RunningLabelStudio
 from demo.scenes import write_scenes
 from demo.stack import RunningSegloop
-from segloop.labelstudio import Credentials, LabelStudio
+from segloop.labelstudio import BackendSpec, Credentials, LabelStudio
 from segloop.masks import encode_rle
 from segloop.payloads import project_key
 from segloop.registry import open_registry
@@ -47,14 +47,13 @@ class Project:
         self.id, self.key = created["id"], project_key(created)
         ids = loop.label_studio.upload_images(self.id, [example.image for example in (*data.train, *data.val)])
         self.labelled, self.unlabelled = ids[: len(data.train)], ids[len(data.train) :]
-        connected = loop.api.connect(
-            self.id,
+        spec = BackendSpec(
             loop.segloop.url,
-            title="segloop",
+            "segloop",
             basic_auth=(loop.segloop.user, SecretStr(loop.segloop.password)),
             webhook_secret=SecretStr(loop.segloop.secret),
         )
-        self.backend = connected["backend"]["id"]
+        self.backend = loop.api.backends.connect(self.id, spec).backend["id"]
         for task, example in zip(self.labelled, data.train, strict=True):
             truth = example.truth(len(data.classes))
             loop.label_studio.submit_annotation(task, [region(truth, i, n) for i, n in enumerate(data.classes, 1)])

@@ -21,7 +21,7 @@ from demo.label_studio import RunningLabelStudio
 from demo.scenes import write_scenes
 from demo.stack import RunningSegloop
 from segloop.cli import main
-from segloop.labelstudio import Credentials, LabelStudio
+from segloop.labelstudio import BackendSpec, Credentials, LabelStudio
 from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
@@ -147,13 +147,13 @@ def test_from_images_in_s3_to_predictions_of_a_trained_version(world: World, dat
         api = LabelStudio(
             world.label_studio.url, Credentials(world.label_studio.url, SecretStr(world.label_studio.api_key))
         )
-        backend = api.connect(
-            ident,
+        spec = BackendSpec(
             segloop.url,
-            title="segloop",
+            "segloop",
             basic_auth=(segloop.user, SecretStr(segloop.password)),
             webhook_secret=SecretStr(segloop.secret),
-        )["backend"]
+        )
+        backend = api.backends.connect(ident, spec).backend
         api.close()
         place = ("--project", str(ident), "--s3-endpoint", world.emulator.s3_url, "--webhook-url", stack.webhook_url)
         done = {item["what"]: item for item in world.aws("connect", *place)}

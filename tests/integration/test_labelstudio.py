@@ -23,7 +23,7 @@ from demo.label_studio import RunningLabelStudio
 from segloop.dataset import Mirror, ProjectSplits, load_manifest, snapshot, sync
 from segloop.errors import LabelStudioError
 from segloop.images import ImageSource
-from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, Credentials, LabelStudio
+from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, BackendSpec, Credentials, LabelStudio
 from segloop.masks import encode_rle
 from segloop.payloads import project_key
 from segloop.registry import open_registry
@@ -116,8 +116,8 @@ def test_both_kinds_of_token_are_accepted(running: RunningLabelStudio, project: 
     for key in (running.api_key, running.token):
         credentials = Credentials(running.url, SecretStr(key))
         studio = LabelStudio(running.url, credentials)
-        assert studio.project(project)["title"] == "labelled and not"
-        (uri, *_) = [task["data"]["image"] for task in studio.unlabelled_tasks(project, VERSION)]
+        assert studio.projects.get(project)["title"] == "labelled and not"
+        (uri, *_) = [task["data"]["image"] for task in studio.tasks.unlabelled(project, VERSION)]
         assert uri.endswith("scene_0.png")
         uploads.append(httpx.get(running.url + uri, headers=credentials.headers()))
         studio.close()
@@ -144,23 +144,23 @@ def test_personal_access_token_yields_one_access_token_for_its_life(running: Run
 def test_wrong_tokens_are_one_clear_sentence(running: RunningLabelStudio, project: int, key: str) -> None:
     studio = LabelStudio(running.url, Credentials(running.url, SecretStr(key)))
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
-        studio.project(project)
+        studio.projects.get(project)
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
-        list(studio.annotated_pages(project))
+        list(studio.tasks.annotated_pages(project))
     studio.close()
 
 
 def test_unknown_project_is_a_refusal(studio: LabelStudio) -> None:
     with pytest.raises(LabelStudioError, match="404"):
-        studio.project(987654)
+        studio.projects.get(987654)
     with pytest.raises(LabelStudioError, match="404"):
-        list(studio.annotated_pages(987654))
+        list(studio.tasks.annotated_pages(987654))
 
 
 def test_project_key_is_what_a_backend_is_sent(studio: LabelStudio, project: int) -> None:
     with Backend() as backend:
-        studio.connect(project, backend.url, title=VERSION)
-        assert backend.to("/setup")[0][3]["project"] == project_key(studio.project(project))
+        studio.backends.connect(project, BackendSpec(backend.url, VERSION))
+        assert backend.to("/setup")[0][3]["project"] == project_key(studio.projects.get(project))
 
 
 def test_tasks_are_labelled_skipped_or_unlabelled(
@@ -169,26 +169,26 @@ def test_tasks_are_labelled_skipped_or_unlabelled(
     running.submit_annotation(tasks[0], [region()])
     running.submit_annotation(tasks[1], [])
     running.submit_annotation(tasks[2], [], was_cancelled=True)
-    assert studio.create_predictions(project, [prediction(tasks[3]), prediction(tasks[4], "v10-0011aabb")]) == 2
+    assert studio.predictions.create(project, [prediction(tasks[3]), prediction(tasks[4], "v10-0011aabb")]) == 2
 
-    labelled, skipped = studio.annotated_pages(project)
+    labelled, skipped = studio.tasks.annotated_pages(project)
     assert ([task["id"] for task in labelled], [task["id"] for task in skipped]) == (tasks[:2], tasks[2:3])
     (annotation,) = labelled[0]["annotations"]
     assert annotation["result"] == [region()]
     assert labelled[0]["data"]["image"].startswith(f"/data/upload/{project}/")
-    assert [task["id"] for task in studio.unlabelled_tasks(project, VERSION)] == [tasks[2], tasks[4], tasks[5]]
-    totals = studio.totals(project)
+    assert [task["id"] for task in studio.tasks.unlabelled(project, VERSION)] == [tasks[2], tasks[4], tasks[5]]
+    totals = studio.tasks.totals(project)
     assert (totals.tasks, totals.annotations) == (2, 2)
     assert abs(totals.clock - datetime.now(UTC)) < timedelta(minutes=1)
-    assert studio.labelled_ids(project, after=tasks[0]) == tasks[1:2]
+    assert studio.tasks.labelled_ids(project, after=tasks[0]) == tasks[1:2]
 
     middle = datetime.now(UTC)
     with running.client() as client:
         client.patch(f"/api/annotations/{annotation['id']}/", json={"result": [region("Road")]}).raise_for_status()
     running.submit_annotation(tasks[5], [region()])
-    (changed,) = studio.annotated_pages(project, since=middle)
+    (changed,) = studio.tasks.annotated_pages(project, since=middle)
     assert [task["id"] for task in changed] == [tasks[0], tasks[5]]
-    assert list(studio.annotated_pages(project, since=datetime.now(UTC))) == []
+    assert list(studio.tasks.annotated_pages(project, since=datetime.now(UTC))) == []
 
 
 class Deeds:
@@ -235,19 +235,19 @@ def test_mirror_notices_what_people_do(
         def noticed(deed: Callable[..., None], *arguments: int) -> list[int]:
             revision = mirror.revision
             deed(*arguments)
-            sync(mirror, studio, project)
+            sync(mirror, studio.tasks, project)
             whole = {
                 task["id"]: [annotation["id"] for annotation in task["annotations"]]
-                for page in studio.annotated_pages(project)
+                for page in studio.tasks.annotated_pages(project)
                 for task in page
                 if any(not annotation["was_cancelled"] for annotation in task["annotations"])
             }
             assert whole == {task["id"]: [one["id"] for one in task["annotations"]] for task in mirror.tasks()}
             return mirror.changed_after(revision)
 
-        sync(mirror, studio, project)
+        sync(mirror, studio.tasks, project)
         assert mirror.totals() == (6, 7)
-        assert sync(mirror, studio, project).changed == 0
+        assert sync(mirror, studio.tasks, project).changed == 0
         assert noticed(people.update, numbers[0]) == tasks[:1]
         assert noticed(people.delete, numbers[1]) == tasks[1:2]
         assert noticed(people.skip, numbers[2]) == tasks[2:3]
@@ -264,16 +264,16 @@ def test_labelling_while_tasks_are_read_hides_none(
 ) -> None:
     monkeypatch.setattr("segloop.labelstudio.tasks._LIGHT_PAGE", 2)
     seen = []
-    for task in studio.unlabelled_tasks(project, VERSION):
+    for task in studio.tasks.unlabelled(project, VERSION):
         seen.append(task["id"])
-        studio.create_predictions(project, [prediction(task["id"])])
+        studio.predictions.create(project, [prediction(task["id"])])
     assert seen == tasks
 
 
 def test_predictions_are_stored_as_given(studio: LabelStudio, project: int, tasks: list[int]) -> None:
     gone = {"task": 10**6, "result": [], "score": None, "model_version": VERSION}
-    assert studio.create_predictions(project, [prediction(tasks[0]), gone, prediction(tasks[1])]) == 2
-    stored = studio._request("GET", "/api/predictions/", params={"task": tasks[0]})
+    assert studio.predictions.create(project, [prediction(tasks[0]), gone, prediction(tasks[1])]) == 2
+    stored = studio.api.request("GET", "/api/predictions/", params={"task": tasks[0]})
     assert [(row["result"], row["score"], row["model_version"]) for row in stored] == [([region()], 0.25, VERSION)]
 
 
@@ -293,13 +293,13 @@ def test_snapshot_of_a_real_project(
             for index, name in ((1, "Sky"), (2, "Road"))
         ]
         running.submit_annotation(task, regions)
-    described = studio.project(project)
+    described = studio.projects.get(project)
     settings = Settings(label_studio_url=running.url, label_studio_api_key=running.api_key, data_dir=tmp_path / "data")
     credentials = Credentials(running.url, settings.label_studio_api_key)
     with closing(ImageSource(settings, credentials, tmp_path / "cache")) as images:
         manifest = snapshot(
             project_key(described),
-            [task for page in studio.annotated_pages(project) for task in page],
+            [task for page in studio.tasks.annotated_pages(project) for task in page],
             described["label_config"],
             images=images,
             splits=ProjectSplits(open_registry(settings), project_key(described)),
@@ -319,24 +319,21 @@ def test_connect_twice_leaves_one_backend_and_one_webhook_with_the_secret(
     running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
 ) -> None:
     with Backend() as backend:
-        first = studio.connect(
-            project, backend.url, title=VERSION, webhook_secret=SecretStr("one"), extra_params={"input_size": 256}
-        )
-        second = studio.connect(
-            project,
-            f"{backend.url}/",
-            title=VERSION,
-            webhook_secret=SecretStr("two"),
-            interactive=False,
-            uncertainty_sampling=True,
-        )
-        assert (first["created"], second["created"]) == (True, False)
-        assert first["webhook"] == second["webhook"] is not None
-        assert (first["webhook_problem"], first["sampling"]) == (None, "Sequential sampling")
-        assert second["sampling"] == UNCERTAINTY_SAMPLING == studio.project(project)["sampling"]
-        entry = studio.find_backend(project)
+        spec = BackendSpec(backend.url, VERSION, webhook_secret=SecretStr("one"), extra_params={"input_size": 256})
+        first = studio.backends.connect(project, spec)
+        spec = BackendSpec(f"{backend.url}/", VERSION, webhook_secret=SecretStr("two"), interactive=False)
+        second = studio.backends.connect(project, spec)
+        assert (first.created, second.created) == (True, False)
+        assert first.webhook is not None
+        assert second.webhook is not None
+        assert first.webhook.id == second.webhook.id
+        assert (first.webhook_problem, second.webhook_problem) == (None, None)
+        assert studio.projects.get(project)["sampling"] == "Sequential sampling"
+        studio.projects.change(project, sampling=UNCERTAINTY_SAMPLING)
+        assert studio.projects.get(project)["sampling"] == UNCERTAINTY_SAMPLING
+        entry = studio.backends.find(project)
         assert entry is not None
-        assert (entry["id"], entry["is_interactive"]) == (first["backend"]["id"], False)
+        assert (entry["id"], entry["is_interactive"]) == (first.backend["id"], False)
         assert entry["extra_params"] == {"input_size": 256}
         running.submit_annotation(tasks[0], [region()])
         events = [request for request in backend.to("/webhook") if request[3]["action"] == "ANNOTATION_CREATED"]
@@ -346,33 +343,33 @@ def test_connect_twice_leaves_one_backend_and_one_webhook_with_the_secret(
 
 def test_title_keeps_other_fields_and_the_project_follows(studio: LabelStudio, project: int) -> None:
     with Backend(password="p") as backend:
-        studio.connect(
-            project,
+        spec = BackendSpec(
             backend.url,
-            title="segloop",
+            "segloop",
             basic_auth=("u", SecretStr("p")),
             webhook_secret=SecretStr("s"),
             extra_params={"input_size": 256},
         )
-        assert studio.project(project)["model_version"] == "segloop"
-        before = studio.find_backend(project, backend.url)
+        studio.backends.connect(project, spec)
+        assert studio.projects.get(project)["model_version"] == "segloop"
+        before = studio.backends.find(project, backend.url)
         assert before is not None
-        studio.set_title(before, VERSION)
-        after = studio.find_backend(project, backend.url)
+        studio.backends.set_title(before, VERSION)
+        after = studio.backends.find(project, backend.url)
         assert after is not None
         changing = {"title", "updated_at"}
         assert {name for name in before if before[name] != after[name]} == changing
-        assert after["title"] == VERSION == studio.project(project)["model_version"]
+        assert after["title"] == VERSION == studio.projects.get(project)["model_version"]
         # Label Studio still knows the password, and so can set the backend up.
         assert all(authorization for _, authorization, _, _ in backend.to("/setup"))
         assert after["state"] == "CO"
         assert backend.to("/setup")[-1][3]["extra_params"] == {"input_size": 256}
-        assert studio.set_title(after, VERSION) == after
+        assert studio.backends.set_title(after, VERSION) == after
 
 
 def test_backend_that_is_down_cannot_be_connected(studio: LabelStudio, project: int) -> None:
     with Backend() as backend:
         url = backend.url
     with pytest.raises(LabelStudioError, match="Can't connect to ML backend"):
-        studio.connect(project, url, title=VERSION)
-    assert studio.find_backend(project) is None
+        studio.backends.connect(project, BackendSpec(url, VERSION))
+    assert studio.backends.find(project) is None

@@ -15,6 +15,7 @@ from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from tests.toys import BRUSH, ToyImage, toy_bundle, toy_model
+from tests.workshop import OneForAll
 from worker.jobs.context import Workshop
 from worker.jobs.label_order import CANDIDATES, Embeddings
 from worker.jobs.prelabel import run_prelabel
@@ -52,32 +53,32 @@ class Album:
 
 
 @dataclass
-class PoolStudio:
+class PoolStudio(OneForAll):
     """A Label Studio of unlabelled tasks: scores are of the version that the backend's title names."""
 
-    tasks: list[int]
+    pool: list[int]
     title: str = "old"
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    stored: list[dict[str, Any]] = field(default_factory=list)
     created: list[list[int]] = field(default_factory=list)
     view_error: LabelStudioError | None = None
-    views: int = 0
+    views_kept: int = 0
 
-    def project(self, project_id: int) -> dict[str, Any]:
+    def get(self, project_id: int) -> dict[str, Any]:
         return {"id": project_id, "label_config": BRUSH}
 
-    def find_backend(self, project_id: int, public_url: str = "") -> dict[str, Any]:
+    def find(self, project_id: int, public_url: str = "") -> dict[str, Any]:
         return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
 
     def set_title(self, backend: dict[str, Any], version: str) -> None:
         self.title = version
 
     def scores(self, version: str) -> dict[int, float]:
-        return {row["task"]: row["score"] for row in self.predictions if row["model_version"] == version}
+        return {row["task"]: row["score"] for row in self.stored if row["model_version"] == version}
 
-    def unlabelled_tasks(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
-        return (self._task(task) for task in list(self.tasks) if task not in self.scores(version))
+    def unlabelled(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        return (self._task(task) for task in list(self.pool) if task not in self.scores(version))
 
-    def least_sure_tasks(
+    def least_sure(
         self, project_id: int, limit: int, *, predicted_by: str | None = None, not_predicted_by: str | None = None
     ) -> list[dict[str, Any]]:
         scores = self.scores(self.title)
@@ -88,18 +89,18 @@ class PoolStudio:
             wanted = [task for task in wanted if task not in self.scores(not_predicted_by)]
         return [{**self._task(task), "score": scores[task]} for task in wanted[:limit]]
 
-    def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
-        self.predictions += predictions
+    def create(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+        self.stored += predictions
         self.created.append([one["task"] for one in predictions])
         return len(predictions)
 
     def set_score(self, task_id: int, version: str, score: float) -> None:
-        for row in self.predictions:
+        for row in self.stored:
             if (row["task"], row["model_version"]) == (task_id, version):
                 row["score"] = score
 
-    def keep_ordered_view(self, project_id: int) -> None:
-        self.views += 1
+    def keep_ordered(self, project_id: int) -> None:
+        self.views_kept += 1
         if self.view_error is not None:
             raise self.view_error
 
@@ -118,8 +119,8 @@ class Fuse:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.studio, name)
-        if name not in ("create_predictions", "set_score"):
-            return value
+        if name not in ("create", "set_score"):
+            return self if value is self.studio else value
 
         def store(*arguments: Any) -> Any:
             self.left -= 1
@@ -179,7 +180,7 @@ def with_settings(shop: Workshop, **changes: Any) -> Workshop:
 
 def in_order(shop: Workshop, version: str) -> list[int]:
     """Tasks as uncertainty sampling serves them."""
-    return [task["id"] for task in shop.label_studio.least_sure_tasks(29, 100, predicted_by=version)]
+    return [task["id"] for task in shop.label_studio.tasks.least_sure(29, 100, predicted_by=version)]
 
 
 def test_entropy_alone_serves_like_ones_together(shop: Workshop, version: str) -> None:
@@ -203,11 +204,11 @@ def test_diversity_serves_one_of_each_kind_first(shop: Workshop, version: str) -
 
 def test_a_second_call_changes_nothing_and_looks_at_no_image(shop: Workshop, version: str) -> None:
     run_prelabel(shop, PROJECT, version, "none")
-    before = [dict(row) for row in shop.label_studio.predictions]  # type: ignore[attr-defined]
+    before = [dict(row) for row in shop.label_studio.stored]  # type: ignore[attr-defined]
     album = Album()
     result = run_prelabel(replace(shop, images=album), PROJECT, version, "none")  # type: ignore[arg-type]
     assert (result["predicted"], result["ordered"]) == (0, 0)
-    assert shop.label_studio.predictions == before  # type: ignore[attr-defined]
+    assert shop.label_studio.stored == before  # type: ignore[attr-defined]
     assert album.loaded == []
 
 
@@ -223,8 +224,8 @@ def test_what_was_labelled_of_an_order_makes_room_behind_the_last_place(shop: Wo
     run_prelabel(shop, PROJECT, version, "none")
     studio: Any = shop.label_studio
     labelled = in_order(shop, version)[0]
-    studio.predictions = [row for row in studio.predictions if row["task"] != labelled]
-    studio.tasks.remove(labelled)
+    studio.stored = [row for row in studio.stored if row["task"] != labelled]
+    studio.pool.remove(labelled)
     assert run_prelabel(shop, PROJECT, version, "none")["ordered"] == 1
     scores = sorted(studio.scores(version).values())
     assert scores[:BATCH] == pytest.approx([place * ORDER_STEP for place in (2, 3, 4)])
@@ -235,11 +236,11 @@ def test_a_title_that_is_undone_meanwhile_is_set_again(shop: Workshop, version: 
     class Opened(PoolStudio):
         """One whose backend's page is opened during the job."""
 
-        def create_predictions(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
+        def create(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
             self.title = "old"
-            return super().create_predictions(project_id, predictions)
+            return super().create(project_id, predictions)
 
-    studio = Opened(shop.label_studio.tasks)  # type: ignore[attr-defined]
+    studio = Opened(shop.label_studio.pool)  # type: ignore[attr-defined]
     assert run_prelabel(replace(shop, label_studio=studio), PROJECT, version, "none")["ordered"] == BATCH  # type: ignore[arg-type]
     assert studio.title == version
 
@@ -249,7 +250,7 @@ def test_a_title_that_is_undone_meanwhile_is_set_again(shop: Workshop, version: 
 def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, after: bool) -> None:
     run_prelabel(shop, PROJECT, version, "none")
     expected = shop.label_studio.scores(version)  # type: ignore[attr-defined]
-    tasks = shop.label_studio.tasks  # type: ignore[attr-defined]
+    tasks = shop.label_studio.pool  # type: ignore[attr-defined]
     for burns_at in range(1, 100):
         studio = PoolStudio(tasks)
         fuse = Fuse(studio, burns_at, after)
@@ -258,7 +259,7 @@ def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, afte
         except Killed:
             run_prelabel(replace(shop, label_studio=studio), PROJECT, version, "none")  # type: ignore[arg-type]
         assert studio.scores(version) == pytest.approx(expected), burns_at
-        assert len(studio.predictions) == len(tasks), "no task has two predictions"
+        assert len(studio.stored) == len(tasks), "no task has two predictions"
         if fuse.left > 0:
             break
     assert burns_at == 20 // 4 + BATCH + 1
@@ -272,16 +273,16 @@ def test_the_order_ends_for_a_newer_champion(shop: Workshop, version: str, tmp_p
             super().set_score(task_id, version, score)
             promote(shop.registry, tmp_path, 1)
 
-    overtaken = Overtaken(studio.tasks)
+    overtaken = Overtaken(studio.pool)
     assert run_prelabel(replace(shop, label_studio=overtaken), PROJECT, version, "none")["ordered"] == 1  # type: ignore[arg-type]
     assert run_prelabel(shop, PROJECT, version, "none")["superseded"]
 
 
 def test_what_the_version_before_was_least_sure_of_comes_first_and_once(shop: Workshop, version: str) -> None:
     studio: Any = shop.label_studio
-    studio.tasks.append(BAD)
+    studio.pool.append(BAD)
     old = [(SURE[3], 0.3), (BAD, 0.35), (BLUE[1], 0.4), (RED[2], 0.5)]
-    studio.predictions = [{"task": task, "score": score, "model_version": "old"} for task, score in old]
+    studio.stored = [{"task": task, "score": score, "model_version": "old"} for task, score in old]
     result = run_prelabel(with_settings(shop, acquisition="confidence"), PROJECT, version, "none")
     assert studio.created[0] == [SURE[3], BLUE[1], RED[2]]
     assert sorted(task for batch in studio.created for task in batch) == [*RED, *SPLIT, *BLUE, *SURE]
@@ -294,9 +295,9 @@ def test_a_view_that_cannot_be_kept_is_only_logged(
     studio: Any = shop.label_studio
     studio.view_error = LabelStudioError("no views here")
     run_prelabel(shop, PROJECT, version, "none")
-    assert studio.views == 0
+    assert studio.views_kept == 0
     assert not run_prelabel(with_settings(shop, ordered_view=True), PROJECT, version, "none")["superseded"]
-    assert studio.views == 1
+    assert studio.views_kept == 1
     assert "no views here" in caplog.text
 
 

@@ -36,11 +36,11 @@ from worker.jobs.reconcile import run_reconcile
 def test_prelabel_fills_what_is_missing_and_ends_in_spite_of_failures(shop: Workshop) -> None:
     version = retrain(shop)["version"]
     label_studio: Any = shop.label_studio
-    label_studio.unlabelled = list(range(21, 32))
+    label_studio.unlabelled_ids = list(range(21, 32))
     result = run_prelabel(shop, PROJECT, version, "none")
     assert (result["predicted"], result["failed"]) == (9, [25, 30])
-    assert {one["task"] for one in label_studio.predictions} == set(range(21, 32)) - {25, 30}
-    assert all(one["model_version"] == version and 0 <= one["score"] <= 1 for one in label_studio.predictions)
+    assert {one["task"] for one in label_studio.stored} == set(range(21, 32)) - {25, 30}
+    assert all(one["model_version"] == version and 0 <= one["score"] <= 1 for one in label_studio.stored)
     again = run_prelabel(shop, PROJECT, version, "none")
     assert (again["predicted"], again["failed"]) == (0, [25, 30])
 
@@ -48,21 +48,19 @@ def test_prelabel_fills_what_is_missing_and_ends_in_spite_of_failures(shop: Work
 def test_a_killed_prelabel_goes_on(shop: Workshop) -> None:
     version = retrain(shop)["version"]
     label_studio: Any = shop.label_studio
-    label_studio.unlabelled = [21, 22, 23, 24, 26]
+    label_studio.unlabelled_ids = [21, 22, 23, 24, 26]
     fuse = Fuse(2, after=True)
     with pytest.raises(Killed):
-        run_prelabel(
-            replace(shop, label_studio=fuse.wrap(label_studio, ("create_predictions",))), PROJECT, version, "none"
-        )
-    assert len(label_studio.predictions) == 4
+        run_prelabel(replace(shop, label_studio=fuse.wrap(label_studio, ("create",))), PROJECT, version, "none")
+    assert len(label_studio.stored) == 4
     assert run_prelabel(shop, PROJECT, version, "none")["predicted"] == 1
-    assert sorted(one["task"] for one in label_studio.predictions) == [21, 22, 23, 24, 26]
+    assert sorted(one["task"] for one in label_studio.stored) == [21, 22, 23, 24, 26]
 
 
 def test_prelabel_stops_for_a_newer_champion(shop: Workshop) -> None:
     first = retrain(shop)["version"]
     label_studio: Any = shop.label_studio
-    label_studio.unlabelled = [21, 22, 23, 24]
+    label_studio.unlabelled_ids = [21, 22, 23, 24]
 
     def load(registry: Registry, project: str, version: str, settings: Settings) -> Any:
         retrain(shop)
@@ -155,7 +153,7 @@ def test_reconcile_serves_the_others(shop: Workshop) -> None:
 
     class Partly:
         def __getattr__(self, name: str) -> Any:
-            return getattr(label_studio, name)
+            return self if name == "tasks" else getattr(label_studio, name)
 
         def totals(self, project_id: int, *arguments: Any) -> Totals:
             if project_id == 7:

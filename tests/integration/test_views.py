@@ -31,7 +31,7 @@ def tasks(running: RunningLabelStudio, studio: LabelStudio, project: int) -> lis
         ids = sorted(task["id"] for task in client.get("/api/tasks/", params={"project": project}).json()["tasks"])
     rows = [prediction(task, NEW, score) for task, score in zip(ids, SCORES, strict=False)]
     rows += [prediction(task, OLD, 1 - score) for task, score in zip(ids, SCORES, strict=False)]
-    studio.create_predictions(project, [*rows, prediction(ids[5], OLD, 0.05)])
+    studio.predictions.create(project, [*rows, prediction(ids[5], OLD, 0.05)])
     configure(running, project, sampling=UNCERTAINTY_SAMPLING, model_version=NEW)
     return ids
 
@@ -47,7 +47,7 @@ def prediction(task: int, version: str, score: float) -> dict[str, object]:
 
 def stored(studio: LabelStudio, task: int) -> list[tuple[str, float]]:
     """Version and score of each prediction of a task."""
-    rows = studio._request("GET", "/api/predictions/", params={"task": task})
+    rows = studio.api.request("GET", "/api/predictions/", params={"task": task})
     return sorted((row["model_version"], row["score"]) for row in rows)
 
 
@@ -62,27 +62,27 @@ def test_the_least_sure_tasks_by_the_scores_of_the_current_version(
     running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
 ) -> None:
     zero, one, two, three, four, only_old, _ = tasks
-    found = studio.least_sure_tasks(project, 100, predicted_by=NEW)
+    found = studio.tasks.least_sure(project, 100, predicted_by=NEW)
     assert [task["id"] for task in found] == [four, one, three, zero, two]
     assert [task["score"] for task in found] == pytest.approx(sorted(SCORES))
     assert found[0]["data"]["image"] == "https://example.com/4.png"
-    assert [task["id"] for task in studio.least_sure_tasks(project, 2, predicted_by=NEW)] == [four, one]
+    assert [task["id"] for task in studio.tasks.least_sure(project, 2, predicted_by=NEW)] == [four, one]
     running.submit_annotation(four, [])
     running.submit_annotation(one, [], was_cancelled=True)
-    assert [task["id"] for task in studio.least_sure_tasks(project, 100, predicted_by=NEW)] == [three, zero, two]
+    assert [task["id"] for task in studio.tasks.least_sure(project, 100, predicted_by=NEW)] == [three, zero, two]
     configure(running, project, model_version=OLD)
-    assert [task["id"] for task in studio.least_sure_tasks(project, 100, not_predicted_by=NEW)] == [only_old]
+    assert [task["id"] for task in studio.tasks.least_sure(project, 100, not_predicted_by=NEW)] == [only_old]
 
 
 def test_a_score_is_changed_in_place(studio: LabelStudio, project: int, tasks: list[int]) -> None:
     first = tasks[0]
     for _ in range(2):
-        studio.set_score(first, NEW, ORDER_STEP)
+        studio.predictions.set_score(first, NEW, ORDER_STEP)
         assert stored(studio, first) == [(OLD, 0.5), (NEW, ORDER_STEP)]
-    studio.create_predictions(project, [prediction(first, NEW, 0.7)])
-    studio.set_score(first, NEW, 2 * ORDER_STEP)
+    studio.predictions.create(project, [prediction(first, NEW, 0.7)])
+    studio.predictions.set_score(first, NEW, 2 * ORDER_STEP)
     assert stored(studio, first) == [(OLD, 0.5), (NEW, 2 * ORDER_STEP), (NEW, 2 * ORDER_STEP)]
-    studio.set_score(10**6, NEW, ORDER_STEP)
+    studio.predictions.set_score(10**6, NEW, ORDER_STEP)
 
 
 def test_the_label_stream_follows_the_scores_and_a_new_order_of_them(
@@ -90,7 +90,7 @@ def test_the_label_stream_follows_the_scores_and_a_new_order_of_them(
 ) -> None:
     zero, one, two, three, four, *_ = tasks
     for place, task in enumerate((two, zero), start=1):
-        studio.set_score(task, NEW, place * ORDER_STEP)
+        studio.predictions.set_score(task, NEW, place * ORDER_STEP)
     served = []
     with running.client() as client:
         for _ in range(5):
@@ -104,25 +104,25 @@ def test_the_tab_shows_the_tasks_to_label_in_their_order(
     running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
 ) -> None:
     zero, one, two, three, four, *unscored = tasks
-    view = studio.keep_ordered_view(project)
+    view = studio.views.keep_ordered(project)
     assert view["data"]["title"] == ORDERED_VIEW
     assert shown(running, view["id"])[:5] == [four, one, three, zero, two]
     assert sorted(shown(running, view["id"])[5:]) == unscored
     running.submit_annotation(four, [])
-    studio.set_score(two, NEW, ORDER_STEP)
+    studio.predictions.set_score(two, NEW, ORDER_STEP)
     assert shown(running, view["id"])[:4] == [two, one, three, zero]
 
 
 def test_the_tab_is_kept_and_so_is_what_people_changed_of_it(
     running: RunningLabelStudio, studio: LabelStudio, project: int
 ) -> None:
-    view = studio.keep_ordered_view(project)
-    assert studio.keep_ordered_view(project) == view
+    view = studio.views.keep_ordered(project)
+    assert studio.views.keep_ordered(project) == view
     widths = {"tasks:id": 80}
     with running.client() as client:
         changed = {"project": project, "data": {**view["data"], "columnsWidth": widths, "ordering": ["-tasks:id"]}}
         client.patch(f"/api/dm/views/{view['id']}/", json=changed).raise_for_status()
-    kept = studio.keep_ordered_view(project)
+    kept = studio.views.keep_ordered(project)
     assert kept["id"] == view["id"]
     assert kept["data"] == {**view["data"], "columnsWidth": widths}
     with running.client() as client:

@@ -101,17 +101,17 @@ def tell(shop: Workshop, project: str, version: str) -> None:
     backend = None
     address = shop.settings.public_url or str(shop.notes(project).get("backend_url") or "")
     try:
-        backend = shop.label_studio.find_backend(project_id, address)
+        backend = shop.label_studio.backends.find(project_id, address)
     except LabelStudioUnreachable:
         raise
     except LabelStudioError as error:
         logger.warning("project %s: %s", project, error)
         if not shop.settings.public_url:
-            backend = shop.label_studio.find_backend(project_id)
+            backend = shop.label_studio.backends.find(project_id)
     if backend is None:
         logger.warning("project %s: Label Studio knows no ML backend there, so its title stays", project)
     else:
-        shop.label_studio.set_title(backend, version)
+        shop.label_studio.backends.set_title(backend, version)
     shop.registry.write_json(project, "told.json", {"version": version})
 
 

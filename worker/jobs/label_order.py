@@ -68,7 +68,7 @@ def put_in_order(
         LabelStudioUnreachable, RegistryError: try again later.
     """
     size = settings.acquisition_batch
-    tasks = shop.label_studio.least_sure_tasks(project_id_of(project), CANDIDATES * size, predicted_by=model.version)
+    tasks = shop.label_studio.tasks.least_sure(project_id_of(project), CANDIDATES * size, predicted_by=model.version)
     places = [round(task["score"] / ORDER_STEP) for task in tasks if task["score"] < ORDER_LIMIT]
     place = max(places, default=0)
     count = min(size - len(places), MAX_ORDER - place)
@@ -85,7 +85,7 @@ def put_in_order(
         if not serves(shop, project, model.version):
             break
         ordered += 1
-        shop.label_studio.set_score(tasks[row]["id"], model.version, (place + ordered) * ORDER_STEP)
+        shop.label_studio.predictions.set_score(tasks[row]["id"], model.version, (place + ordered) * ORDER_STEP)
     logger.info("project %s: %d tasks put in order for %s", project, ordered, model.version)
     return ordered
 
@@ -116,7 +116,7 @@ def _vectors(
 def keep_ordered_view(shop: Workshop, project: str) -> None:
     """Keep the tab of the tasks to label, by the setting `ordered_view`. Never raises: it is a convenience."""
     try:
-        shop.label_studio.keep_ordered_view(project_id_of(project))
+        shop.label_studio.views.keep_ordered(project_id_of(project))
     except LabelStudioError as error:
         logger.error("project %s: its tab of tasks to label cannot be kept: %s", project, error)
 
@@ -125,7 +125,7 @@ def least_sure_before(shop: Workshop, project: str, version: str, limit: int) ->
     """The tasks that the version before was least sure of: they are predicted first. Empty where none can be told, or
     not in time: it is a convenience too."""
     try:
-        return shop.label_studio.least_sure_tasks(project_id_of(project), limit, not_predicted_by=version)
+        return shop.label_studio.tasks.least_sure(project_id_of(project), limit, not_predicted_by=version)
     except LabelStudioError as error:
         logger.warning("project %s: its tasks cannot be sorted by their scores: %s", project, error)
         return []

@@ -40,7 +40,7 @@ def sync_mirror(shop: Workshop, mirror: Mirror, project: str, progress: Progress
     """
     source = shop.settings.annotations_from
     if source == API:
-        sync(mirror, shop.label_studio, project_id_of(project), progress)
+        sync(mirror, shop.label_studio.tasks, project_id_of(project), progress)
     else:
         sync_target(mirror, TargetStorage(source, project_id_of(project)), progress)
 

@@ -48,7 +48,7 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
     # The title decides whose scores Label Studio sorts by: after it, those of the version before are out of reach.
     first = least_sure_before(shop, project, version, HEAD_START)
     tell(shop, project, version)
-    config = parse_label_config(shop.label_studio.project(project_id)["label_config"])
+    config = parse_label_config(shop.label_studio.projects.get(project_id)["label_config"])
     model = None
     embeddings = Embeddings(CANDIDATES * settings.acquisition_batch)
     diverse = settings.acquisition == "entropy+diversity"
@@ -62,7 +62,7 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
         rows = [{"task": task["id"], **one} for task, one in zip(batch, predictions, strict=True)]
         failed += [row["task"] for row in rows if row["score"] is None]
         rows = [row for row in rows if row["score"] is not None]
-        predicted += shop.label_studio.create_predictions(project_id, rows)
+        predicted += shop.label_studio.predictions.create(project_id, rows)
         shop.jobs.count_prelabelled(len(rows), len(batch) - len(rows))
         embeddings.keep({row["task"]: row["score"] for row in rows})
         message = f"{predicted} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
@@ -83,7 +83,7 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
 def _others(shop: Workshop, project_id: int, version: str, failed: list[int]) -> Iterator[dict[str, Any]]:
     """Tasks without a prediction of the version, but for those that failed before the first of these is asked for."""
     tried = set(failed)
-    yield from (task for task in shop.label_studio.unlabelled_tasks(project_id, version) if task["id"] not in tried)
+    yield from (task for task in shop.label_studio.tasks.unlabelled(project_id, version) if task["id"] not in tried)
 
 
 def _batched(tasks: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

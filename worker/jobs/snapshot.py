@@ -94,7 +94,7 @@ def _draw(
     shop: Workshop, settings: Settings, project: str, job_id: str, partial: Path
 ) -> tuple[Manifest, dict[str, str]]:
     """A snapshot of what is annotated now, and its mark for snapshot.json."""
-    label_config = shop.label_studio.project(project_id_of(project))["label_config"]
+    label_config = shop.label_studio.projects.get(project_id_of(project))["label_config"]
     started = datetime.now(UTC)
 
     def report(progress: dict[str, Any]) -> None:

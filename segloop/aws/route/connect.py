@@ -90,7 +90,7 @@ class _Connection:
                 f"there is no route {name} in {aws.region}: deploy it first, by segloop aws deploy --name {name}"
             )
         self._aws, self._name, self._label_studio, self._storages = aws, name, label_studio, storages
-        self._project = label_studio.project(project_id)
+        self._project = label_studio.projects.get(project_id)
         self._id = project_id
         self._prefix = f"projects/{project_id}"
 
@@ -127,8 +127,8 @@ class _Connection:
         )
 
     def _storage(self, what: str, wish: SourceStorage | TargetStorageEntry) -> dict[str, Any]:
-        ensured = self._label_studio.ensure_storage(self._id, wish, self._storages.keys)
-        synced = self._label_studio.sync_storage(ensured.id, wish)
+        ensured = self._label_studio.storages.ensure(self._id, wish, self._storages.keys)
+        synced = self._label_studio.storages.sync(ensured.id, wish)
         place = f"s3://{wish.bucket}/{wish.prefix}/"
         return {"what": what, "done": ensured.done, "place": place, "changed": list(ensured.changed), "synced": synced}
 
@@ -169,7 +169,7 @@ class _Connection:
     def _settings(self) -> object:
         """The project's own settings, as its ML backend has them; none where it is not known which backend is segloop."""
         try:
-            backend = self._label_studio.find_backend(self._id)
+            backend = self._label_studio.backends.find(self._id)
         except LabelStudioUnreachable:
             raise
         except LabelStudioError:
@@ -194,7 +194,7 @@ class _Connection:
         with explained("secretsmanager:GetSecretValue"):
             arn = self._outputs["WebhookSecretArn"]
             secret = SecretStr(self._aws.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
-        ensured = self._label_studio.ensure_webhook(
+        ensured = self._label_studio.webhooks.ensure(
             self._id, url, headers={SECRET_HEADER: secret}, actions=actions_of(self._parameters)
         )
         done = asdict(ensured)

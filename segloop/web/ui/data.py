@@ -15,7 +15,7 @@ from cachetools import LRUCache, TTLCache
 
 from segloop.backend import Backend
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, QueueUnavailable, RegistryError
-from segloop.labelstudio.api import Api, Credentials
+from segloop.labelstudio import LabelStudio
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
@@ -81,9 +81,8 @@ class Studio:
         self._lock = threading.Lock()
 
     @cached_property
-    def _api(self) -> Api:
-        url = self._settings.label_studio_url
-        return Api(url, Credentials(url, self._settings.label_studio_api_key), STUDIO_TIMEOUT_S)
+    def _label_studio(self) -> LabelStudio:
+        return LabelStudio.from_settings(self._settings, STUDIO_TIMEOUT_S)
 
     def counts(self, project_id: str) -> Counts | str:
         """Of a project; or one sentence why there are none."""
@@ -106,7 +105,7 @@ class Studio:
         return found
 
     def _ask(self, project_id: str) -> Counts | str:
-        project = self._api.project(int(project_id))
+        project = self._label_studio.projects.get(int(project_id))
         title, tasks, labelled = (project.get(key) for key in ("title", "task_number", "num_tasks_with_annotations"))
         return Counts(str(title or ""), int(tasks or 0), int(labelled or 0))
 

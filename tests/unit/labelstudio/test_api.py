@@ -93,11 +93,11 @@ def test_failed_exchange_is_one_sentence_without_the_token(
 def test_label_studio_that_is_away_is_unreachable() -> None:
     studio = LabelStudio.from_settings(Settings(label_studio_url="http://127.0.0.1:9", label_studio_api_key="abc"))
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
-        studio.project(1)
+        studio.projects.get(1)
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
-        list(studio.annotated_pages(1))
+        list(studio.tasks.annotated_pages(1))
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
-        list(studio.unlabelled_tasks(1, "v1"))
+        list(studio.tasks.unlabelled(1, "v1"))
     with pytest.raises(LabelStudioUnreachable, match="cannot be reached"):
         Credentials("http://127.0.0.1:9", SecretStr(PAT)).headers()
     studio.close()
@@ -105,7 +105,7 @@ def test_label_studio_that_is_away_is_unreachable() -> None:
 
 def test_project_comes_without_its_secrets(fake: FakeLabelStudio, studio: LabelStudio) -> None:
     fake.routes["GET /api/projects/3/"] = (200, {"id": 3, "task_data_password": "p", "token": "t", "sampling": "x"})
-    assert studio.project(3) == {"id": 3, "sampling": "x"}
+    assert studio.projects.get(3) == {"id": 3, "sampling": "x"}
     assert fake.requests[0].authorization == "Token 0123456789abcdef"
 
 
@@ -113,7 +113,7 @@ def test_refusal_names_label_studios_reasons(fake: FakeLabelStudio, studio: Labe
     body = {"detail": "Validation error", "validation_errors": {"title": ["Too short.", "Odd."], "url": "Bad."}}
     fake.routes["GET /api/projects/3/"] = (400, body)
     with pytest.raises(LabelStudioError, match=re.escape("Validation error; title: Too short. Odd.; url: Bad.")):
-        studio.project(3)
+        studio.projects.get(3)
 
 
 def test_address_with_a_path_is_kept(fake: FakeLabelStudio) -> None:
@@ -121,8 +121,8 @@ def test_address_with_a_path_is_kept(fake: FakeLabelStudio) -> None:
     fake.routes["GET /ls/api/tasks/"] = (200, {"tasks": [], "total": 0})
     url = f"{fake.url}/ls/"
     studio = LabelStudio(url, Credentials(url, SecretStr("abc")))
-    assert studio.project(3) == {"id": 3}
-    assert list(studio.unlabelled_tasks(3, "v1")) == list(studio.annotated_pages(3)) == []
+    assert studio.projects.get(3) == {"id": 3}
+    assert list(studio.tasks.unlabelled(3, "v1")) == list(studio.tasks.annotated_pages(3)) == []
     studio.close()
 
 
@@ -153,7 +153,7 @@ def test_every_page_of_annotated_tasks_is_read_once(
     fake: FakeLabelStudio, studio: LabelStudio, total: int, largest_page: int
 ) -> None:
     fake.routes["GET /api/tasks/"] = _listing(total, 0, largest_page)
-    tasks = [task for page in studio.annotated_pages(3) for task in page]
+    tasks = [task for page in studio.tasks.annotated_pages(3) for task in page]
     assert [task["id"] for task in tasks] == list(range(1, total + 1))
     assert all(task.keys() == {"id", "data", "annotations"} for task in tasks)
     assert all(task["annotations"][0]["result"] == [{"value": {"rle": [0, 255]}}] for task in tasks)
@@ -167,7 +167,7 @@ def test_annotated_tasks_are_labelled_or_skipped_and_changed_since_in_a_range(
 ) -> None:
     fake.routes["GET /api/tasks/"] = _listing(9, 2)
     since = datetime(2026, 11, 22, 13, 0, 0, 250_000, tzinfo=timezone(timedelta(hours=1)))
-    pages = studio.annotated_pages(3, since=since, after=4, upto=1001)
+    pages = studio.tasks.annotated_pages(3, since=since, after=4, upto=1001)
     assert [task["id"] for page in pages for task in page] == [5, 6, 7, 8, 9, 1001]
     labelled, skipped = (
         {item["filter"].split(":")[2]: (item["operator"], item["type"], item["value"]) for item in _filters(request)}
@@ -184,17 +184,17 @@ def test_annotated_tasks_are_labelled_or_skipped_and_changed_since_in_a_range(
 
 def test_totals_and_ids_are_light(fake: FakeLabelStudio, studio: LabelStudio) -> None:
     fake.routes["GET /api/tasks/"] = _listing(500)
-    totals = studio.totals(3, 100, 400)
+    totals = studio.tasks.totals(3, 100, 400)
     assert (totals.tasks, totals.annotations) == (300, 600)
     assert abs(totals.clock - datetime.now(UTC)) < timedelta(minutes=1)
-    assert studio.labelled_ids(3, 100, 400) == list(range(101, 401))
+    assert studio.tasks.labelled_ids(3, 100, 400) == list(range(101, 401))
     assert [request.query["page_size"] for request in fake.requests] == ["1", "200", "200"]
     assert {request.query["fields"] for request in fake.requests} == {"task_only"}
 
 
 def test_unlabelled_tasks_are_light_and_filtered_by_version(fake: FakeLabelStudio, studio: LabelStudio) -> None:
     fake.routes["GET /api/tasks/"] = (200, {"tasks": [{"id": 7, "data": {"image": "a"}}], "total": 1})
-    assert list(studio.unlabelled_tasks(3, "v2-0011aabb")) == [{"id": 7, "data": {"image": "a"}}]
+    assert list(studio.tasks.unlabelled(3, "v2-0011aabb")) == [{"id": 7, "data": {"image": "a"}}]
     (request,) = fake.requests
     assert request.query["fields"] == "task_only"
     filters = json.loads(request.query["query"])["filters"]
@@ -207,7 +207,7 @@ def test_unlabelled_tasks_are_light_and_filtered_by_version(fake: FakeLabelStudi
 
 
 def test_nothing_to_predict_asks_nothing(fake: FakeLabelStudio, studio: LabelStudio) -> None:
-    assert studio.create_predictions(3, []) == 0
+    assert studio.predictions.create(3, []) == 0
     assert fake.requests == []
 
 
@@ -224,7 +224,7 @@ def test_predictions_of_gone_tasks_are_dropped_and_the_others_kept(
 
     fake.routes["POST /api/projects/3/import/predictions"] = store
     predictions = [{"task": i, "result": [], "score": 0.5, "model_version": "v1"} for i in (7, 8, 9)]
-    assert studio.create_predictions(3, predictions) == 2
+    assert studio.predictions.create(3, predictions) == 2
     assert [prediction["task"] for prediction in stored] == [7, 9]
     assert "task 8 is gone" in caplog.text
 
@@ -233,4 +233,4 @@ def test_refused_prediction_of_a_task_that_exists_is_an_error(fake: FakeLabelStu
     fake.routes["POST /api/projects/3/import/predictions"] = (403, {"detail": "No."})
     fake.routes["GET /api/tasks/7/"] = (200, {"id": 7})
     with pytest.raises(LabelStudioError, match="answered 403"):
-        studio.create_predictions(3, [{"task": 7, "result": [], "score": None, "model_version": "v1"}])
+        studio.predictions.create(3, [{"task": 7, "result": [], "score": None, "model_version": "v1"}])
