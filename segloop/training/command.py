@@ -36,16 +36,16 @@ def terminable() -> Iterator[Callable[[], bool]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m segloop.training --base DIR`, alone or by torchrun: 0 with a bundle in DIR/model; 1 with the reason
-    in DIR/output/failure; 143 after SIGTERM, with a checkpoint that the next start goes on from. The hyperparameter `recipe` is `full`, or
-    `quick` for a quick adaptation, which has no checkpoint."""
+    in DIR/output/failure; 143 after SIGTERM, with a checkpoint that the next start goes on from. The hyperparameter
+    `recipe` is `full`, or `quick` for a quick adaptation, which has no checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m segloop.training", description=train.__doc__)
     parser.add_argument("--base", type=Path, default=Path("/opt/ml"), help="folder of the training contract")
     parser.add_argument("--data", type=Path, help="folder of what was gathered, in place of the container's channels")
     options = parser.parse_args(arguments)
     container = Container(options.base, options.data)
     configure_logging("INFO")
-    leads = torchrun_place().rank == 0
-    if leads:
+    is_main = torchrun_place().rank == 0
+    if is_main:
         container.begin()
     with terminable() as stop_asked:
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 if container.recipe() == "full":
                     train(container, stop_asked)
-                elif leads:  # a head is trained by one process
+                elif is_main:  # a head is trained by one process
                     adapt(container, stop_asked)
             except TerminatedError:
                 return TERMINATED

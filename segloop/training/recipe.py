@@ -76,7 +76,7 @@ def train_one_epoch(
             return
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(group["base_lr"], run.done)
-        torch.manual_seed(run.seed + run.step)  # dropout, the same after a resumption
+        torch.manual_seed(run.seed + run.step * team.size + team.rank)  # dropout, the same after a resumption
         images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
         target = target.to(run.device, non_blocking=True)
         total = team.total(target_weight(target, run.class_weights)).clamp(min=1)
@@ -94,8 +94,8 @@ def train_one_epoch(
 def train(
     container: Container, stop_asked: Callable[[], bool] = lambda: False, now: Callable[[], float] = time.monotonic
 ) -> dict[str, Any]:
-    """Train on the container's snapshot and write the bundle; returns its version.json, or {} in a process of a team
-    that does not lead.
+    """Train on the container's snapshot and write the bundle; returns its version.json, or {} in a process that is not
+    the main one.
 
     A checkpoint in the container is gone on from. `stop_asked` is looked at after each step. `now` gives the seconds
     that `train_minutes` is kept by: preparation, evaluations and checkpoints are within it.
@@ -113,7 +113,7 @@ def train(
     with (
         form_team(settings) as team,
         tempfile.TemporaryDirectory(prefix="segloop-training-") as cache,
-        tracking(settings, container, manifest, leads=team.leads) as tracker,
+        tracking(settings, container, manifest, is_main=team.is_main) as tracker,
     ):
         device = team.device
         stride = pick_output_stride(settings, device)
@@ -154,43 +154,43 @@ def train(
 
         def measure() -> None:
             started_s = clock.elapsed_s
-            summary = evaluation().summary if team.leads else {}
-            if team.leads:
+            summary = evaluation().summary if team.is_main else {}
+            if team.is_main:
                 report_evaluation(container, run.step, summary["miou"])
                 tracker.evaluation(run.step, summary)
-            run.note(*team.tell((summary.get("miou"), clock.elapsed_s - started_s)))
+            run.note(*team.broadcast((summary.get("miou"), clock.elapsed_s - started_s)))
 
-        def agree() -> bool:
-            run.agreed_s, stop = team.agree(clock.elapsed_s, stop_asked())
+        def sync() -> bool:
+            run.agreed_s, stop = team.sync_clock(clock.elapsed_s, stop_asked())
             return stop
 
-        agree()
+        sync()
         run.begin()
         with tqdm(
-            total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2, disable=not team.leads
+            total=run.steps, initial=run.step, unit="step", file=sys.stderr, mininterval=2, disable=not team.is_main
         ) as bar:
 
             def report(loss: float) -> None:
-                stop = agree()
-                if team.leads:
+                stop = sync()
+                if team.is_main:
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.3f}", miou=run.miou)
                     report_step(container, run, loss)
                     tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
                 if stop:
-                    if team.leads:
+                    if team.is_main:
                         save_checkpoint(run, container.checkpoint)
-                    team.tell(None)  # the first to exit ends the others
+                    team.broadcast(None)  # the first to exit ends the others
                     raise TerminatedError
 
             while run.done < 1:
                 train_one_epoch(run, learner, islice(batches, per_epoch - run.step % per_epoch), team, report)
                 if run.is_evaluation_due():
                     measure()
-                if team.leads and run.done < 1 and run.is_checkpoint_due:
+                if team.is_main and run.done < 1 and run.is_checkpoint_due:
                     save_checkpoint(run, container.checkpoint)
-                agree()
-        if not team.leads:
+                sync()
+        if not team.is_main:
             return {}
         final = evaluation()
         report_evaluation(container, run.step, final.summary["miou"])

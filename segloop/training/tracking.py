@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """What a training tells of itself; called by the process that leads it alone."""
+    """What a training reports; called by its main process alone."""
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """Take in a training step."""
@@ -76,9 +76,11 @@ class TensorBoard:
 
 
 @contextmanager
-def tracking(settings: Settings, container: Container, manifest: Manifest, *, leads: bool = True) -> Iterator[Tracker]:
+def tracking(
+    settings: Settings, container: Container, manifest: Manifest, *, is_main: bool = True
+) -> Iterator[Tracker]:
     """The tracker that the settings ask for. One that cannot be had costs no training: the log says so."""
-    if not settings.tensorboard_dir or not leads:
+    if not settings.tensorboard_dir or not is_main:
         yield NoTracker()
         return
     if find_spec("tensorboardX") is None:

@@ -43,7 +43,7 @@ def test_without_the_setting_nothing_is_written(container: Container, manifest: 
 
 
 def test_only_the_process_that_leads_writes(container: Container, manifest: Manifest, tmp_path: Path) -> None:
-    with tracking.tracking(settings(tmp_path), container, manifest, leads=False) as tracker:
+    with tracking.tracking(settings(tmp_path), container, manifest, is_main=False) as tracker:
         assert isinstance(tracker, NoTracker)
 
 
