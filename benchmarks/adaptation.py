@@ -35,12 +35,12 @@ def main() -> int:
     targets = torch.randint(0, CLASSES, (VIEWS, SIDE, SIDE))
     network = build_network("deeplabv3_resnet50", CLASSES, 16).to(memory_format=torch.channels_last).eval()
     with tempfile.TemporaryDirectory(prefix="segloop-features-") as folder:
-        features = Features(Path(folder), network, (SIDE, SIDE), VIEWS, device, bfloat16)
+        features = Features(Path(folder), network, (SIDE, SIDE), VIEWS, bfloat16=bfloat16)
         started = time.perf_counter()
         for image, target in zip(images, targets, strict=True):
             features.add(image, target)
         features_ms = (time.perf_counter() - started) * 1000 / VIEWS
-        steps = train_head(make_run(network, device, torch.ones(CLASSES)), features, bfloat16)
+        steps = train_head(make_run(network, device, torch.ones(CLASSES), Settings()), features, bfloat16)
         reference = reference_step(images[:REFERENCE_BATCH], targets[:REFERENCE_BATCH])
         ours_ms, theirs_ms = paired_ms(lambda: next(steps), reference, seconds=15)
     ours, theirs = BATCH * 1000 / ours_ms, REFERENCE_BATCH * 1000 / theirs_ms

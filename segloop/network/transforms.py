@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -134,25 +135,28 @@ def resize_confidence(grid: Float32, height: int, width: int) -> Float32:
     return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
-def augment(
-    image: UInt8,
-    mask: UInt8,
-    height: int,
-    width: int,
-    rng: np.random.Generator,
-    *,
-    scale: tuple[float, float] = (0.75, 1.5),
-    stretch: float = 1.15,
-    jitter: float = 0.25,
-) -> tuple[UInt8, UInt8]:
-    """A random view of an image uint8 (H, W, 3) and its class map uint8 (H, W): both at (height, width).
+@dataclass(frozen=True)
+class Augmentation:
+    """How far random views go: the image is scaled by a factor from `scale`, one side by up to `stretch` more, and its
+    colours change within `jitter` (see `jitter_colours`)."""
 
-    Scaled by a factor from `scale` (and one side by up to `stretch` more), cropped where it is larger, padded
-    (mean colour, IGNORED) where it is smaller, flipped left to right half the time, its colours jittered.
-    The same generator state gives the same view.
+    scale: tuple[float, float] = (0.75, 1.5)
+    stretch: float = 1.15
+    jitter: float = 0.25
+
+
+def augment(
+    image: UInt8, mask: UInt8, size: tuple[int, int], rng: np.random.Generator, how: Augmentation = Augmentation()
+) -> tuple[UInt8, UInt8]:
+    """A random view of an image uint8 (H, W, 3) and its class map uint8 (H, W): both of `size` (height, width).
+
+    It is cropped where it is larger, padded (mean colour, IGNORED) where it is smaller, and flipped left to right half
+    the time. The same generator state gives the same view.
     """
-    factor = math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
-    ratio = math.exp(rng.uniform(-math.log(stretch), math.log(stretch)) / 2)
+    height, width = size
+    low, high = how.scale
+    factor = math.exp(rng.uniform(math.log(low), math.log(high)))
+    ratio = math.exp(rng.uniform(-math.log(how.stretch), math.log(how.stretch)) / 2)
     scale_x, scale_y = factor * ratio, factor / ratio
     # what is left over on each axis: positive is cropped away, negative is padding; either is split at random
     shift_x = -rng.uniform(0, 1) * (image.shape[1] * scale_x - width)
@@ -166,7 +170,7 @@ def augment(
     mean_colour = [float(channel) for channel in MEAN]
     view = cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR, borderValue=mean_colour)
     truth = cv2.warpAffine(mask, affine, (width, height), flags=cv2.INTER_NEAREST, borderValue=[float(IGNORED)])
-    return jitter_colours(np.asarray(view, dtype=np.uint8), rng, jitter), np.asarray(truth, dtype=np.uint8)
+    return jitter_colours(np.asarray(view, dtype=np.uint8), rng, how.jitter), np.asarray(truth, dtype=np.uint8)
 
 
 def jitter_colours(image: UInt8, rng: np.random.Generator, strength: float) -> UInt8:

@@ -94,8 +94,8 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         tempfile.TemporaryDirectory(prefix="segloop-adaptation-") as cache,
         tracking(settings, container, manifest) as tracker,
     ):
-        examples = Examples(container.snapshot, items, settings.input_size, settings.long_side, Path(cache), channels)
-        features = Features(Path(cache), network, examples.view_size, MOST_VIEWS * len(items), device, bfloat16)
+        examples = Examples(container.snapshot, items, settings, Path(cache), channels)
+        features = Features(Path(cache), network, examples.view_size, MOST_VIEWS * len(items), bfloat16=bfloat16)
         for image, target in views_of(examples, settings):
             enough = features.count >= LEAST_IMAGES and clock.elapsed_s >= budget_s * FEATURES_SHARE
             if features.is_full or enough:
@@ -103,8 +103,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
             features.add(image, target)
             tell(container, stop_asked, message=f"Quick adaptation: features of {features.count} views.")
         left_s = max(budget_s - clock.elapsed_s, 1e-3)
-        weights = examples.class_weights(channels)
-        run = make_run(network, device, weights, left_s, settings.train_lr, settings.train_seed)
+        run = make_run(network, device, examples.class_weights(channels), settings, left_s)
         for loss in train_head(run, features, bfloat16):
             tell(container, stop_asked, step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
             tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
@@ -182,13 +181,13 @@ class Features:
         self,
         folder: Path,
         network: SegmentationNetwork,
-        view_size: tuple[int, ...],
+        view_size: tuple[int, int],
         most: int,
-        device: torch.device,
+        *,
         bfloat16: bool = False,
     ) -> None:
         self._backbone = network.backbone
-        self.device = device
+        self.device = next(network.parameters()).device
         self._bfloat16 = bfloat16
         with torch.inference_mode():
             channels, *grid = self._compute(torch.zeros(1, 3, *view_size))[0].shape
@@ -224,17 +223,12 @@ class Features:
 
 
 def make_run(
-    network: SegmentationNetwork,
-    device: torch.device,
-    class_weights: Tensor,
-    budget_s: float = 0.0,
-    lr: float = 5e-4,
-    seed: int = 0,
+    network: SegmentationNetwork, device: torch.device, class_weights: Tensor, settings: Settings, budget_s: float = 0.0
 ) -> Run:
     """A run of the network's head alone, of MOST_STEPS or as long as the budget lasts, in seconds (0: none)."""
-    head = {"params": list(network.classifier.parameters()), "base_lr": lr}
-    optimizer = torch.optim.AdamW([head], lr, weight_decay=WEIGHT_DECAY, fused=True)
-    return Run(network, optimizer, device, MOST_STEPS, 1, budget_s, seed, class_weights.to(device))
+    head = {"params": list(network.classifier.parameters()), "base_lr": settings.train_lr}
+    optimizer = torch.optim.AdamW([head], settings.train_lr, weight_decay=WEIGHT_DECAY, fused=True)
+    return Run(network, optimizer, device, MOST_STEPS, 1, budget_s, settings.train_seed, class_weights.to(device))
 
 
 def train_head(run: Run, features: Features, bfloat16: bool) -> Iterator[float]:

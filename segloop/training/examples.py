@@ -27,6 +27,7 @@ from segloop.network.transforms import (
     resize_mask,
 )
 from segloop.network.windows import seen_size, window_side
+from segloop.settings import Settings
 
 
 def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:
@@ -51,15 +52,15 @@ class Examples:
     are, and what fits into it the operating system keeps there.
     """
 
-    def __init__(
-        self, folder: Path, items: Sequence[Item], input_size: int, long_side: int, cache: Path, channels: int
-    ) -> None:
+    def __init__(self, folder: Path, items: Sequence[Item], settings: Settings, cache: Path, channels: int) -> None:
         self._files = [cache / f"{index}.npy" for index in range(len(items))]
         self.pixels: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
         sizes = []
         for item, file in zip(items, self._files, strict=True):
             image, mask = read_example(folder, item)
-            size = network_size(item.height, item.width, seen_size(item.height, item.width, input_size, long_side))
+            size = network_size(
+                item.height, item.width, seen_size(item.height, item.width, settings.input_size, settings.long_side)
+            )
             mask = resize_mask(mask, *size)
             np.save(file, np.dstack([resize_image(image, *size), mask]))
             self.pixels += np.bincount(mask.ravel(), minlength=256)
@@ -68,10 +69,11 @@ class Examples:
             value = channels + int(np.flatnonzero(self.pixels[channels:IGNORED])[0])
             raise TrainingError(f"a mask has the value {value}, but there are {channels - 1} classes")
         #: Height and width that views are cut to, in pixels: the median, so that most images fit, or a window.
-        self.view_size = tuple(
-            min(int(np.median(side)), window_side(input_size)) // STRIDE_PX * STRIDE_PX
+        height, width = (
+            min(int(np.median(side)), window_side(settings.input_size)) // STRIDE_PX * STRIDE_PX
             for side in zip(*sizes, strict=True)
         )
+        self.view_size = height, width
 
     def __len__(self) -> int:
         return len(self._files)
@@ -109,11 +111,11 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         turn, place = divmod(position, len(self.examples))
         order = np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))
         image, mask = self.examples[int(order[place])]
-        height, width = self.examples.view_size
+        size = self.examples.view_size
         if self._augmented:
-            image, mask = augment(image, mask, height, width, np.random.default_rng((self._seed, 1, position)))
+            image, mask = augment(image, mask, size, np.random.default_rng((self._seed, 1, position)))
         else:
-            image, mask = resize_image(image, height, width), resize_mask(mask, height, width)
+            image, mask = resize_image(image, *size), resize_mask(mask, *size)
         return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
 
 

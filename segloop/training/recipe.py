@@ -121,7 +121,7 @@ def train(
         network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
         network = network.to(device).to(memory_format=torch.channels_last)
         channels = len(manifest.classes) + 1
-        examples = Examples(container.snapshot, items, settings.input_size, settings.long_side, Path(cache), channels)
+        examples = Examples(container.snapshot, items, settings, Path(cache), channels)
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
         run = Run(
             network,

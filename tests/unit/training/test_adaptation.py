@@ -14,6 +14,7 @@ from torch import nn
 from demo.scenes import CLASSES, NO_LABEL, draw_scene
 from segloop.dataset import AnnotationRef, Item, load_manifest
 from segloop.errors import TrainingError
+from segloop.network.network import SegmentationNetwork
 from segloop.settings import Settings
 from segloop.training import Container, Network, adapt, evaluate, main, train
 from segloop.training import adaptation as module
@@ -67,7 +68,7 @@ class Pooling(nn.Module):
 def examples(tmp_path: Path) -> Examples:
     manifest = write_snapshot(tmp_path / "snapshot", CLASSES, scenes(0, 3, 0, [1, 2, 3, 4]))
     (tmp_path / "cache").mkdir()
-    return Examples(tmp_path / "snapshot", manifest.items, 96, 0, tmp_path / "cache", 5)
+    return Examples(tmp_path / "snapshot", manifest.items, Settings(input_size=96), tmp_path / "cache", 5)
 
 
 def test_few_items_are_all_chosen_the_latest_first() -> None:
@@ -103,8 +104,8 @@ def test_where_images_are_served_in_windows_every_view_is_a_random_one(examples:
 
 @pytest.mark.parametrize(("gain", "largest"), [(1.0, 4.0), (1e6, 65504.0)])
 def test_features_are_kept_as_float16(tmp_path: Path, gain: float, largest: float) -> None:
-    network: Any = type("Toy", (), {"backbone": Pooling(gain)})
-    features = Features(tmp_path, network, (96, 128), 20, torch.device("cpu"))
+    network = SegmentationNetwork(Pooling(gain), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1))
+    features = Features(tmp_path, network, (96, 128), 20)
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.uniform(0, 4, (3, 3, 96, 128)).astype(np.float32))
     targets = torch.from_numpy(rng.integers(0, 5, (3, 96, 128)))

@@ -45,7 +45,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     assert team.share(6) == 2
     with pytest.raises(SettingsError, match="train_batch_size 4 can't be shared by 3 processes: use a multiple of 3"):
         team.share(4)
-    with pytest.raises(SettingsError, match="train_batch_size 3 leaves one image for each of 3 CPU processes.*use 6"):
+    with pytest.raises(SettingsError, match=r"leaves one image for each of 3 CPU processes.*use 6"):
         team.share(3)
     assert Team(torch.device("cuda"), rank=0, size=3).share(3) == 1  # SyncBatchNorm sees the whole batch
     assert Team(torch.device("cpu")).share(1) == 1

@@ -22,6 +22,7 @@ from segloop.errors import SettingsError, TrainingError
 from segloop.formats import IGNORED
 from segloop.network.network import load_bundle, save_bundle
 from segloop.registry.gallery import read_index
+from segloop.settings import Settings
 from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.command import TERMINATED
 from segloop.training.examples import Examples, Views, steps_per_pass
@@ -97,7 +98,7 @@ def seen(tmp_path, items=examples, channels=3, input_size=64):
     manifest = write_snapshot(tmp_path / "snapshot", CLASSES, items() if callable(items) else items)
     cache = tmp_path / "cache"
     cache.mkdir()
-    return Examples(tmp_path / "snapshot", manifest.part("train"), input_size, 0, cache, channels)
+    return Examples(tmp_path / "snapshot", manifest.part("train"), Settings(input_size=input_size), cache, channels)
 
 
 def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):
