@@ -18,7 +18,7 @@ from pathlib import Path
 from segloop.errors import SegloopError, SettingsError
 from segloop.installation import missing_extra
 from segloop.processes import die_with_parent, try_lock_file
-from segloop.settings import Settings, adopt, environment
+from segloop.settings import Settings, environment, update_environ
 from segloop.telemetry.logs import in_form
 
 #: How long what an earlier run left behind may take to end, in seconds.
@@ -72,7 +72,7 @@ def serve(settings: Settings) -> None:
     import gunicorn
     from gunicorn.app.wsgiapp import WSGIApplication
 
-    adopt(environment(settings))
+    update_environ(environment(settings))
     sys.path.insert(0, str(_ROOT))
     sys.argv = [str(Path(gunicorn.__file__).with_name("__main__.py")), *_GUNICORN]
     WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn").run()

@@ -14,7 +14,7 @@ from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.queue import QUEUES, Jobs
-from segloop.settings import Settings, adopt, environment, load_settings, share_cores
+from segloop.settings import Settings, environment, load_settings, share_cores, update_environ
 from segloop.telemetry.logs import configure_logging
 from worker.worker import Worker
 
@@ -33,7 +33,7 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     share_cores()
     configure_logging(settings.log_level, settings.log_format, settings.secrets)
     # what an env file sets counts for the processes of jobs and trainings too; a progress bar is no JSON
-    adopt(environment(settings) | ({"TQDM_DISABLE": "1"} if settings.log_format == "json" else {}))
+    update_environ(environment(settings) | ({"TQDM_DISABLE": "1"} if settings.log_format == "json" else {}))
     jobs = Jobs.open(settings, timeout_s=None)
     try:
         while True:

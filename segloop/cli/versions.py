@@ -130,7 +130,7 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
     engines go, for good: they can no longer be served or compared with. Their figures, their snapshot's manifest and
     their held-out images stay.
     """
-    from segloop.registry import model_bytes, open_registry, superfluous
+    from segloop.registry import model_bytes, open_registry, prunable_versions
 
     settings = load_settings()
     if all_projects:
@@ -144,7 +144,7 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
     rows: list[dict[str, Any]] = []
     for key in keys:
         gone = registry.removed(key)
-        for info in superfluous(registry.versions(key), registry.champion(key), keep):
+        for info in prunable_versions(registry.versions(key), registry.champion(key), keep):
             if not dry_run:
                 registry.remove(key, info.version)  # one that is gone too: what a removal that was killed left
             if info.version not in gone:

@@ -84,7 +84,7 @@ def needed(champion: Champion | None) -> set[str]:
     return set() if champion is None else {champion.version, *champion.previous[-1:]}
 
 
-def superfluous(infos: Sequence[VersionInfo], champion: Champion | None, keep: int) -> list[VersionInfo]:
+def prunable_versions(infos: Sequence[VersionInfo], champion: Champion | None, keep: int) -> list[VersionInfo]:
     """Those of a project's versions (oldest first) whose models may go: all but the newest `keep` and those needed."""
     return [info for info in infos[: max(len(infos) - keep, 0)] if info.version not in needed(champion)]
 

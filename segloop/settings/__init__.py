@@ -2,13 +2,13 @@
 
 from segloop.settings.process import (
     Place,
-    adopt,
     environment,
     metrics_folder,
     share_cores,
     share_metrics,
     torchrun_place,
     trace_exporter,
+    update_environ,
 )
 from segloop.settings.settings import PROJECT_SETTINGS, Settings, load_settings
 
@@ -16,7 +16,6 @@ __all__ = [
     "PROJECT_SETTINGS",
     "Place",
     "Settings",
-    "adopt",
     "environment",
     "load_settings",
     "metrics_folder",
@@ -24,4 +23,5 @@ __all__ = [
     "share_metrics",
     "torchrun_place",
     "trace_exporter",
+    "update_environ",
 ]

@@ -55,8 +55,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
-def adopt(variables: Mapping[str, str]) -> None:
-    """Make these variables a part of this process's own environment."""
+def update_environ(variables: Mapping[str, str]) -> None:
+    """Set these variables in this process's own environment."""
     os.environ.update(variables)
 
 

@@ -21,10 +21,10 @@ from segloop.network.transforms import Float32, UInt8, class_map_of, confidence_
 from segloop.network.windows import windowed_logits
 from segloop.registry.gallery import write_gallery
 from segloop.training.examples import read_example
-from segloop.training.worst import Seen, Worst
+from segloop.training.worst import EvaluatedImage, WorstExamples
 
 Progress = Callable[[dict[str, Any]], None]
-Watch = Callable[[Seen], None]
+Watch = Callable[[EvaluatedImage], None]
 
 #: Classes up to which a version keeps its confusion matrix: a larger one cannot be read on a page.
 CONFUSION_CLASSES = 50
@@ -127,7 +127,7 @@ def evaluate(
         matrices.append(matrix)
         boundary.update(truth, found)
         if watch is not None:
-            watch(Seen(item, image, truth, found, matrix))
+            watch(EvaluatedImage(item, image, truth, found, matrix))
         if progress is not None:
             progress({"phase": "evaluating", "step": step, "steps": len(items)})
     total = ConfusionMatrix(classes)
@@ -164,7 +164,7 @@ def compare(
         RegistryError: a bundle cannot be loaded.
         TrainingError: as `evaluate`.
     """
-    worst = Worst()
+    worst = WorstExamples()
     ours = evaluate(Network.load(candidate, device), snapshot, classes, progress, worst.add)
     theirs = None
     if champion is not None:

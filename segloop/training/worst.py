@@ -15,8 +15,8 @@ from segloop.registry.gallery import LONG_SIDE, MOST_IMAGES, Entry
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image as an evaluation has seen it: RGB uint8 (H, W, 3), class maps uint8 (H, W), and their counts."""
+class EvaluatedImage:
+    """A held-out image after its prediction: RGB uint8 (H, W, 3), class maps uint8 (H, W), and their counts."""
 
     item: Item
     image: UInt8
@@ -31,16 +31,16 @@ class Seen:
         return None if math.isnan(value) else value
 
 
-class Worst:
-    """At most `most` images, those of the least mIoU; small, so that they fit into memory however many there are."""
+class WorstExamples:
+    """The images with the lowest mIoU, at most `most`. They are kept small, so that they fit into memory."""
 
     def __init__(self, most: int = MOST_IMAGES) -> None:
         self._most = most
         self._kept: dict[Item, tuple[float, int, Entry]] = {}
         self._seen = 0
 
-    def add(self, seen: Seen) -> None:
-        """Look at an image that the candidate has predicted."""
+    def add(self, seen: EvaluatedImage) -> None:
+        """Take in an image that the candidate has predicted."""
         score = 1.0 if seen.miou is None else seen.miou
         self._seen += 1
         if len(self._kept) == self._most:
@@ -53,8 +53,8 @@ class Worst:
         entry = Entry(seen.item.task, photo, _shrunk(seen.truth), _shrunk(seen.found), seen.miou)
         self._kept[seen.item] = score, self._seen, entry
 
-    def add_champion(self, seen: Seen) -> None:
-        """Look at an image that the champion has predicted."""
+    def add_champion(self, seen: EvaluatedImage) -> None:
+        """Take in an image that the champion has predicted."""
         if seen.item in self._kept:
             entry = self._kept[seen.item][2]
             entry.champion, entry.champion_miou = _shrunk(seen.found), seen.miou

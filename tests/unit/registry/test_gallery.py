@@ -13,7 +13,7 @@ from segloop.errors import RegistryError
 from segloop.label_config import parse_label_config
 from segloop.metrics import ConfusionMatrix
 from segloop.registry.gallery import LONG_SIDE, Entry, colours_of, read_image, read_index, write_gallery
-from segloop.training.worst import Seen, Worst
+from segloop.training.worst import EvaluatedImage, WorstExamples
 
 CLASSES = ("Road", "Sky")
 
@@ -77,7 +77,7 @@ def test_colours_are_those_of_the_label_config() -> None:
     assert found == {"Road": "#ff0000", "Sky": "#87ceeb", "Tree": "#009e73", "Sea": "#cc79a7"}
 
 
-def seen(task: int, right: int, size: tuple[int, int] = (4, 10)) -> Seen:
+def seen(task: int, right: int, size: tuple[int, int] = (4, 10)) -> EvaluatedImage:
     """An image of class 1 of which so many tenths of the columns are found."""
     truth = np.ones(size, np.uint8)
     found = np.zeros_like(truth)
@@ -95,11 +95,11 @@ def seen(task: int, right: int, size: tuple[int, int] = (4, 10)) -> Seen:
         height=size[0],
         split="val",
     )
-    return Seen(item, np.zeros((*size, 3), np.uint8), truth, found, matrix)
+    return EvaluatedImage(item, np.zeros((*size, 3), np.uint8), truth, found, matrix)
 
 
 def test_the_worst_are_kept_and_come_first() -> None:
-    worst = Worst(most=2)
+    worst = WorstExamples(most=2)
     for task, right in ((1, 9), (2, 3), (3, 5), (4, 8)):
         worst.add(seen(task, right))
     for task in (1, 2, 3):
@@ -111,7 +111,7 @@ def test_the_worst_are_kept_and_come_first() -> None:
 
 
 def test_large_images_become_small() -> None:
-    worst = Worst()
+    worst = WorstExamples()
     worst.add(seen(1, 5, size=(1000, 2000)))
     [kept] = worst.entries()
     assert kept.photo.shape == (LONG_SIDE // 2, LONG_SIDE, 3)
@@ -123,8 +123,8 @@ def test_an_image_without_a_class_is_none_of_the_worst() -> None:
     matrix = ConfusionMatrix(CLASSES)
     matrix.update(empty, empty)
     nothing = seen(1, 5)
-    worst = Worst(most=1)
-    worst.add(Seen(nothing.item, np.zeros((2, 2, 3), np.uint8), empty, empty, matrix))
+    worst = WorstExamples(most=1)
+    worst.add(EvaluatedImage(nothing.item, np.zeros((2, 2, 3), np.uint8), empty, empty, matrix))
     assert worst.entries()[0].miou is None
     worst.add(seen(2, 9))
     assert [one.task for one in worst.entries()] == [2]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from segloop.errors import ModelRemoved, RegistryError, VersionNotFound
-from segloop.registry import Champion, Registry, VersionInfo, open_registry, superfluous
+from segloop.registry import Champion, Registry, VersionInfo, open_registry, prunable_versions
 from segloop.registry.store import FolderStore, Store
 from segloop.settings import Settings
 from tests.bundles import PROJECT, CrashingStore, make_info
@@ -174,4 +174,4 @@ def test_which_models_may_go(served: int | None, before: tuple[int, ...], keep: 
     champion = None
     if served is not None:
         champion = Champion(names[served], 3, "2026-11-23T12:00:00+00:00", "test", tuple(names[one] for one in before))
-    assert [info.version for info in superfluous(infos, champion, keep)] == [names[number] for number in gone]
+    assert [info.version for info in prunable_versions(infos, champion, keep)] == [names[number] for number in gone]
