@@ -240,7 +240,7 @@ class Backend:
 
     def served(self, project: str) -> str:
         """The version that answers for a project now. Loads no model."""
-        text = self.projects.notes(project).get("label_config")
+        text = self.projects.notes(project).label_config
         try:
             labels = label_names(parse_label_config(text)) if text else {}
         except LabelConfigError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segloop.errors import BadRequest, SegloopError, UnknownProject
 from segloop.payloads import project_key
@@ -24,20 +25,42 @@ FRESH_S: Final = 5.0
 _FILE: Final = "project.json"
 
 
-def read_notes(registry: Registry, project: str) -> dict[str, Any]:
-    """A project's notes from the store: label_config, extra_params, backend_url; empty, if there are none.
+class ProjectNotes(BaseModel):
+    """A project's project.json: what Label Studio said last. `model_fields_set` says which facts are known.
+
+    `extra_params` are as Label Studio stores them; `backend_url` is the address at which it called this backend. Facts
+    of another release stay in the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    project: str = ""
+    label_config: str = ""
+    extra_params: Any = None
+    backend_url: str = ""
+
+    def facts(self) -> dict[str, object]:
+        """The facts that are known, ready for JSON."""
+        return self.model_dump(exclude_unset=True)
+
+
+def read_notes(registry: Registry, project: str) -> ProjectNotes:
+    """A project's notes from the store; without any facts, if there are none that can be used.
 
     Raises:
         RegistryError: the store cannot be read.
     """
-    notes = registry.read_json(project, _FILE)
-    return notes if isinstance(notes, dict) else {}
+    try:
+        return ProjectNotes.model_validate(registry.read_json(project, _FILE) or {})
+    except ValidationError as error:
+        logger.warning("project %s: %s is left out: %s", project, _FILE, error.errors(include_url=False)[0]["msg"])
+        return ProjectNotes()
 
 
-def own_settings(settings: Settings, project: str, notes: Mapping[str, Any]) -> tuple[Settings, str | None]:
+def own_settings(settings: Settings, project: str, notes: ProjectNotes) -> tuple[Settings, str | None]:
     """The settings with the project's own over them, and None; or as they are, and why its own cannot be used."""
     try:
-        return settings.for_project(notes.get("extra_params")), None
+        return settings.for_project(notes.extra_params), None
     except BadRequest as error:
         logger.warning("project %s: %s", project, error)
         return settings, str(error)
@@ -48,7 +71,7 @@ class _Known:
     """One project's notes, the settings that follow from them or why they don't, when they were read (monotonic
     seconds), and whether the store has them, or will in a moment."""
 
-    notes: Mapping[str, Any]
+    notes: ProjectNotes
     settings: Settings
     problem: str | None
     read_at: float
@@ -89,12 +112,12 @@ class Projects:
             UnknownProject: it never was.
         """
         key = self.key(project_key(project))
-        if not self.notes(key) and key not in self._registry.projects():
+        if not self.notes(key).model_fields_set and key not in self._registry.projects():
             raise UnknownProject(f"project {key} is unknown here: connect this backend to it in Label Studio first.")
         return key
 
-    def notes(self, project: str) -> Mapping[str, Any]:
-        """What is noted about a project; empty, if nothing is or the store is away."""
+    def notes(self, project: str) -> ProjectNotes:
+        """What is noted about a project; without any facts, if nothing is or the store is away."""
         return self._of(project).notes
 
     def settings(self, project: str) -> Settings:
@@ -110,8 +133,8 @@ class Projects:
         self._of(project)
         with self._lock:
             known = self._known.get(project)
-            old = {} if known is None else known.notes
-            new = {**old, **facts, "project": project}
+            old = ProjectNotes() if known is None else known.notes
+            new = ProjectNotes.model_validate({**old.facts(), **facts, "project": project})
             if new == old and known is not None and known.stored:
                 return
             known = self._known[project] = self._make(project, new)
@@ -133,11 +156,11 @@ class Projects:
             read = self._make(project, read_notes(self._registry, project))
         except SegloopError as error:
             logger.error("project %s: its notes cannot be read: %s", project, error)
-            return self._make(project, {})
+            return self._make(project, ProjectNotes())
         with self._lock:
             return self._known.setdefault(project, read)
 
-    def _make(self, project: str, notes: Mapping[str, Any]) -> _Known:
+    def _make(self, project: str, notes: ProjectNotes) -> _Known:
         return _Known(notes, *own_settings(self._settings, project, notes), time.monotonic())
 
     def _read_again(self, project: str, known: _Known) -> None:
@@ -156,8 +179,8 @@ class Projects:
     def _write(self, project: str, known: _Known) -> None:
         try:
             # what was noted while the store could not be read is not all that it has
-            notes = {**read_notes(self._registry, project), **known.notes}
-            self._registry.write_json(project, _FILE, notes)
+            notes = read_notes(self._registry, project).model_copy(update=known.notes.facts())
+            self._registry.write_json(project, _FILE, notes.facts())
             written = self._make(project, notes)
         except SegloopError as error:
             logger.error("project %s: its notes cannot be written now, and are later: %s", project, error)

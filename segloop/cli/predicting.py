@@ -88,19 +88,20 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
     """
     from segloop.label_config import parse_label_config
     from segloop.network.voc_classes import VOC_CLASSES
-    from segloop.projects import read_notes
+    from segloop.projects import ProjectNotes, read_notes
     from segloop.registry import open_registry
     from segloop.serving import ServedModels, load_served_model
     from segloop.serving.predict import label_names
 
     registry = open_registry(settings)
     key = _key(registry, settings, project, version)
-    notes = {} if key == _NO_PROJECT else read_notes(registry, key)
-    settings = settings.for_project(notes.get("extra_params"))
+    notes = ProjectNotes() if key == _NO_PROJECT else read_notes(registry, key)
+    settings = settings.for_project(notes.extra_params)
     if version is not None:
         return load_served_model(registry, key, version, settings)
-    config = notes.get("label_config")
-    labels = label_names(parse_label_config(config)) if config else dict.fromkeys(VOC_CLASSES, ())
+    labels = (
+        label_names(parse_label_config(notes.label_config)) if notes.label_config else dict.fromkeys(VOC_CLASSES, ())
+    )
     model = ServedModels(registry, settings).current(key, labels)
     if model is None:
         raise SegloopError(

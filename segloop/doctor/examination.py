@@ -131,7 +131,7 @@ class Examination:
         url = self._settings.public_url
         if not url:
             try:
-                url = str(read_notes(open_registry(self._settings), key).get("backend_url") or "")
+                url = read_notes(open_registry(self._settings), key).backend_url
             except SegloopError:
                 url = ""
         urls = [str(backend["url"]) for backend in backends]

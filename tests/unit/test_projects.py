@@ -36,6 +36,14 @@ def away(*given: Any) -> Any:
     raise RegistryError("the store is away")
 
 
+def facts(made: Projects) -> dict[str, object]:
+    return made.notes(PROJECT).facts()
+
+
+def stored(registry: Registry) -> dict[str, object]:
+    return read_notes(registry, PROJECT).facts()
+
+
 def settle(projects: Projects) -> None:
     """Wait for what is written and read aside."""
     projects._aside.submit(int).result(PATIENCE_S)
@@ -50,9 +58,9 @@ def test_what_is_noted_holds_at_once_and_is_written(made: Projects, registry: Re
         "extra_params": {"retrain_threshold": 5},
         "backend_url": "http://127.0.0.1:9090",
     }
-    assert made.notes(PROJECT) == expected
+    assert facts(made) == expected
     settle(made)
-    assert read_notes(registry, PROJECT) == expected
+    assert stored(registry) == expected
 
 
 def test_the_same_again_is_not_written(made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +126,12 @@ def test_a_slow_store_does_not_undo_what_was_noted_since(
 
     monkeypatch.setattr(registry, "read_json", slow)
     monkeypatch.setattr(module, "FRESH_S", 0.0)
-    assert made.notes(PROJECT)["label_config"] == "old"
+    assert made.notes(PROJECT).label_config == "old"
     assert reading.wait(PATIENCE_S)
     made.note(PROJECT, label_config="new")
     go_on.set()
     settle(made)
-    assert made.notes(PROJECT)["label_config"] == "new"
+    assert made.notes(PROJECT).label_config == "new"
 
 
 def test_while_the_store_is_away_the_last_notes_hold(
@@ -133,10 +141,10 @@ def test_while_the_store_is_away_the_last_notes_hold(
     settle(made)
     monkeypatch.setattr(module, "FRESH_S", 0.0)
     monkeypatch.setattr(registry, "read_json", away)
-    assert made.notes(PROJECT)["label_config"] == "<View/>"
+    assert made.notes(PROJECT).label_config == "<View/>"
     settle(made)
-    assert made.notes(PROJECT)["label_config"] == "<View/>"
-    assert made.notes("8.1795383040") == {}
+    assert made.notes(PROJECT).label_config == "<View/>"
+    assert made.notes("8.1795383040").facts() == {}
 
 
 @pytest.mark.parametrize("told_again", [False, True])
@@ -147,18 +155,18 @@ def test_what_could_not_be_written_holds_here_and_is_written_later(
         patch.setattr(registry, "write_json", away)
         made.note(PROJECT, label_config="<View/>")
         settle(made)
-        assert made.notes(PROJECT)["label_config"] == "<View/>"
-    assert read_notes(registry, PROJECT) == {}
+        assert made.notes(PROJECT).label_config == "<View/>"
+    assert stored(registry) == {}
     if told_again:
         made.note(PROJECT, label_config="<View/>")
     else:
         monkeypatch.setattr(module, "FRESH_S", 0.0)
-        assert made.notes(PROJECT)["label_config"] == "<View/>"
+        assert made.notes(PROJECT).label_config == "<View/>"
     settle(made)
-    assert read_notes(registry, PROJECT)["label_config"] == "<View/>"
+    assert read_notes(registry, PROJECT).label_config == "<View/>"
     made.notes(PROJECT)
     settle(made)
-    assert made.notes(PROJECT)["label_config"] == "<View/>", "what is read again is what was written"
+    assert made.notes(PROJECT).label_config == "<View/>", "what is read again is what was written"
 
 
 def test_what_is_noted_while_the_store_is_away_joins_what_it_has(
@@ -172,7 +180,7 @@ def test_what_is_noted_while_the_store_is_away_joins_what_it_has(
     made.note(PROJECT, backend_url="http://127.0.0.1:9090")
     settle(made)
     expected = {"project": PROJECT, "label_config": "new", "extra_params": {"retrain_threshold": 5}}
-    assert made.notes(PROJECT) == read_notes(registry, PROJECT) == expected | {"backend_url": "http://127.0.0.1:9090"}
+    assert facts(made) == stored(registry) == expected | {"backend_url": "http://127.0.0.1:9090"}
     assert made.settings(PROJECT).retrain_threshold == 5
 
 
@@ -185,8 +193,8 @@ def test_many_threads_lose_no_fact(made: Projects, registry: Registry) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(tell, range(100, 160)))
     settle(made)
-    facts = {f"fact_{number}": number for number in range(100, 160)}
-    assert made.notes(PROJECT) == read_notes(registry, PROJECT) == {**facts, "project": PROJECT}
+    expected = {f"fact_{number}": number for number in range(100, 160)}
+    assert facts(made) == stored(registry) == {**expected, "project": PROJECT}
 
 
 def test_an_id_alone_is_the_newest_project_of_that_id(made: Projects, registry: Registry, settings: Settings) -> None:
@@ -203,9 +211,10 @@ def test_an_id_alone_is_the_newest_project_of_that_id(made: Projects, registry: 
     later.close()
 
 
-def test_notes_of_no_meaning_are_none(made: Projects, registry: Registry) -> None:
-    registry.write_json(PROJECT, "project.json", ["not", "an", "object"])
-    assert made.notes(PROJECT) == {}
+@pytest.mark.parametrize("value", [["not", "an", "object"], {"label_config": 5}])
+def test_notes_of_no_meaning_are_none(made: Projects, registry: Registry, value: object) -> None:
+    registry.write_json(PROJECT, "project.json", value)
+    assert facts(made) == {}
     made.note(PROJECT, label_config="<View/>")
     settle(made)
-    assert read_notes(registry, PROJECT) == {"label_config": "<View/>", "project": PROJECT}
+    assert stored(registry) == {"label_config": "<View/>", "project": PROJECT}

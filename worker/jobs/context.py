@@ -14,7 +14,7 @@ from segloop.errors import LabelStudioError, LabelStudioUnreachable
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.policy import Thresholds
-from segloop.projects import own_settings, read_notes
+from segloop.projects import ProjectNotes, own_settings, read_notes
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.registry.gallery import GALLERY
@@ -77,7 +77,7 @@ class Workshop:
             label_studio.close()
             jobs.close()
 
-    def notes(self, project: str) -> dict[str, Any]:
+    def notes(self, project: str) -> ProjectNotes:
         """What the server noted about a project: its label config, extra params, the backend's own address."""
         return read_notes(self.registry, project)
 
@@ -99,7 +99,7 @@ def tell(shop: Workshop, project: str, version: str) -> None:
     """Title the backend's entry in Label Studio with the version it serves, and note that this is done."""
     project_id = project_id_of(project)
     backend = None
-    address = shop.settings.public_url or str(shop.notes(project).get("backend_url") or "")
+    address = shop.settings.public_url or shop.notes(project).backend_url
     try:
         backend = shop.label_studio.backends.find(project_id, address)
     except LabelStudioUnreachable:
