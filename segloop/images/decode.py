@@ -1,8 +1,9 @@
-"""Image files to pixels, as a browser shows them: upright, eight bits, on white."""
+"""Image files to pixels, as Chromium shows them: upright, eight bits, sRGB, on white."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -12,15 +13,16 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from segloop.errors import ImageError, ImageTooLarge
+from segloop.images.colours import to_rgb
+from segloop.images.damaged import JPEG, Damaged, without_broken_chunks
+from segloop.images.exif import ORIENTATION, natural_size, of_png, read_exif, split_jpeg
 
 #: Formats that are opened. Others of Pillow's start programs (EPS) or are no images people label (PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
-_JPEG = ("JPEG", "MPO")
 # libjpeg decodes fewer coefficients of each 8 x 8 block for these; others of its scales have no fast code.
 _REDUCTIONS = (8, 4, 2)
-_ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 # What undoes each EXIF orientation (EXIF 2.3, tag 274): for the sideways ones, after rows and columns are swapped.
 _LEFT_RIGHT, _TOP_BOTTOM, _BOTH = 1, 0, -1  # cv2.flip
@@ -29,7 +31,8 @@ _FLIPS = {2: _LEFT_RIGHT, 3: _BOTH, 4: _TOP_BOTTOM, 6: _LEFT_RIGHT, 7: _BOTH, 8:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself: width and height in pixels after its EXIF orientation, and its format."""
+    """What an image file says of itself: width and height in pixels as they are shown (after its EXIF orientation, and
+    its EXIF resolution where browsers follow it), and its format."""
 
     width: int
     height: int
@@ -42,7 +45,7 @@ class Header:
 
     def reduction(self, long_side: int) -> int:
         """By how much `decode` divides the sides when it is asked for a long side of `long_side` pixels: 1, 2, 4, 8."""
-        if self.format not in _JPEG:
+        if self.format not in JPEG:
             return 1
         longest = max(self.width, self.height)
         return next((factor for factor in _REDUCTIONS if _rounded(longest / factor) >= long_side), 1)
@@ -56,9 +59,10 @@ class Header:
 
 
 def decode(data: bytes, *, max_pixels: int, long_side: int | None = None) -> npt.NDArray[np.uint8]:
-    """The first frame of an image file as RGB, uint8 (H, W, 3), writable, after its EXIF orientation.
+    """The first frame of an image file as Chromium shows it: RGB in sRGB, uint8 (H, W, 3), writable, upright.
 
-    Transparency is composited on white; of 16-bit greys the high byte is kept.
+    Transparency is composited on white; of 16-bit greys the high byte is kept. Of a damaged file the part that a browser
+    would show is decoded, and the rest is white.
 
     Args:
         long_side: in pixels. A JPEG is decoded at a half, a quarter or an eighth (sides rounded), which is several
@@ -66,21 +70,29 @@ def decode(data: bytes, *, max_pixels: int, long_side: int | None = None) -> npt
 
     Raises:
         ImageTooLarge: the header declares more than `max_pixels` pixels; nothing was decoded then.
-        ImageError: not an image, truncated, corrupt, or of a pixel type without a defined look (float, 32-bit).
+        ImageError: not an image, so damaged that browsers show nothing of it, or of a pixel type without a defined
+            look (float, 32-bit).
     """
-    image = _open(data)
-    orientation = _orientation(image)
-    header = _header(image, orientation)
-    header.check(max_pixels)
+    file = _open(data)
+    file.header.check(max_pixels)
+    Header(*file.image.size, file.header.format).check(max_pixels)
+    as_stored = file.natural_size == file.image.size
     try:
-        if long_side is not None:
-            image = _reduced(image, header.reduction(long_side))
+        image = file.image
+        if image.info.get("default_image"):  # of an animated PNG: the picture for those who show no animation
+            image.seek(1)
+        if long_side is not None and as_stored:
+            image = _reduced(image, file.header.reduction(long_side))
         image.load()
-        return _upright(_rgb(image), orientation)
-    except ImageError:
-        raise
-    except Exception as error:  # a broken file makes Pillow raise anything, up to struct.error
-        raise ImageError(f"{header.format} image is truncated or corrupt: {error}") from error
+    except Exception as error:  # noqa: BLE001 - a broken file makes Pillow raise anything, up to struct.error
+        pixels = _shown(file, error)
+    else:
+        pixels = to_rgb(image)
+    pixels = _upright(pixels, file.orientation)
+    if as_stored:
+        return pixels
+    natural = file.header.width, file.header.height
+    return np.asarray(cv2.resize(pixels, natural, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def read_header(data: bytes) -> Header:
@@ -89,8 +101,7 @@ def read_header(data: bytes) -> Header:
     Raises:
         ImageError: not an image.
     """
-    image = _open(data)
-    return _header(image, _orientation(image))
+    return _open(data).header
 
 
 def allow_pixels(max_pixels: int) -> None:
@@ -99,15 +110,52 @@ def allow_pixels(max_pixels: int) -> None:
         Pillow.MAX_IMAGE_PIXELS = max(Pillow.MAX_IMAGE_PIXELS, max_pixels)
 
 
-def _open(data: bytes) -> Pillow.Image:
+@dataclass(frozen=True)
+class _File:
+    """An open image, with the EXIF fields that browsers follow in its format, and the data it was opened from."""
+
+    image: Pillow.Image
+    exif: Mapping[int, float]
+    data: bytes
+
+    @property
+    def orientation(self) -> int:
+        return int(self.exif.get(ORIENTATION, 1))
+
+    @property
+    def natural_size(self) -> tuple[int, int]:
+        """Of the image before it is turned upright."""
+        return natural_size(self.exif, *self.image.size) if self.image.format in JPEG else self.image.size
+
+    @property
+    def header(self) -> Header:
+        width, height = self.natural_size
+        if self.orientation in _SIDEWAYS:
+            width, height = height, width
+        return Header(width, height, self.image.format or "")
+
+
+def _open(data: bytes) -> _File:
+    exif, data = split_jpeg(data)
     try:
-        return Pillow.open(io.BytesIO(data), formats=FORMATS)
+        try:
+            image = Pillow.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            data = without_broken_chunks(data)
+            image = Pillow.open(io.BytesIO(data), formats=FORMATS)
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"image declares too many pixels: {error}") from error
     except UnidentifiedImageError:
         raise ImageError(f"{_describe(data)} is not an image (of {', '.join(FORMATS)})") from None
     except Exception as error:  # as in decode
         raise ImageError(f"image header is corrupt: {error}") from error
+    # Not image.getexif(): it decodes a whole PNG to look behind its pixels, and follows XMP. Browsers do neither, and
+    # follow nothing in WebP. Pillow turns a TIFF upright itself, and says in EXIF what an AVIF's own properties say.
+    if image.format == "PNG":
+        exif = of_png(data)
+    elif image.format == "AVIF":
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    return _File(image, read_exif(exif), data)
 
 
 def _describe(data: bytes) -> str:
@@ -121,21 +169,17 @@ def _describe(data: bytes) -> str:
     return f"a file of {len(data)} bytes"
 
 
-def _orientation(image: Pillow.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns these upright itself
-        return 1
-    # Not image.getexif(): it decodes a whole PNG to look behind its pixels, and follows XMP. Browsers do neither.
-    exif = Pillow.Exif()
+def _shown(file: _File, error: Exception) -> npt.NDArray[np.uint8]:
+    """What can be seen of a damaged file, as stored."""
     try:
-        exif.load(image.info.get("exif", b""))
-        return int(exif.get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a browser ignores broken EXIF data too
-        return 1
-
-
-def _header(image: Pillow.Image, orientation: int) -> Header:
-    width, height = (image.height, image.width) if orientation in _SIDEWAYS else image.size
-    return Header(width, height, image.format or "")
+        pixels = Damaged(file.data, FORMATS, to_rgb).shown()
+    except ImageError:
+        raise
+    except Exception:  # noqa: BLE001 - as in decode
+        pixels = None
+    if pixels is None:
+        raise ImageError(f"{file.header.format} image is truncated or corrupt: {error}") from error
+    return pixels
 
 
 def _reduced(image: Pillow.Image, factor: int) -> Pillow.Image:
@@ -157,19 +201,3 @@ def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.
     if orientation in _FLIPS:
         pixels = np.asarray(cv2.flip(pixels, _FLIPS[orientation]), dtype=np.uint8)
     return pixels
-
-
-def _rgb(image: Pillow.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        high = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(high[..., np.newaxis], 3, axis=2)
-    if image.mode in ("F", "I", "LAB"):
-        raise ImageError(
-            f"{image.format} image has pixels of mode {image.mode}, which have no defined look: convert it to 8 bits"
-        )
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        canvas = Pillow.new("RGBA", rgba.size, "white")
-        canvas.alpha_composite(rgba)
-        image = canvas
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # convert copies even then

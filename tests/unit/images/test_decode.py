@@ -176,11 +176,11 @@ class TestDecode:
         with pytest.raises(ImageError, match=f"mode {mode}.*convert it to 8 bits"):
             decode(encoded(Pillow.new(mode, (1, 1)), "TIFF"), max_pixels=LIMIT)
 
-    @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
-    def test_truncated(self, format_: str) -> None:
+    @pytest.mark.parametrize("format_", ["WEBP", "TIFF", "AVIF"])
+    def test_truncated_where_browsers_show_nothing(self, format_: str) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
         data = encoded(Pillow.fromarray(noise), format_)
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError, match=r"corrupt|not an image"):
             decode(data[: len(data) // 2], max_pixels=LIMIT)
 
     @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ class TestReducedDecoding:
     @pytest.mark.parametrize("progressive", [False, True])
     def test_truncated(self, progressive: bool) -> None:
         data = encoded(photo(256, 256), "JPEG", progressive=progressive)
-        with pytest.raises(ImageError, match="truncated or corrupt"):
-            decode(data[: len(data) // 2], max_pixels=LIMIT, long_side=32)
+        part = data[: len(data) // 2]
+        assert (decode(part, max_pixels=LIMIT, long_side=32) == decode(part, max_pixels=LIMIT)).all()
 
 
 class TestImage:
