@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "prometheus-client>=0.23",
     "pydantic>=2.9",
     "pydantic-settings>=2.6",
+    "python-dotenv>=1.0",
     "python-json-logger>=3.3,<5",
     "redis>=6",
     "rich>=13.7",

@@ -16,6 +16,7 @@ from segloop.cli.sagemaker import sagemaker
 from segloop.cli.settings_page import settings, settings_page
 from segloop.cli.training import train
 from segloop.cli.versions import reproduce, versions
+from segloop.settings import misspelt_settings
 
 __all__ = ["cli_page", "main", "settings_page"]
 
@@ -33,6 +34,8 @@ def main() -> None:
       segloop connect --project 7      connect a project of Label Studio
       segloop doctor --project 7       find out why nothing happens
     """
+    for sentence in misspelt_settings():
+        click.echo(f"Warning: {sentence}", err=True)
 
 
 for command in (

@@ -64,6 +64,7 @@ class Examination:
     def run(self, project: int | None = None) -> list[Finding]:
         """Look at this machine, at Label Studio, and at a project, or at each that the store knows."""
         settings = self._settings
+        self._look("settings", machine.names)
         self._look("codec", machine.installation)
         self._look("store", lambda: machine.store(settings))
         self._look("disk", lambda: machine.disk(settings))

@@ -17,7 +17,7 @@ from segloop.network.voc_classes import zero_shot_channels
 from segloop.registry import Registry, VersionInfo, open_registry
 from segloop.serving.engines import has_gpu_driver, on_gpu, pick_engine
 from segloop.serving.predict import label_names
-from segloop.settings import Settings
+from segloop.settings import Settings, misspelt_settings
 
 if TYPE_CHECKING:
     from segloop.queue.state import QueueState
@@ -39,6 +39,14 @@ def installation() -> list[Finding]:
     if sentence := missing_extra("worker"):
         found.append(skipped("worker-extra", f"{sentence} Workers of other machines with this queue can do it."))
     return found
+
+
+def names() -> Finding:
+    """Whether what looks like a setting is one."""
+    slips = misspelt_settings()
+    if slips:
+        return warning("settings", " ".join(slips), "correct the names; docs/settings.md lists every setting")
+    return ok("settings", "every variable and line of .env that looks like a setting is one")
 
 
 def queue(settings: Settings) -> list[Finding]:

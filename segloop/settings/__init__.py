@@ -10,7 +10,7 @@ from segloop.settings.process import (
     trace_exporter,
     update_environ,
 )
-from segloop.settings.settings import PROJECT_SETTINGS, Settings, load_settings
+from segloop.settings.settings import PROJECT_SETTINGS, Settings, load_settings, misspelt_settings
 
 __all__ = [
     "PROJECT_SETTINGS",
@@ -19,6 +19,7 @@ __all__ = [
     "environment",
     "load_settings",
     "metrics_folder",
+    "misspelt_settings",
     "share_cores",
     "share_metrics",
     "torchrun_place",

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import SecretStr
 
 from segloop.settings.settings import Settings
+from segloop.settings.sources import CHECKED
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def environment(settings: Settings) -> dict[str, str]:
     A child looks for modules nowhere in the current folder: a file there with the name of one of segloop's, such as
     `worker.py`, would be imported in its place.
     """
-    variables = dict(os.environ) | {"PYTHONSAFEPATH": "1"}
+    variables = dict(os.environ) | {"PYTHONSAFEPATH": "1", CHECKED: "1"}
     if _ROOT.name not in ("site-packages", "dist-packages"):
         # a clone, which need not be installed
         paths = [str(_ROOT), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]

@@ -18,6 +18,7 @@ from segloop.errors import BadRequest, SettingsError
 from segloop.settings.learning import LearningSettings
 from segloop.settings.sagemaker import TrainerSettings
 from segloop.settings.serving import ServingSettings
+from segloop.settings.sources import CHECKED, looked_for, misspelt, variables_of, written
 
 _ENDPOINT_PREFIX = "sagemaker:"
 # sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
@@ -147,14 +148,28 @@ def load_settings(env_file: str | Path | None = ".env", **overrides: Any) -> Set
     """Settings from the environment and, where it exists, an env file; `overrides` win.
 
     Raises:
-        SettingsError: a value cannot be used; the text names the setting and what is wrong.
+        SettingsError: a value cannot be used; the text names the variable as it was written, where, and what is wrong.
     """
     try:
         return Settings(_env_file=env_file, **overrides)
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][0]).lower().removeprefix("segloop_") if problem["loc"] else ""
-        field = Settings.model_fields.get(name)
-        is_secret = field is not None and field.annotation is SecretStr
-        value = "" if is_secret else f" is {problem['input']!r}"
-        raise SettingsError(f"The setting SEGLOOP_{name.upper()}{value}: {problem['msg']}.") from error
+        raise SettingsError(_explain(error, env_file)) from error
+
+
+def misspelt_settings(env_file: str | Path | None = ".env") -> list[str]:
+    """One sentence for each variable, or line of the env file, that looks like a setting and is none.
+
+    Nothing in a child process of segloop: its parent has said it.
+    """
+    return [] if CHECKED in os.environ else list(misspelt(Settings, env_file))
+
+
+def _explain(error: ValidationError, env_file: str | Path | None) -> str:
+    problem = error.errors()[0]
+    given = str(problem["loc"][0]) if problem["loc"] else ""
+    known = variables_of(Settings)
+    name = next((name for name, variables in known.items() if given == name or given.upper() in variables), given)
+    field = Settings.model_fields.get(name)
+    value = "" if field is not None and field.annotation is SecretStr else f" is {problem['input']!r}"
+    variable = written(known.get(name, (given.upper(),)), env_file)
+    return f"The setting {variable}{value}: {problem['msg']} (settings were {looked_for(env_file)})."

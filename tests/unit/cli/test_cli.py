@@ -176,7 +176,7 @@ def test_a_bad_setting_is_one_line(registry: Registry, monkeypatch: pytest.Monke
     monkeypatch.setenv("PORT", "many")
     result = run("versions", "list")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: The setting SEGLOOP_PORT is 'many': Input should be a valid integer")
+    assert result.output.startswith("Error: The setting PORT is 'many': Input should be a valid integer")
     assert result.output.count("\n") == 1
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from segloop.cli import settings_page
 from segloop.errors import BadRequest, SettingsError
-from segloop.settings import PROJECT_SETTINGS, Settings, load_settings
+from segloop.settings import PROJECT_SETTINGS, Settings, environment, load_settings, misspelt_settings
 
 ROOT = Path(__file__).parents[3]
 SHARED_NAMES = {
@@ -80,10 +80,10 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("PORT", "many", r"^The setting SEGLOOP_PORT is 'many': .*integer"),
+        ("PORT", "many", r"^The setting PORT is 'many': .*integer"),
         ("SEGLOOP_PORT", "70000", r"^The setting SEGLOOP_PORT is '70000': .*65535"),
         ("SEGLOOP_ARCH", "unet", r"^The setting SEGLOOP_ARCH is 'unet': .*deeplabv3_resnet50"),
-        ("LABEL_STUDIO_URL", "localhost:8080", r"^The setting SEGLOOP_LABEL_STUDIO_URL is 'localhost:8080': .*http://"),
+        ("LABEL_STUDIO_URL", "localhost:8080", r"^The setting LABEL_STUDIO_URL is 'localhost:8080': .*http://"),
         (
             "SEGLOOP_ENGINE",
             "onnx",
@@ -107,6 +107,73 @@ def test_a_bad_value_is_one_sentence_with_the_setting(
     text = str(caught.value)
     assert re.search(message, text)
     assert "\n" not in text
+
+
+def test_an_error_says_where_settings_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGLOOP_THREADS", "none")
+    with pytest.raises(SettingsError, match=re.escape(f"there is no {Path('.env').absolute()}")):
+        load_settings()
+    Path(".env").write_text("label_studio_url=localhost\n")
+    monkeypatch.delenv("SEGLOOP_THREADS")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).startswith("The setting LABEL_STUDIO_URL is 'localhost'")
+    assert f"and from {Path('.env').absolute()}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("SEGLOOP_RETRAIN_TRESHOLD", "SEGLOOP_RETRAIN_THRESHOLD"),
+        ("SEGLOOP_LABEL_STUDIO_APIKEY", "SEGLOOP_LABEL_STUDIO_API_KEY"),
+        ("segloop_enginee", "SEGLOOP_ENGINE"),
+        ("LABEL_STUDIO_APIKEY", "LABEL_STUDIO_API_KEY"),
+        ("BASIC_AUTH_PASSW", "BASIC_AUTH_PASS"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_misspelt_name_is_said_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, name: str, near: str, in_file: bool
+) -> None:
+    if in_file:
+        Path(".env").write_text(f"{name}=secret-value\n")
+    else:
+        monkeypatch.setenv(name, "secret-value")
+    [sentence] = misspelt_settings()
+    assert name.upper() in sentence
+    assert sentence.endswith(f"Did you mean {near}?")
+    assert "secret-value" not in sentence
+    assert (str(Path(".env").absolute()) in sentence) == in_file
+
+
+def test_names_of_other_tools_are_no_slips(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "LABEL_STUDIO_HOST",
+        "LABEL_STUDIO_USERNAME",
+        "SEGLOOP_SERVICE_HOST",
+        "SEGLOOP_QUEUE_SERVICE_PORT_REDIS",
+        "SEGLOOP_PORT_9090_TCP_ADDR",
+        "SEGLOOP_LABEL_STUDIO_URL",
+        "seGloop_threads",
+        "REDIS_PORT",
+    ):
+        monkeypatch.setenv(name, "1")
+    Path(".env").write_text("COMPOSE_PROFILES=cpu\nAWS_DEFAULT_REGION=us-east-1\nPORT=9090\n")
+    assert misspelt_settings() == []
+
+
+def test_children_leave_the_slips_to_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGLOOP_THREAD", "1")
+    assert misspelt_settings()
+    for name, value in environment(Settings()).items():
+        monkeypatch.setenv(name, value)
+    assert misspelt_settings() == []
+
+
+def test_the_example_of_an_env_file_has_only_settings() -> None:
+    example = ROOT / ".env.example"
+    assert misspelt_settings(example) == []
+    assert "\nLABEL_STUDIO_URL=" in example.read_text(encoding="utf-8")
 
 
 def test_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,4 +280,4 @@ def test_settings_alone_reads_the_environment() -> None:
         path.name for path in sources if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     }
     # entry.py and inference.py are the first processes of containers: segloop is not there yet.
-    assert readers <= {"process.py", "entry.py", "inference.py"}
+    assert readers <= {"process.py", "settings.py", "sources.py", "entry.py", "inference.py"}
