@@ -25,13 +25,13 @@ RUN uv pip install --no-deps --no-build-isolation .
 
 # what the tests and the worker need goes again
 FROM locked AS server-build
-ARG SERVER_EXTRAS=aws,otel
+ARG SERVER_EXTRAS=aws,gunicorn,otel
 RUN python deploy/unneeded.py "segloop[$SERVER_EXTRAS]" > unneeded.txt \
  && uv pip uninstall -r unneeded.txt
 
 FROM locked AS worker-build
 ARG DEVICE=cpu
-ARG EXTRAS=worker,aws,otel,tensorboard
+ARG EXTRAS=worker,aws,gunicorn,otel,tensorboard
 # CPU builds of torch have hashes of their own: they are of the locked versions, and uv knows where they are
 RUN case "$DEVICE" in \
       cuda) uv pip install --no-deps --require-hashes -r torch.lock ;; \

@@ -1,10 +1,9 @@
-"""Composition root for gunicorn: settings, backend, application."""
+"""Composition root of the web server: settings, backend, application."""
 
 from __future__ import annotations
 
-import atexit
-
 from segloop.backend import Backend
+from segloop.processes import at_end
 from segloop.settings import load_settings, share_cores
 from segloop.telemetry import tracing
 from segloop.telemetry.logs import configure_logging
@@ -17,7 +16,6 @@ settings = load_settings()
 configure_logging(settings.log_level, settings.log_format, settings.secrets)
 tracing.start("segloop")
 backend = Backend.from_settings(settings)
-atexit.register(backend.close)
-atexit.register(tracing.stop)
+at_end(backend.close, tracing.stop)
 app = create_app(backend, settings)
 start_exporting(lambda: process_gauges(backend))

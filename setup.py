@@ -15,7 +15,7 @@ INSTALL_REQUIRES = [
     "defusedxml>=0.7.1",
     "filelock>=3.16",
     "flask>=3.1",
-    "gunicorn>=25",
+    "granian>=2.8,<3",
     "httpcore>=1",
     "httpx>=0.27",
     "itsdangerous>=2.2",
@@ -54,6 +54,7 @@ WORKER = [
 AWS = ["boto3>=1.43"]
 
 OTEL = ["opentelemetry-exporter-otlp-proto-http>=1.36", "opentelemetry-sdk>=1.36"]
+GUNICORN = ["gunicorn>=25"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 
 EXTRAS_REQUIRE = {
@@ -61,10 +62,12 @@ EXTRAS_REQUIRE = {
     "aws": AWS,
     # traces, by OpenTelemetry's own variables OTEL_*
     "otel": OTEL,
+    # `gunicorn _wsgi:app`, in the place of segloop's own server
+    "gunicorn": GUNICORN,
     # curves of trainings, by SEGLOOP_TENSORBOARD_DIR
     "tensorboard": TENSORBOARD,
     # what requirements.lock has, but for label-studio-ml (requirements-label-studio-ml.in)
-    "all": [*WORKER, *AWS, *OTEL, *TENSORBOARD],
+    "all": [*WORKER, *AWS, *OTEL, *GUNICORN, *TENSORBOARD],
     "test": [
         "axe-playwright-python>=0.1.8",
         "cfn-lint>=1.50",

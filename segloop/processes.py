@@ -12,6 +12,8 @@ import fcntl
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -28,6 +30,21 @@ def die_with_parent(signum: int, parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signum)
+
+
+def at_end(*functions: Callable[[], object]) -> None:
+    """Call functions one after another once this process's main thread has ended.
+
+    Unlike `atexit`, which forked children of multiprocessing, such as granian's, leave out before Python 3.13.
+    """
+
+    def wait() -> None:
+        threading.main_thread().join()
+        for function in functions:
+            function()
+
+    # not a daemon: the interpreter waits for it
+    threading.Thread(target=wait, name="at the end").start()
 
 
 def lock_file(path: Path, *, shared: bool = False) -> int:

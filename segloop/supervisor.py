@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,18 +17,15 @@ from pathlib import Path
 from segloop.errors import SegloopError, SettingsError
 from segloop.installation import missing_extra
 from segloop.processes import die_with_parent, try_lock_file
-from segloop.settings import Settings, environment, update_environ
+from segloop.server import listening_address
+from segloop.settings import Settings, environment
 from segloop.telemetry.logs import in_form
 
 #: How long what an earlier run left behind may take to end, in seconds.
 _LEFTOVERS_S = 30.0
 _HEALTH_TIMEOUT_S = 2.0
 
-_GUNICORN = ("-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
-_SERVER = ("-m", "gunicorn", *_GUNICORN)
-
-#: Where `_wsgi` and `worker` are.
-_ROOT = Path(__file__).resolve().parent.parent
+_SERVER = ("-m", "segloop.server")
 
 # supervisord's own lines that say nothing a user wants to read at every start and stop; segloop's own pad their level
 _CHATTER = re.compile(r"^\S+ \S+ (INFO (?! |exited|gave up|reaped)|CRIT Supervisor is running as root|CRIT Set uid)")
@@ -51,7 +47,7 @@ def up(settings: Settings) -> None:
         raise SegloopError(f"segloop already runs with the data folder {data}: stop it, or set SEGLOOP_DATA_DIR.")
     try:
         _await_leftovers(folder / "children.lock")
-        settings = settings.model_copy(update={"port": _free_port(settings)})
+        settings = settings.model_copy(update={"port": listening_address(settings)[1]})
         if sentence := missing_extra("worker"):
             _say(f"{sentence} Without it this machine only serves.\n", settings)
         (folder / "supervisord.conf").write_text(_configuration(settings, folder), encoding="utf-8")
@@ -59,23 +55,6 @@ def up(settings: Settings) -> None:
         _await_leftovers(folder / "children.lock")
     finally:
         os.close(running)
-
-
-def serve(settings: Settings) -> None:
-    """Be the server alone, until SIGINT or SIGTERM.
-
-    Raises:
-        SettingsError: the port is taken.
-    """
-    settings = settings.model_copy(update={"port": _free_port(settings)})
-    # In this process: another interpreter would import the settings once more, half a second of the start.
-    import gunicorn
-    from gunicorn.app.wsgiapp import WSGIApplication
-
-    update_environ(environment(settings))
-    sys.path.insert(0, str(_ROOT))
-    sys.argv = [str(Path(gunicorn.__file__).with_name("__main__.py")), *_GUNICORN]
-    WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn").run()
 
 
 def valkey_command(settings: Settings) -> list[str]:
@@ -240,21 +219,6 @@ def _plain(text: str) -> str:
     if re.search(r"\s[;#]|[\r\n]", text):
         raise SettingsError(f"segloop cannot run from or keep its data in a path like this one: {text}")
     return text.replace("%", "%%")
-
-
-def _free_port(settings: Settings) -> int:
-    """The port to listen on: the one that is set, if it is free, or any for 0."""
-    host = settings.bind_host
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, settings.port))
-        except OSError as error:
-            raise SettingsError(
-                f"segloop cannot listen on {host}:{settings.port} ({error.strerror}): "
-                "stop what uses that port, or set PORT to another one."
-            ) from error
-        return int(probe.getsockname()[1])
 
 
 def _await_leftovers(lock: Path) -> None:

@@ -23,9 +23,9 @@ def up() -> None:
 @click.command()
 def serve() -> None:
     """Start the server alone."""
-    import segloop.supervisor
+    import segloop.server
 
-    segloop.supervisor.serve(load_settings())
+    segloop.server.serve(load_settings())
 
 
 @click.command()

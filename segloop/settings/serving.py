@@ -76,10 +76,10 @@ class ServingSettings(BaseSettings):
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes; each holds a network of its own.")
     threads: int = Field(
-        24,
+        256,
         ge=1,
-        le=256,
-        description="Threads of one server process; four of them are kept free of predict requests, so that /setup and /webhook never wait.",
+        le=1024,
+        description="Threads of one server process, at most. A request takes one from its head's arrival to its answer; four are kept free of predict requests, so that /setup and /webhook never wait.",
     )
     public_url: str = Field(
         "",

@@ -1,18 +1,22 @@
 """What this process noted, given to prometheus-client: at every scrape, and every second in a server process.
 
-gunicorn's processes share it by files in the folder PROMETHEUS_MULTIPROC_DIR (prometheus-client's multiprocess mode),
-which `segloop.web.gunicorn_conf` sets. The library is imported with the first object here: a start does without it.
+A server's processes share it by files in the folder PROMETHEUS_MULTIPROC_DIR (prometheus-client's multiprocess mode),
+which the server sets. The library is imported with the first object here: a start does without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from segloop.settings import metrics_folder
 from segloop.telemetry.notes import keep_notes
 from segloop.web.metric_table import NOTED, PROCESS
 
@@ -38,6 +42,8 @@ class Exporter:
         import prometheus_client
 
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        if folder := metrics_folder():
+            _forget_the_dead(Path(folder))
         self._notes = keep_notes()
         self._registry = prometheus_client.CollectorRegistry()
         self._families: dict[str, Any] = {}
@@ -111,3 +117,18 @@ def start_exporting(gauges: Gauges) -> None:
                 logger.exception("metrics were lost; the next are taken again")
 
     threading.Thread(target=go_on, name="metrics", daemon=True).start()
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Remove the gauges of processes that ended without a trace; what they counted stays.
+
+    A process that starts does so: it may stand for one that was killed.
+    """
+    from prometheus_client.multiprocess import mark_process_dead
+
+    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            with contextlib.suppress(FileNotFoundError):  # another process removed it at the same time
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]

@@ -1,4 +1,7 @@
-"""gunicorn's configuration: `gunicorn -c python:segloop.web.gunicorn_conf _wsgi:app`."""
+"""Settings for gunicorn, by which `gunicorn -c python:segloop.web.gunicorn_conf _wsgi:app` serves segloop too.
+
+segloop's own server is granian (segloop/server.py): here each connection that sends slowly holds a thread.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,30 @@ import socket
 import sys
 from typing import Any
 
-from segloop.settings import load_settings, metrics_folder, share_metrics
+from segloop.settings import load_settings, share_metrics
+from segloop.telemetry.logs import formatter
 from segloop.web.auth import is_loopback
 
 _settings = load_settings()
 
 bind = f"{_settings.bind_host}:{_settings.port}"
-worker_class = "segloop.web.gunicorn_worker.Worker"
+worker_class = "gthread"
 workers = _settings.workers
 threads = _settings.threads
 timeout = 120
 graceful_timeout = 100
 keepalive = 30
-accesslog = None
 control_socket_disable = True
 loglevel = _settings.log_level.lower()
-logger_class = "segloop.web.gunicorn_log.Logger"
+logconfig_dict = {
+    "formatters": {"segloop": {"()": lambda: formatter(_settings.log_format, _settings.secrets)}},
+    "handlers": {"segloop": {"class": "logging.StreamHandler", "formatter": "segloop"}},
+    "root": {},
+    "loggers": {
+        name: {"handlers": ["segloop"], "propagate": False, "level": _settings.log_level}
+        for name in ("gunicorn.error", "gunicorn.access")
+    },
+}
 
 
 def on_starting(server: Any) -> None:
@@ -41,17 +52,9 @@ def when_ready(server: Any) -> None:
     share_metrics(_settings.data_dir.absolute() / "metrics" / "-".join((socket.gethostname(), *ports)))
 
 
-def child_exit(server: Any, worker: Any) -> None:
-    """Forget the gauges of a process that ended; what it counted stays."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    if folder := metrics_folder():
-        mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]
-
-
 def post_worker_init(worker: Any) -> None:
     """Leave Ctrl-C to gunicorn's first process, which tells the others.
 
-    A terminal sends it to all of them, and one that ends before the first process knows would be started again.
+    A terminal sends it to all of them; one that gets it twice may wait for itself (gthread.handle_quit of 27.0.1).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

