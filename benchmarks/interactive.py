@@ -1,6 +1,6 @@
 """Smart-tool clicks on a photo of 1024 x 1024 pixels: `python -m benchmarks.interactive`.
 
-Real gunicorn with the default configuration (output stride 16, int8, prediction cache). Each photo is new: Label Studio
+The real server with the default configuration (output stride 16, int8, prediction cache). Each photo is new: Label Studio
 asks for its prediction, then the annotator clicks twice, on two places of different classes where there are such.
 """
 

@@ -1,6 +1,6 @@
 """How long `/setup` and `/webhook` take: `python -m benchmarks.latency`.
 
-Real gunicorn, workers and Valkey (`segloop up`) serving a ResNet-50. First with nothing else to do; then while a
+The real server, workers and Valkey (`segloop up`) serving a ResNet-50. First with nothing else to do; then while a
 training runs (the real entry point, with the worker's niceness) and two clients keep `/predict` busy. Prints one JSON
 line. Label Studio waits 3 s for `/setup` and 1 s for `/webhook`, inside the annotator's Submit; the target is 50 ms at
 the 99th percentile.

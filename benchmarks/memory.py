@@ -1,7 +1,7 @@
 """What a server process on a CPU takes, and how soon it answers: `python -m benchmarks.memory`.
 
 `segloop serve`, as it is, with a version that has its engines: once with the default engine and once with torch. Memory
-is of gunicorn's worker after a few predictions. Modules are told by Python's own log of imports, libraries by the
+is of the process that answers, after a few predictions. Modules are told by Python's own log of imports, libraries by the
 process's memory map.
 """
 

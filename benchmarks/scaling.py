@@ -1,6 +1,6 @@
 """What `/predict` costs by the size of the image and by the number of clients: `python -m benchmarks.scaling`.
 
-Real gunicorn with the default configuration (output stride 16, int8), prediction cache off. No two clients ask for the
+The real server with the default configuration (output stride 16, int8), prediction cache off. No two clients ask for the
 same photo. The network sees every image at 512 pixels: what grows with the image is decoding and masks.
 """
 

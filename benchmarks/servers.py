@@ -1,4 +1,4 @@
-"""Real gunicorn servers, and clients that cost next to nothing themselves."""
+"""Real servers, and clients that cost next to nothing themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from demo.stack import clean_environment
 
 ROOT = Path(segloop.__file__).resolve().parent.parent
 #: What `segloop serve` becomes.
-SEGLOOP = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
+SEGLOOP = ("-m", "segloop.server", "_wsgi:app")
 START_S, STOP_S, ANSWER_S = 90.0, 20.0, 100.0
 
 
@@ -76,7 +76,7 @@ class Server:
 
     @property
     def worker_pid(self) -> int:
-        """The process that answers: gunicorn's only child."""
+        """The process that answers: the first one's only child."""
         assert self._process is not None
         master = self._process.pid
         return int(Path(f"/proc/{master}/task/{master}/children").read_text("ascii").split()[0])

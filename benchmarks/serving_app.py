@@ -1,4 +1,4 @@
-"""segloop's own application for gunicorn, but that a version's network is replaced by logits from BENCHMARK_LOGITS."""
+"""segloop's own application, but that a version's network is replaced by logits from BENCHMARK_LOGITS."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ LIBRARIES = (
     "numpy",
     "opencv-python-headless",
     "pillow",
+    "granian",
     "gunicorn",
     "flask",
     "label-studio-sdk",
