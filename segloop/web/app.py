@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Request, Response
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import MapAdapter
 
 from segloop.backend import Backend
 from segloop.errors import Busy, SegloopError
@@ -27,29 +26,9 @@ MAX_BODY_BYTES = 256 * 2**20
 RETRY_AFTER_S = 5
 
 
-class _App(Flask):
-    """Flask, with routes that go by path and method alone: it takes an eighth of a small request's time to bind them
-    to a host name, and segloop has one host."""
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        if request is None:
-            return super().create_url_adapter(None)
-        environ = request.environ
-        return MapAdapter(
-            self.url_map,
-            server_name=environ.get("HTTP_HOST", "localhost"),
-            script_name=environ.get("SCRIPT_NAME") or "/",
-            subdomain="",
-            url_scheme=environ["wsgi.url_scheme"],
-            path_info=request.path,
-            default_method=request.method,
-            query_args=environ.get("QUERY_STRING", ""),
-        )
-
-
 def create_app(backend: Backend, settings: Settings) -> Flask:
     """The Flask application over a backend."""
-    app = _App("segloop", static_folder=None)
+    app = Flask("segloop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.before_request(guard(settings))
     app.register_blueprint(protocol(backend))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 
@@ -182,6 +183,15 @@ def test_a_bad_field_of_predict_is_named(world, change, sentence):
     response = world.client.post("/predict", json=body)
     assert response.status_code == 400
     assert sentence in response.json["error"]
+
+
+def test_a_body_beyond_the_limit_is_refused(world):
+    world.client.application.config["MAX_CONTENT_LENGTH"] = 100
+    declared = world.client.post("/validate", data=b" " * 101)
+    chunks = {"input_stream": io.BytesIO(b" " * 101), "environ_overrides": {"wsgi.input_terminated": True}}
+    for response in (declared, world.client.post("/validate", **chunks)):
+        assert response.status_code == 413
+        assert "capacity limit" in response.json["error"]
 
 
 def test_unknown_routes_methods_projects_and_jobs(world):
