@@ -1,4 +1,4 @@
-"""The backend: what Label Studio asks for, whichever surface it comes through. Imports neither torch nor the SDK."""
+"""The backend: setup, predict, fit and what else the surfaces call. Imports neither torch nor the SDK."""
 
 from __future__ import annotations
 
@@ -7,35 +7,43 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segloop.errors import (
     Busy,
-    DeadlinePassed,
-    ImageError,
     LabelConfigError,
     QueueUnavailable,
     RegistryError,
     SegloopError,
 )
-from segloop.label_config import LabelConfig, parse_label_config
+from segloop.label_config import parse_label_config
 from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup
 from segloop.policy import Thresholds, due_recipe, should_retrain
 from segloop.projects import Projects
-from segloop.serving import ServedModel, ServedModels
-from segloop.serving.predict import Images, failed, label_names, predict_interactive, predict_tasks
+from segloop.serving import ServedModels
+from segloop.serving.predict import Predictor, label_names, without_model
 from segloop.settings import Settings
-from segloop.telemetry.notes import note
 
 if TYPE_CHECKING:
+    from segloop.images import Images
     from segloop.queue import Jobs
+    from segloop.queue.status import JobStatus
     from segloop.registry import Registry
+    from segloop.responses import (
+        EventResponse,
+        IsTraining,
+        PredictResponse,
+        SetupResponse,
+        Training,
+        ValidateResponse,
+        VersionsResponse,
+    )
 
 logger = logging.getLogger(__name__)
 
 #: Threads of a server process that no predict request takes.
 SPARE_THREADS = 4
-#: How long after a server process began its queue is opened, if nothing asked for it before, in seconds.
+#: How long after its start a server process opens its queue, unless a request needs it before, in seconds.
 _QUEUE_AFTER_S = 1.0
 
 
@@ -43,7 +51,7 @@ class Backend:
     """What every surface calls. Thread-safe; one per process.
 
     Attributes:
-        projects: What is known of the projects, with each one's own settings.
+        projects: the connected projects, with each one's own settings.
     """
 
     def __init__(
@@ -92,15 +100,15 @@ class Backend:
         later.start()
         return backend
 
-    # -- what Label Studio asks
+    # -- requests of Label Studio
 
-    def setup(self, request: Setup, backend_url: str | None = None) -> dict[str, Any]:
-        """Say which version answers for a project. Loads no model; a millisecond or two.
+    def setup(self, request: Setup, backend_url: str | None = None) -> SetupResponse:
+        """The version that answers for a project. Loads no model; a millisecond or two.
 
-        `backend_url` is the address Label Studio called: it tells this backend from others of the project.
+        `backend_url` is the address that Label Studio called: by it this backend is found among others of the project.
 
         Raises:
-            LabelConfigError: the label config cannot be used. (Extra params that cannot are left out, with a
+            LabelConfigError: the label config cannot be used. (Extra params that cannot be used are left out, with a
                 warning in the log and in the answer.)
         """
         config = parse_label_config(request.label_config)
@@ -111,13 +119,13 @@ class Backend:
             extra_params=request.extra_params,
             **({} if backend_url is None else {"backend_url": backend_url}),
         )
-        answer: dict[str, Any] = {"model_version": self._models.version(project, label_names(config))}
+        answer: SetupResponse = {"model_version": self._models.version(project, label_names(config))}
         problem = self.projects.problem(project)
-        if problem is not None:  # no error: Label Studio would show the whole backend as broken
+        if problem is not None:
             answer["warning"] = problem
         return answer
 
-    def predict(self, request: Predict) -> dict[str, Any]:
+    def predict(self, request: Predict) -> PredictResponse:
         """Predict every task of a request with one version, or answer a smart tool.
 
         Raises:
@@ -137,11 +145,10 @@ class Backend:
             self._predict_s += 0.2 * (time.monotonic() - began - self._predict_s)
             self._predicting.release()
 
-    def _predict(self, request: Predict) -> dict[str, Any]:
+    def _predict(self, request: Predict) -> PredictResponse:
         deadline = time.monotonic() + self._settings.predict_deadline_s
         config = parse_label_config(request.label_config)
         project = self.projects.key(request.project)
-        settings = self.projects.settings(project)
         try:
             model = self._models.current(project, label_names(config), deadline)
         except Busy:
@@ -149,21 +156,22 @@ class Backend:
         except SegloopError as error:
             logger.error("project %s: nothing to predict with: %s", project, error)
             model = None
+        if model is None:
+            results = without_model(len(request.tasks), interactive=request.context is not None)
+            return {"results": results, "model_version": self._models.version(project, label_names(config))}
+        predictor = Predictor(config, model, self._images, self.projects.settings(project), deadline)
         if request.context is None:
-            results = predict_tasks(request.tasks, config, model, self._images, settings, deadline=deadline)
+            results = predictor.predict(request.tasks)
         else:
-            results = [
-                self._interactive(task, request.context, config, model, settings, deadline) for task in request.tasks
-            ]
-        version = model.version if model is not None else self._models.version(project, label_names(config))
-        return {"results": results, "model_version": version}
+            results = [predictor.answer(task, request.context) for task in request.tasks]
+        return {"results": results, "model_version": model.version}
 
-    def fit(self, event: Event) -> dict[str, Any]:
-        """Take an event of Label Studio: count what changed, and queue a retrain if it is time. Milliseconds.
+    def fit(self, event: Event) -> EventResponse:
+        """Handle an event of Label Studio: count what changed, and queue a retrain if it is time. Milliseconds.
 
         Raises:
-            QueueUnavailable: a training was asked for and Redis is away. (Annotation events only say that they
-                were deferred: the next reconciliation with Label Studio finds what they told of.)
+            QueueUnavailable: a training was asked for and Redis is away. (An annotation event is then deferred: the
+                next reconciliation with Label Studio counts its change.)
         """
         project = self.projects.key(event.project)
         if event.label_config is not None:
@@ -178,8 +186,8 @@ class Backend:
                 return {"status": "deferred", "message": "The queue is away; the next reconciliation counts this."}
         return {"status": "ignored", "message": f"{event.action} changes nothing here."}
 
-    def versions(self, project: object | None) -> dict[str, Any]:
-        """Versions of a project, oldest first, with what answers now; without a project, of all of them."""
+    def versions(self, project: object | None) -> VersionsResponse:
+        """Versions of a project, oldest first, and the one that answers now; without a project, those of all."""
         if project is None:
             names = [info.version for key in self._registry.projects() for info in self._registry.versions(key)]
             return {"versions": names}
@@ -189,7 +197,7 @@ class Backend:
             "model_version": self._models.version(key, {}),
         }
 
-    def job_status(self, job_id: str) -> dict[str, Any]:
+    def job_status(self, job_id: str) -> JobStatus:
         """State and progress of a job.
 
         Raises:
@@ -197,15 +205,17 @@ class Backend:
         """
         return self.jobs().job_status(job_id)
 
-    def is_training(self, project: object) -> dict[str, Any]:
+    def is_training(self, project: object) -> IsTraining | Training:
         """Whether a retrain of the project is queued or runs, and how far it is."""
         key = self.projects.connected(project)
         live = self.jobs().live_retrain(key)
-        state = {"is_training": live is not None, "backend": "redis", "model_version": self._models.version(key, {})}
-        return state if live is None else {**state, "job_id": live["job"], **live}
+        version = self._models.version(key, {})
+        if live is None:
+            return {"is_training": False, "backend": "redis", "model_version": version}
+        return {"is_training": True, "backend": "redis", "model_version": version, "job_id": live["job"], **live}
 
-    def validate(self, label_config: str) -> dict[str, Any]:
-        """What a label config means here: its classes, and the control tag each is predicted with.
+    def validate(self, label_config: str) -> ValidateResponse:
+        """The classes of a label config, and the control tag that each is predicted with.
 
         Raises:
             LabelConfigError: the config cannot be used.
@@ -219,11 +229,11 @@ class Backend:
         }
         return {"status": "ok", "classes": list(config.classes), "outputs": outputs}
 
-    # -- what operators and the status page ask besides
+    # -- for operators and the status page
 
     @property
     def models(self) -> ServedModels:
-        """What answers."""
+        """The served models."""
         return self._models
 
     @property
@@ -247,7 +257,7 @@ class Backend:
             labels = {}
         return self._models.version(project, labels)
 
-    def start_training(self, project: str) -> dict[str, Any]:
+    def start_training(self, project: str) -> EventResponse:
         """Queue a full retrain, or join the one under way: what Start Training does.
 
         Raises:
@@ -260,13 +270,13 @@ class Backend:
         return {"status": "joined", "job": queued.job_id, "message": message}
 
     def close(self) -> None:
-        """Stop following promotions, and write what is still to be noted down."""
+        """Stop following promotions, and write the notes of projects that are not stored yet."""
         self._models.stop()
         self.projects.close()
 
     # -- events
 
-    def _annotations_changed(self, project: str, event: Event) -> dict[str, Any]:
+    def _annotations_changed(self, project: str, event: Event) -> EventResponse:
         changes = self.jobs().record_changes(project, event.changed)
         settings = self.projects.settings(project)
         thresholds = Thresholds(settings.retrain_threshold, settings.adapt_threshold)
@@ -278,16 +288,20 @@ class Backend:
             live=None if due is None else self.jobs().live(project),
             has_backbone=due == "quick" and self._has_backbone(project, settings),
         )
-        state = {"changed_tasks": changes.full, "threshold": thresholds.full, "message": decision.reason}
-        if not decision.act:
-            return {"status": "counted", **state}
-        queued = self.jobs().enqueue_retrain(project, decision.reason, decision.recipe)
-        return {
-            "status": "joined" if queued.joined else "queued",
-            "job": queued.job_id,
-            "recipe": decision.recipe,
-            **state,
+        answer: EventResponse = {
+            "status": "counted",
+            "changed_tasks": changes.full,
+            "threshold": thresholds.full,
+            "message": decision.reason,
         }
+        if decision.act:
+            queued = self.jobs().enqueue_retrain(project, decision.reason, decision.recipe)
+            answer |= {
+                "status": "joined" if queued.joined else "queued",
+                "job": queued.job_id,
+                "recipe": decision.recipe,
+            }
+        return answer
 
     def _has_backbone(self, project: str, settings: Settings) -> bool:
         """Whether there may be a backbone for a quick adaptation; the worker finds out if weights cannot be had."""
@@ -298,19 +312,3 @@ class Backend:
         except RegistryError as error:
             logger.warning("project %s: its served version cannot be asked for: %s", project, error)
             return False
-
-    def _interactive(
-        self,
-        task: dict[str, Any],
-        context: dict[str, Any],
-        config: LabelConfig,
-        model: ServedModel | None,
-        settings: Settings,
-        deadline: float,
-    ) -> dict[str, Any]:
-        try:
-            return predict_interactive(task, context, config, model, self._images, settings, deadline=deadline)
-        except (ImageError, DeadlinePassed) as error:
-            note("failure", (type(error).__name__,))
-            logger.warning("task %s: no answer for a smart tool: %s", task.get("id"), error)
-            return failed()

@@ -5,7 +5,6 @@ A mirror of the project's annotated tasks feeds them, so that only what changed 
 
 from segloop.dataset.class_maps import counting_annotations, current_annotation, majority
 from segloop.dataset.files import Memory
-from segloop.dataset.items import File, Images, SourceImage
 from segloop.dataset.manifest import (
     MANIFEST,
     AnnotationRef,
@@ -35,8 +34,6 @@ from segloop.dataset.sync_bucket import sync_target
 __all__ = [
     "MANIFEST",
     "AnnotationRef",
-    "File",
-    "Images",
     "Item",
     "JsonStore",
     "Manifest",
@@ -44,7 +41,6 @@ __all__ = [
     "Mirror",
     "ProjectSplits",
     "Skipped",
-    "SourceImage",
     "Split",
     "SplitStore",
     "Synced",

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, reference
 from segloop.dataset.files import KnownImage, Memory, Objects
@@ -20,45 +18,13 @@ from segloop.formats import IGNORED
 from segloop.label_config import LabelConfig
 from segloop.settings import Settings
 
+if TYPE_CHECKING:
+    from segloop.images import Images
+
 Task = Mapping[str, Any]
 
 #: How drawings are made; another number has everything drawn anew.
 _DRAWING: Final = 1
-
-
-class File(Protocol):
-    """An image file."""
-
-    @property
-    def bytes(self) -> bytes:
-        """What it holds."""
-
-    @property
-    def sha256(self) -> str:
-        """Of what it holds, in hex."""
-
-    @property
-    def suffix(self) -> str:
-        """Of its name, such as `.jpg`."""
-
-
-class SourceImage(Protocol):
-    """An image as `segloop.images` loads it."""
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), RGB, upright."""
-
-    @property
-    def blob(self) -> File:
-        """The file that it was decoded from."""
-
-
-class Images(Protocol):
-    """Where images come from."""
-
-    def load(self, uri: str, task_id: int | None) -> SourceImage:
-        """The image at `uri`; ImageError if there is none to be had."""
 
 
 class Taker:

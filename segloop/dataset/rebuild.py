@@ -13,8 +13,8 @@ from segloop.files import write_bytes
 from segloop.label_config import LabelConfig, parse_label_config
 
 if TYPE_CHECKING:
-    from segloop.dataset.items import Images
     from segloop.dataset.mirror import Mirror
+    from segloop.images import Images
 
 _NAMED: Final = 10
 

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sized
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset.files import Memory, Objects
-from segloop.dataset.items import Images, Taker, Task
+from segloop.dataset.items import Taker, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
 from segloop.dataset.splits import SplitStore, assign_splits, find_twins
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
 from segloop.label_config import parse_label_config
 from segloop.settings import Settings
+
+if TYPE_CHECKING:
+    from segloop.images import Images
 
 _log = logging.getLogger(__name__)
 

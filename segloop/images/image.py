@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,13 @@ class Image:
     def _decode(self, long_side: int | None) -> npt.NDArray[np.uint8]:
         with naming(self._name), Stage("decode"):
             return decode(self.blob.bytes, max_pixels=self._max_pixels, long_side=long_side)
+
+
+class Images(Protocol):
+    """Where the images of tasks come from; `ImageSource` is the real one."""
+
+    def load(self, uri: str, task_id: int | None) -> Image:
+        """The image at an address, in a task if that is known; ImageError where it cannot be had."""
 
 
 def blob_of(data: bytes, name: str) -> Blob:

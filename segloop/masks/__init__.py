@@ -7,9 +7,11 @@ from segloop.masks.components import class_pixels, components, label_pieces, pie
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
 from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle
-from segloop.masks.shapes import ellipse_mask, polygon_mask, rectangle_mask
+from segloop.masks.shapes import Ellipse, Rectangle, ellipse_mask, polygon_mask, rectangle_mask
 
 __all__ = [
+    "Ellipse",
+    "Rectangle",
     "class_pixels",
     "components",
     "decode_bitmask",

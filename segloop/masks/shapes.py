@@ -6,6 +6,7 @@ Lengths are pixels from the top-left corner of the image, y down; angles are deg
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -69,35 +70,59 @@ def polygon_mask(points: ArrayLike, height: int, width: int) -> NDArray[np.bool_
     return inside
 
 
-def rectangle_mask(
-    x: float, y: float, w: float, h: float, rotation_deg: float, height: int, width: int
-) -> NDArray[np.bool_]:
-    """The inside of a rectangle that is turned clockwise about its top-left corner (x, y): bool (height, width).
+@dataclass(frozen=True)
+class Rectangle:
+    """A rectangle that is turned clockwise about its top-left corner (x, y)."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    rotation_deg: float = 0.0
+
+    def scaled(self, by_x: float, by_y: float) -> Rectangle:
+        """The rectangle with its corner and its sides multiplied, and the same rotation."""
+        return Rectangle(self.x * by_x, self.y * by_y, self.width * by_x, self.height * by_y, self.rotation_deg)
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """An ellipse about (cx, cy) with radii rx and ry that is turned clockwise about its centre."""
+
+    cx: float
+    cy: float
+    rx: float
+    ry: float
+    rotation_deg: float = 0.0
+
+
+def rectangle_mask(shape: Rectangle, height: int, width: int) -> NDArray[np.bool_]:
+    """The inside of a rectangle: bool (height, width).
 
     Raises:
         MaskError: a value is not a number within reason.
     """
-    _check(x, y, w, h, rotation_deg)
-    cos, sin = _cos_sin(rotation_deg)
+    x, y, w, h = shape.x, shape.y, shape.width, shape.height
+    _check(x, y, w, h, shape.rotation_deg)
+    cos, sin = _cos_sin(shape.rotation_deg)
     corners = [(x + u * cos - v * sin, y + u * sin + v * cos) for u, v in ((0.0, 0.0), (w, 0.0), (w, h), (0.0, h))]
     return polygon_mask(corners, height, width)
 
 
-def ellipse_mask(
-    cx: float, cy: float, rx: float, ry: float, rotation_deg: float, height: int, width: int
-) -> NDArray[np.bool_]:
-    """The inside of an ellipse with radii rx, ry that is turned clockwise about its centre: bool (height, width).
+def ellipse_mask(shape: Ellipse, height: int, width: int) -> NDArray[np.bool_]:
+    """The inside of an ellipse: bool (height, width).
 
     Raises:
         MaskError: a value is not a number within reason, or a radius is negative.
     """
-    _check(cx, cy, rx, ry, rotation_deg)
+    cx, cy, rx, ry = shape.cx, shape.cy, shape.rx, shape.ry
+    _check(cx, cy, rx, ry, shape.rotation_deg)
     if rx < 0 or ry < 0:
         raise MaskError(f"an ellipse's radii must not be negative: {rx}, {ry}.")
     inside = np.zeros((height, width), np.bool_)
     if rx == 0 or ry == 0:
         return inside
-    cos, sin = _cos_sin(rotation_deg)
+    cos, sin = _cos_sin(shape.rotation_deg)
     reach_x, reach_y = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
     left, right = (min(max(math.floor(cx + side * reach_x), 0), width) for side in (-1, 1))
     top, bottom = (min(max(math.floor(cy + side * reach_y), 0), height) for side in (-1, 1))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from segloop.results.annotations import annotation_class_map
-from segloop.results.regions import class_map_regions, mask_regions
-from segloop.results.smart import Box, Click, Prompt, interactive_mask, interactive_regions, prompt
+from segloop.results.regions import Region, RegionWriter, Scene
+from segloop.results.smart import Click, Edges, Prompt, interactive_mask, interactive_regions, prompt
 
 __all__ = [
-    "Box",
     "Click",
+    "Edges",
     "Prompt",
+    "Region",
+    "RegionWriter",
+    "Scene",
     "annotation_class_map",
-    "class_map_regions",
     "interactive_mask",
     "interactive_regions",
-    "mask_regions",
     "prompt",
 ]

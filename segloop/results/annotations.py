@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from segloop.errors import MaskError
 from segloop.formats import BACKGROUND, IGNORED
 from segloop.label_config import LabelConfig
-from segloop.masks import decode_bitmask, decode_rle, ellipse_mask, polygon_mask, rectangle_mask, resize_nearest
+from segloop.masks import (
+    Ellipse,
+    Rectangle,
+    decode_bitmask,
+    decode_rle,
+    ellipse_mask,
+    polygon_mask,
+    rectangle_mask,
+    resize_nearest,
+)
 
 #: Values of a class map beside the classes' own, 1 and above.
 #: Regions that fill an area. Bare shapes have their label in another item with the same id (of a Labels tag).
@@ -115,11 +124,11 @@ def _mask(items: Sequence[Item], height: int, width: int) -> NDArray[np.bool_]:
         if "radiusX" in value or "radiusY" in value:
             x, rx = (_number(value, key) * width / 100 for key in ("x", "radiusX"))
             y, ry = (_number(value, key) * height / 100 for key in ("y", "radiusY"))
-            return ellipse_mask(x, y, rx, ry, _rotation(value), height, width)
+            return ellipse_mask(Ellipse(x, y, rx, ry, _rotation(value)), height, width)
         if "width" in value or "height" in value:
             x, w = (_number(value, key) * width / 100 for key in ("x", "width"))
             y, h = (_number(value, key) * height / 100 for key in ("y", "height"))
-            return rectangle_mask(x, y, w, h, _rotation(value), height, width)
+            return rectangle_mask(Rectangle(x, y, w, h, _rotation(value)), height, width)
     raise MaskError("it has no shape: none of rle, imageDataURL, points, width and height, radiusX and radiusY.")
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import BadRequest
-from segloop.label_config import LabelConfig, Preference
-from segloop.masks import piece_at, rectangle_mask, refine_boundary
-from segloop.results.regions import mask_regions
+from segloop.label_config import LabelConfig
+from segloop.masks import Rectangle, piece_at, rectangle_mask, refine_boundary
+from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.scores import mean_by_value
 
 #: Percentages beyond this are refused: such a place is on no image.
@@ -30,26 +29,27 @@ class Click:
 
 
 @dataclass(frozen=True)
-class Box:
-    """A rectangle of the smart rectangle tool, turned clockwise about its top-left corner; in percent."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    rotation_deg: float = 0.0
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """What a smart tool asks for. `label` is the one last chosen in the tool, as the label config's class."""
+    """What a smart tool asks for: places in percent of the image's width and height.
+
+    `label` is the one last chosen in the tool, as the label config's class.
+    """
 
     clicks: tuple[Click, ...] = ()
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Rectangle, ...] = ()
     label: str | None = None
 
 
-def prompt(context: Mapping[str, Any], config: LabelConfig, image: str) -> Prompt:
+@dataclass(frozen=True)
+class Edges:
+    """The image whose edges a boundary follows, uint8 (H, W, 3), within `band_px` pixels: about half a cell of the
+    network's grid."""
+
+    pixels: NDArray[np.uint8]
+    band_px: float
+
+
+def prompt(context: Mapping[str, object], config: LabelConfig, image: str) -> Prompt:
     """Read the context of an interactive request: its keypoints and rectangles on an image.
 
     Other kinds of regions and those of other images are passed over.
@@ -61,7 +61,7 @@ def prompt(context: Mapping[str, Any], config: LabelConfig, image: str) -> Promp
     if not isinstance(result, Sequence) or isinstance(result, str):
         raise BadRequest("params.context.result must be a list of regions.")
     clicks: list[Click] = []
-    boxes: list[Box] = []
+    boxes: list[Rectangle] = []
     label = None
     for item in result:
         if not isinstance(item, Mapping):
@@ -77,7 +77,7 @@ def prompt(context: Mapping[str, Any], config: LabelConfig, image: str) -> Promp
             clicks.append(Click(_percent(value, "x"), _percent(value, "y"), positive not in (False, 0)))
         else:
             x, y, width, height = (_percent(value, key) for key in ("x", "y", "width", "height"))
-            boxes.append(Box(x, y, width, height, _percent(value, "rotation", 0.0)))
+            boxes.append(Rectangle(x, y, width, height, _percent(value, "rotation", 0.0)))
         labels = value.get(kind) or value.get("labels")
         if isinstance(labels, Sequence) and not isinstance(labels, str) and labels and isinstance(labels[0], str):
             label = config.class_of.get(labels[0], labels[0])
@@ -88,8 +88,7 @@ def interactive_mask(
     class_map: NDArray[np.uint8],
     asked: Prompt,
     label_value: int | None = None,
-    image_pixels: NDArray[np.uint8] | None = None,
-    band_px: float = 0.0,
+    edges: Edges | None = None,
 ) -> tuple[NDArray[np.bool_], int]:
     """The pixels that a prompt asks for, bool (H, W), and the class value (1 and above) they have; 0 if there are none.
 
@@ -98,8 +97,8 @@ def interactive_mask(
     A negative click takes its piece away, or, where positive clicks lie on the same piece, the part of it that is
     nearer to it than to any of them. Nothing is found on background.
 
-    With the image, uint8 (H, W, 3), the boundary of the pieces follows its edges within `band_px` pixels, but for
-    those of rectangles and between clicks; the pixels under clicks keep their side.
+    With `edges`, the boundary of the pieces follows them, but for that of rectangles and between clicks; the pixels
+    under clicks keep their side.
 
     Raises:
         MaskError: the image has another size than the class map, or the band is negative or not a number.
@@ -115,7 +114,7 @@ def interactive_mask(
         return np.zeros(class_map.shape, np.bool_), 0
     inside, outside = ([point for point in points if class_map[point] == value] for points in (positive, negative))
     pieces = _pieces(class_map, value, inside, outside)
-    mask = pieces if image_pixels is None else _refined(pieces, allowed, positive + negative, image_pixels, band_px)
+    mask = pieces if edges is None else _refined(pieces, allowed, positive + negative, edges)
     for click in outside:
         if pieces[click]:
             piece = piece_at(class_map, *click)
@@ -127,46 +126,34 @@ def interactive_mask(
 
 
 def interactive_regions(
-    context: Mapping[str, Any],
-    class_map: NDArray[np.uint8],
-    confidence: NDArray[np.float32] | None,
-    classes: Sequence[str],
-    config: LabelConfig,
-    image: str,
-    *,
-    preference: Preference = "auto",
-    tolerance_px: float = 1.0,
-    image_pixels: NDArray[np.uint8] | None = None,
-    band_px: float = 0.0,
-) -> tuple[list[dict[str, Any]], float | None]:
+    context: Mapping[str, object], scene: Scene, writer: RegionWriter, edges: Edges | None = None
+) -> tuple[list[Region], float | None]:
     """Answer a smart tool: the region's items and its mean confidence, or ([], None) where there is none.
 
     The label chosen in the tool names the region; where no output tag has it, the class of its pixels does.
-    With the image, uint8 (H, W, 3), the region's boundary follows its edges within `band_px` pixels: about half a
-    cell of the network's grid.
+    With `edges`, the region's boundary follows them.
 
     Raises:
         BadRequest: the context is malformed.
         MaskError: the image has another size than the class map, or the band is negative or not a number.
     """
-    asked = prompt(context, config, image)
+    classes = scene.classes
+    asked = prompt(context, writer.config, writer.image)
     chosen = classes.index(asked.label) + 1 if asked.label in classes else None
-    mask, value = interactive_mask(class_map, asked, chosen, image_pixels, band_px)
-    outputs = config.outputs(image, preference)
+    mask, value = interactive_mask(scene.class_map, asked, chosen, edges)
     found = classes[value - 1] if 1 <= value <= len(classes) else None
-    label = next((name for name in (asked.label, found) if name in outputs), None)
+    label = next((name for name in (asked.label, found) if name in writer.outputs), None)
     if label is None or value == 0:
         return [], None
-    _, score = mean_by_value(mask.view(np.uint8), 2, confidence)
-    return mask_regions(mask, label, outputs[label], image, "class", tolerance_px, confidence), score
+    _, score = mean_by_value(mask.view(np.uint8), 2, scene.confidence)
+    return writer.mask_regions(mask, label, scene.confidence), score
 
 
-def _allowed(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_] | None:
+def _allowed(boxes: Sequence[Rectangle], height: int, width: int) -> NDArray[np.bool_] | None:
     """Where the rectangles are; None if there are none, for then any place is."""
     allowed = None
     for box in boxes:
-        x, w, y, h = box.x * width / 100, box.width * width / 100, box.y * height / 100, box.height * height / 100
-        inside = rectangle_mask(x, y, w, h, box.rotation_deg, height, width)
+        inside = rectangle_mask(box.scaled(width / 100, height / 100), height, width)
         allowed = inside if allowed is None else allowed | inside
     return allowed
 
@@ -201,8 +188,7 @@ def _refined(
     mask: NDArray[np.bool_],
     allowed: NDArray[np.bool_] | None,
     clicks: list[tuple[int, int]],
-    image_pixels: NDArray[np.uint8],
-    band_px: float,
+    edges: Edges,
 ) -> NDArray[np.bool_]:
     """A mask refined where the rectangles reach; close to clicks as it was."""
     part = np.s_[0 : mask.shape[0], 0 : mask.shape[1]]
@@ -210,14 +196,14 @@ def _refined(
         rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
         if not rows.size:
             return mask
-        margin = math.ceil(2 * band_px)
+        margin = math.ceil(2 * edges.band_px)
         part = np.s_[
             max(int(rows[0]) - margin, 0) : int(rows[-1]) + margin + 1,
             max(int(columns[0]) - margin, 0) : int(columns[-1]) + margin + 1,
         ]
     refined = mask.copy()
-    refined[part] = refine_boundary(mask[part], image_pixels[part], band_px)
-    reach = math.ceil(band_px / 4)
+    refined[part] = refine_boundary(mask[part], edges.pixels[part], edges.band_px)
+    reach = math.ceil(edges.band_px / 4)
     for row, column in clicks:
         near = np.s_[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
         refined[near] = mask[near]
@@ -244,7 +230,7 @@ def _nearer(rivals: list[tuple[int, int]], click: tuple[int, int], height: int, 
     return nearer
 
 
-def _percent(value: Mapping[str, Any], key: str, default: float | None = None) -> float:
+def _percent(value: Mapping[str, object], key: str, default: float | None = None) -> float:
     number = value.get(key)
     if number is None and default is not None:
         return default

@@ -4,7 +4,7 @@ from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.engines import Engine
 from segloop.serving.gpu import gpu_memory
-from segloop.serving.model import Picture, Segmentation, ServedModel, load_served_model
+from segloop.serving.model import Segmentation, ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
 from segloop.serving.swap import UNTRAINED, Loader, ServedModels
 
@@ -13,7 +13,6 @@ __all__ = [
     "Batcher",
     "Engine",
     "Loader",
-    "Picture",
     "PredictionCache",
     "PretrainedModels",
     "Segmentation",

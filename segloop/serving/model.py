@@ -6,7 +6,7 @@ import logging
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu,
 from segloop.telemetry.notes import Stage
 
 if TYPE_CHECKING:
+    from segloop.images import Image
     from segloop.registry import Registry, VersionInfo
     from segloop.settings import Settings
 
@@ -32,20 +33,6 @@ Float32 = NDArray[np.float32]
 
 #: How often an endpoint is asked for one image.
 _TRIES: Final = 3
-
-
-class Picture(Protocol):
-    """An image of a task; `segloop.images.Image` is the real one."""
-
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def pixels(self) -> UInt8: ...
-    def reduced(self, long_side: int) -> UInt8: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,7 @@ class ServedModel:
         """What runs the network."""
         return self.batcher.engine
 
-    def segment(self, image: Picture, deadline: float | None = None) -> Segmentation:
+    def segment(self, image: Image, deadline: float | None = None) -> Segmentation:
         """Segment an image at its full size, or find it in the cache.
 
         Raises:
@@ -106,7 +93,7 @@ class ServedModel:
         key: Hashable = (image.sha256, *network)
         return self.cache.get(key, lambda: self._segment(image, deadline), deadline)
 
-    def pixels(self, image: Picture, deadline: float | None = None) -> UInt8:
+    def pixels(self, image: Image, deadline: float | None = None) -> UInt8:
         """The pixels of an image, uint8 (H, W, 3), decoded or from the cache; errors as in `segment`."""
         return self.cache.get(("pixels", image.sha256), lambda: image.pixels, deadline)
 
@@ -114,7 +101,7 @@ class ServedModel:
         """Run once, so that the first request does not pay for lazy initialisation."""
         self._logits(np.zeros((self.input_size * 3 // 4, self.input_size, 3), dtype=np.uint8), None)
 
-    def _segment(self, image: Picture, deadline: float | None) -> Segmentation:
+    def _segment(self, image: Image, deadline: float | None) -> Segmentation:
         pixels = image.reduced(max(self.input_size, self.long_side))
         with Stage("network"):
             logits = self._logits(pixels, deadline)

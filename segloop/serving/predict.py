@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
 from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.metrics.uncertainty import Acquisition
-from segloop.results import class_map_regions, interactive_regions
+from segloop.results import Edges, Region, RegionWriter, Scene, interactive_regions
 from segloop.telemetry.notes import Stage, note
 
 if TYPE_CHECKING:
-    from segloop.serving import Picture, Segmentation, ServedModel
+    from segloop.images import Images
+    from segloop.serving import Segmentation, ServedModel
     from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -29,23 +31,23 @@ logger = logging.getLogger(__name__)
 #: last one's masks are encoded. More would only take memory.
 TASKS_AT_ONCE = 4
 
-
 _BATCH = ("batch",)
 _INTERACTIVE = ("interactive",)
 _NO_MODEL = ("NoModel",)
 
+#: A task as Label Studio sends it: `id` and `data`.
+Task = Mapping[str, object]
 
-class Images(Protocol):
-    """Where images come from; `segloop.images.ImageSource` is the real one."""
-
-    def load(self, uri: str, task_id: int | None) -> Picture: ...
+#: Is called with each task that was predicted, and its image of the lowest score; from several threads.
+Watch = Callable[[Task, "Segmentation"], None]
 
 
-#: Where an image of a task belongs: its tag, and its index in a list of images.
-Place = tuple[ImageTag, int | None]
+class Prediction(TypedDict):
+    """A prediction of Label Studio. Without a score it is empty: the task could not be predicted."""
 
-#: Is told of each task that was predicted, and of its image of the lowest score; from several threads.
-Watch = Callable[[Mapping[str, Any], "Segmentation"], None]
+    result: list[Region]
+    score: float | None
+    model_version: NotRequired[str]
 
 
 def label_names(config: LabelConfig) -> dict[str, tuple[str, ...]]:
@@ -53,177 +55,141 @@ def label_names(config: LabelConfig) -> dict[str, tuple[str, ...]]:
     return {name: config.predicted_values.get(name, ()) for name in config.classes}
 
 
-def failed() -> dict[str, Any]:
+def failed() -> Prediction:
     """The prediction of a task that could not be predicted: Label Studio stores an empty one."""
     return {"result": [], "score": None}
 
 
-def predict_tasks(
-    tasks: Sequence[Mapping[str, Any]],
-    config: LabelConfig,
-    model: ServedModel | None,
-    images: Images,
-    settings: Settings,
-    *,
-    deadline: float | None = None,
-    watch: Watch | None = None,
-) -> list[dict[str, Any]]:
-    """Predict a batch: always one prediction per task, in order.
+def without_model(tasks: int, *, interactive: bool) -> list[Prediction]:
+    """The predictions of tasks while there is no model."""
+    note("prediction", _INTERACTIVE if interactive else _BATCH, tasks)
+    note("failure", _NO_MODEL, tasks)
+    return [failed() for _ in range(tasks)]
 
-    A prediction is `{"result", "score", "model_version"}`; its score, in [0, 1], is what the setting `acquisition`
-    says, and the lowest of its images'. A task that fails, or that the deadline (of `time.monotonic`) leaves no time for, has its
-    reason logged and gets `{"result": [], "score": null}`; so does each task while there is no model.
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts the tasks of one request with one model.
+
+    `settings` are the project's. `deadline` is of `time.monotonic`; None: there is time.
     """
-    if model is None:
-        note("prediction", _BATCH, len(tasks))
-        note("failure", _NO_MODEL, len(tasks))
-        return [failed() for _ in tasks]
 
-    def predict(task: Mapping[str, Any]) -> dict[str, Any]:
-        return _predict_task(task, config, model, images, settings, deadline, watch)
+    config: LabelConfig
+    model: ServedModel
+    images: Images
+    settings: Settings
+    deadline: float | None = None
+    watch: Watch | None = None
 
-    if len(tasks) == 1 and _fits(settings, deadline):
-        return [_outcome(lambda: predict(tasks[0]), tasks[0], model)]
-    pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
-    try:
-        # each with the request's id and span
-        answers = [pool.submit(copy_context().run, predict, task) for task in tasks]
-        return [
-            _outcome(partial(_result, answer, deadline), task, model)
-            for task, answer in zip(tasks, answers, strict=True)
-        ]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def predict(self, tasks: Sequence[Task]) -> list[Prediction]:
+        """Predict a batch: always one prediction per task, in order.
 
+        A prediction's score, in [0, 1], is what the setting `acquisition` says, and the lowest of its images'. A task
+        that fails, or that the deadline leaves no time for, is logged with the reason and gets an empty prediction.
+        """
+        if len(tasks) == 1 and self._is_in_time():
+            return [self._outcome(tasks[0], partial(self._predict, tasks[0]))]
+        pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
+        try:
+            # each with the request's id and span
+            answers = [pool.submit(copy_context().run, self._predict, task) for task in tasks]
+            return [
+                self._outcome(task, partial(self._wait, answer)) for task, answer in zip(tasks, answers, strict=True)
+            ]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-def predict_interactive(
-    task: Mapping[str, Any],
-    context: Mapping[str, Any],
-    config: LabelConfig,
-    model: ServedModel | None,
-    images: Images,
-    settings: Settings,
-    *,
-    deadline: float | None = None,
-) -> dict[str, Any]:
-    """Answer a smart tool: the region that its clicks or rectangle ask for, or an empty result.
+    def answer(self, task: Task, context: Mapping[str, object]) -> Prediction:
+        """Answer a smart tool: the region that its clicks or rectangle ask for.
 
-    Raises:
-        BadRequest: the context cannot be read.
-        ImageError: the image cannot be had.
-        DeadlinePassed: the deadline, of `time.monotonic`, came first.
-    """
-    note("prediction", _INTERACTIVE)
-    if model is None:
-        note("failure", _NO_MODEL)
+        The prediction is empty where there is no such region, and, with the reason in the log, where the image cannot
+        be had or the deadline came first.
+
+        Raises:
+            BadRequest: the context cannot be read.
+        """
+        note("prediction", _INTERACTIVE)
+        try:
+            if self._is_in_time():
+                return self._answer(task, context)
+            aside = ThreadPoolExecutor(1, thread_name_prefix="smart-tool")
+            try:
+                return self._wait(aside.submit(copy_context().run, self._answer, task, context))
+            finally:
+                aside.shutdown(wait=False, cancel_futures=True)
+        except (ImageError, DeadlinePassed) as error:
+            note("failure", (type(error).__name__,))
+            logger.warning("task %s: no answer for a smart tool: %s", task.get("id"), error)
+            return failed()
+
+    def _predict(self, task: Task) -> Prediction:
+        result: list[Region] = []
+        scored: list[tuple[float, Segmentation]] = []
+        for tag, index, uri in self.config.addresses(_data(task)):
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                raise DeadlinePassed("the request's deadline had passed")
+            segmentation = self.model.segment(self.images.load(uri, _task_id(task)), self.deadline)
+            with Stage("encode"):
+                regions = self._writer(tag).scene_regions(self._scene(segmentation))
+            result += _placed(regions, index)
+            scored.append((_score(segmentation, self.settings.acquisition), segmentation))
+        if not scored:
+            names = ", ".join(f"data.{image.key}" for image in self.config.images)
+            raise ImageError(f"the task has no image under {names}.")
+        score, segmentation = min(scored, key=itemgetter(0))
+        if self.watch is not None:
+            self.watch(task, segmentation)
+        return {"result": result, "score": score, "model_version": self.model.version}
+
+    def _answer(self, task: Task, context: Mapping[str, object]) -> Prediction:
+        items = context.get("result")
+        for tag, index, uri in self.config.addresses(_data(task)):
+            if not any(_is_on(item, tag, index) for item in (items if isinstance(items, list) else ())):
+                continue
+            image = self.images.load(uri, _task_id(task))
+            segmentation = self.model.segment(image, self.deadline)
+            edges = Edges(self.model.pixels(image, self.deadline), segmentation.cell_px / 2)
+            with Stage("encode"):
+                regions, score = interactive_regions(context, self._scene(segmentation), self._writer(tag), edges)
+            return {"result": _placed(regions, index), "score": score, "model_version": self.model.version}
+        return {**failed(), "model_version": self.model.version}
+
+    def _writer(self, tag: ImageTag) -> RegionWriter:
+        settings = self.settings
+        return RegionWriter(
+            self.config,
+            tag.name,
+            settings.output_tag,
+            settings.regions,
+            settings.min_area_px,
+            settings.polygon_tolerance_px,
+        )
+
+    def _scene(self, segmentation: Segmentation) -> Scene:
+        return Scene(segmentation.class_map, self.model.classes, segmentation.confidence_grid)
+
+    def _is_in_time(self) -> bool:
+        """Whether an image that takes as long as it may ends before the deadline: then no thread need watch over it."""
+        return self.deadline is None or time.monotonic() + self.settings.image_timeout_s < self.deadline
+
+    def _wait(self, prediction: Future[Prediction]) -> Prediction:
+        try:
+            return prediction.result(None if self.deadline is None else max(0.0, self.deadline - time.monotonic()))
+        except TimeoutError as error:
+            raise DeadlinePassed("the request's deadline had passed") from error
+
+    def _outcome(self, task: Task, predict: Callable[[], Prediction]) -> Prediction:
+        """A task's prediction, or an empty one with the reason in the log."""
+        note("prediction", _BATCH)
+        try:
+            return predict()
+        except SegloopError as error:
+            note("failure", (type(error).__name__,))
+            logger.warning("task %s of project %s has no prediction: %s", task.get("id"), self.model.project, error)
+        except Exception:
+            note("failure", ("unexpected",))
+            logger.exception("task %s of project %s has no prediction", task.get("id"), self.model.project)
         return failed()
-
-    def answer() -> dict[str, Any]:
-        return _answer_interactive(task, context, config, model, images, settings, deadline)
-
-    if _fits(settings, deadline):
-        return answer()
-    aside = ThreadPoolExecutor(1, thread_name_prefix="smart-tool")
-    try:
-        return _result(aside.submit(copy_context().run, answer), deadline)
-    finally:
-        aside.shutdown(wait=False, cancel_futures=True)
-
-
-def _answer_interactive(
-    task: Mapping[str, Any],
-    context: Mapping[str, Any],
-    config: LabelConfig,
-    model: ServedModel,
-    images: Images,
-    settings: Settings,
-    deadline: float | None,
-) -> dict[str, Any]:
-    for tag, index, uri in config.addresses(_data(task)):
-        if not any(_is_on(item, (tag, index)) for item in context.get("result") or ()):
-            continue
-        image = images.load(uri, _task_id(task))
-        segmentation = model.segment(image, deadline)
-        pixels = model.pixels(image, deadline)
-        with Stage("encode"):
-            regions, score = interactive_regions(
-                context,
-                segmentation.class_map,
-                segmentation.confidence_grid,
-                model.classes,
-                config,
-                tag.name,
-                preference=settings.output_tag,
-                tolerance_px=settings.polygon_tolerance_px,
-                image_pixels=pixels,
-                band_px=segmentation.cell_px / 2,
-            )
-        return {"result": _placed(regions, index), "score": score, "model_version": model.version}
-    return {**failed(), "model_version": model.version}
-
-
-def _fits(settings: Settings, deadline: float | None) -> bool:
-    """Whether an image that takes as long as it may leaves time before the deadline: then nobody need watch over it."""
-    return deadline is None or time.monotonic() + settings.image_timeout_s < deadline
-
-
-def _result(prediction: Future[dict[str, Any]], deadline: float | None) -> dict[str, Any]:
-    try:
-        return prediction.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    except TimeoutError as error:
-        raise DeadlinePassed("the request's deadline had passed") from error
-
-
-def _outcome(answer: Callable[[], dict[str, Any]], task: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
-    """A task's prediction, or an empty one with the reason in the log."""
-    note("prediction", _BATCH)
-    try:
-        return answer()
-    except SegloopError as error:
-        note("failure", (type(error).__name__,))
-        logger.warning("task %s of project %s has no prediction: %s", task.get("id"), model.project, error)
-    except Exception:
-        note("failure", ("unexpected",))
-        logger.exception("task %s of project %s has no prediction", task.get("id"), model.project)
-    return failed()
-
-
-def _predict_task(
-    task: Mapping[str, Any],
-    config: LabelConfig,
-    model: ServedModel,
-    images: Images,
-    settings: Settings,
-    deadline: float | None,
-    watch: Watch | None,
-) -> dict[str, Any]:
-    result: list[dict[str, Any]] = []
-    scored: list[tuple[float, Segmentation]] = []
-    for tag, index, uri in config.addresses(_data(task)):
-        if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlinePassed("the request's deadline had passed")
-        segmentation = model.segment(images.load(uri, _task_id(task)), deadline)
-        with Stage("encode"):
-            regions = class_map_regions(
-                segmentation.class_map,
-                model.classes,
-                config,
-                tag.name,
-                preference=settings.output_tag,
-                per=settings.regions,
-                min_area_px=settings.min_area_px,
-                tolerance_px=settings.polygon_tolerance_px,
-                confidence=segmentation.confidence_grid,
-            )
-        result += _placed(regions, index)
-        scored.append((_score(segmentation, settings.acquisition), segmentation))
-    if not scored:
-        names = ", ".join(f"data.{image.key}" for image in config.images)
-        raise ImageError(f"the task has no image under {names}.")
-    score, segmentation = min(scored, key=itemgetter(0))
-    if watch is not None:
-        watch(task, segmentation)
-    return {"result": result, "score": score, "model_version": model.version}
 
 
 def _score(segmentation: Segmentation, acquisition: Acquisition) -> float:
@@ -233,24 +199,24 @@ def _score(segmentation: Segmentation, acquisition: Acquisition) -> float:
     return min(max(score, 0.0), 1.0)
 
 
-def _data(task: Mapping[str, Any]) -> Mapping[str, Any]:
+def _data(task: Task) -> Mapping[str, object]:
     data = task.get("data")
     if not isinstance(data, Mapping):
         raise BadRequest("the task has no object 'data'.")
     return data
 
 
-def _is_on(item: object, place: Place) -> bool:
-    tag, index = place
+def _is_on(item: object, tag: ImageTag, index: int | None) -> bool:
+    """Whether a region of a smart tool's context is on an image: of this tag, at this index in a list of images."""
     return (
         isinstance(item, Mapping) and item.get("to_name") == tag.name and (item.get("item_index") or 0) == (index or 0)
     )
 
 
-def _placed(regions: list[dict[str, Any]], index: int | None) -> list[dict[str, Any]]:
+def _placed(regions: list[Region], index: int | None) -> list[Region]:
     return regions if index is None else [{**region, "item_index": index} for region in regions]
 
 
-def _task_id(task: Mapping[str, Any]) -> int | None:
+def _task_id(task: Task) -> int | None:
     ident = task.get("id")
     return ident if isinstance(ident, int) else None

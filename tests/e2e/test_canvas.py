@@ -17,7 +17,7 @@ from demo.label_studio import RunningLabelStudio
 from demo.scenes import draw_scene
 from segloop.label_config import parse_label_config
 from segloop.masks import decode_rle, encode_rle
-from segloop.results import annotation_class_map, class_map_regions
+from segloop.results import RegionWriter, Scene, annotation_class_map
 from tests.e2e.browser import (
     agreement,
     agrees,
@@ -123,7 +123,7 @@ def show(
     path = folder / "picture.png"
     cv2.imwrite(str(path), picture)
     [task] = label_studio.upload_images(project, [path])
-    result = class_map_regions(class_map, CLASSES, parse_label_config(label_config), "image")
+    result = RegionWriter(parse_label_config(label_config), "image").scene_regions(Scene(class_map, CLASSES))
     with label_studio.client() as client:
         prediction = {"task": task, "result": result, "model_version": "by hand", "score": 0.5}
         client.post("/api/predictions/", json=prediction).raise_for_status()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segloop.errors import LabelStudioError
 from segloop.label_config import LabelConfig
 from segloop.metrics.uncertainty import MAX_ORDER, ORDER_LIMIT, ORDER_STEP, k_center_greedy
-from segloop.serving.predict import predict_tasks
+from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 from worker.jobs.context import Workshop, project_id_of
 
@@ -36,7 +36,7 @@ class Embeddings:
         self._kept: dict[int, tuple[float, Embedding]] = {}
 
     def watch(self, task: Mapping[str, Any], segmentation: Segmentation) -> None:
-        """What `predict_tasks` tells each task to; from several threads."""
+        """Keep the embedding of a task that a `Predictor` predicted; called from several threads."""
         self._seen[task["id"]] = segmentation.embedding
 
     def keep(self, scores: Mapping[int, float]) -> None:
@@ -109,7 +109,7 @@ def _vectors(
         if not serves(shop, model.project, model.version):
             break
         batch = missing[start : start + settings.prelabel_batch]
-        predict_tasks(batch, config, model, shop.images, settings, watch=watch)
+        Predictor(config, model, shop.images, settings, watch=watch).predict(batch)
     return found
 
 

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from segloop.label_config import parse_label_config
-from segloop.serving.predict import predict_tasks
+from segloop.serving.predict import Predictor
 from worker.jobs.context import Workshop, project_id_of, tell
 from worker.jobs.label_order import (
     CANDIDATES,
@@ -58,7 +58,7 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
             return {**result, "predicted": predicted}
         model = model or shop.load_model(shop.registry, project, version, settings)
         watch = embeddings.watch if diverse else None
-        predictions = predict_tasks(batch, config, model, shop.images, settings, watch=watch)
+        predictions = Predictor(config, model, shop.images, settings, watch=watch).predict(batch)
         rows = [{"task": task["id"], **one} for task, one in zip(batch, predictions, strict=True)]
         failed += [row["task"] for row in rows if row["score"] is None]
         rows = [row for row in rows if row["score"] is not None]

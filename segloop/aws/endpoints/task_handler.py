@@ -20,7 +20,7 @@ from segloop.errors import ImageError, LabelConfigError
 from segloop.images.decode import allow_pixels
 from segloop.images.image import Blob, Image
 from segloop.label_config import LabelConfig, parse_label_config
-from segloop.serving.predict import predict_tasks
+from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 
 JSON: Final = "application/json"
@@ -47,7 +47,7 @@ class TaskHandler(Handler):
             return super().invoke(body, content_type, attributes)
         self.check_version(content_type, attributes)
         config, task, images = _read(body, self._settings)
-        prediction = predict_tasks([task], config, self.model, images, self._settings)[0]
+        prediction = Predictor(config, self.model, images, self._settings).predict([task])[0]
         return json.dumps({**prediction, "model_version": self.info.version}).encode()
 
 

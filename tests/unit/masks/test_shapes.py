@@ -14,6 +14,8 @@ from PIL import Image
 
 from segloop.errors import MaskError
 from segloop.masks import (
+    Ellipse,
+    Rectangle,
     components,
     decode_bitmask,
     ellipse_mask,
@@ -93,36 +95,36 @@ def test_polygon_mask_refuses(points: object) -> None:
 
 
 def test_rectangle_turns_clockwise_about_its_top_left_corner() -> None:
-    upright = rectangle_mask(2, 1, 3, 1, 0, 6, 6)
+    upright = rectangle_mask(Rectangle(2, 1, 3, 1, 0), 6, 6)
     assert (upright == drawn("......", "..###.", "......", "......", "......", "......")).all()
-    down = rectangle_mask(2, 1, 3, 1, 90, 6, 6)
+    down = rectangle_mask(Rectangle(2, 1, 3, 1, 90), 6, 6)
     assert (down == drawn("......", ".#....", ".#....", ".#....", "......", "......")).all()
-    assert (rectangle_mask(2, 1, 3, 1, -270, 6, 6) == down).all()
-    back = rectangle_mask(3, 2, 3, 2, 180, 6, 6)
+    assert (rectangle_mask(Rectangle(2, 1, 3, 1, -270), 6, 6) == down).all()
+    back = rectangle_mask(Rectangle(3, 2, 3, 2, 180), 6, 6)
     assert (back == drawn("###...", "###...", "......", "......", "......", "......")).all()
-    assert rectangle_mask(50, 0, 60, 80, 30, 200, 200).sum() == pytest.approx(60 * 80, rel=0.01)
+    assert rectangle_mask(Rectangle(50, 0, 60, 80, 30), 200, 200).sum() == pytest.approx(60 * 80, rel=0.01)
 
 
 def test_ellipse_turns_clockwise_about_its_centre() -> None:
-    circle = ellipse_mask(2.5, 2.5, 1.5, 1.5, 0, 5, 5)
+    circle = ellipse_mask(Ellipse(2.5, 2.5, 1.5, 1.5, 0), 5, 5)
     assert (circle == drawn(".....", ".###.", ".###.", ".###.", ".....")).all()
-    lying = ellipse_mask(4.5, 4.5, 4, 1, 0, 9, 9)
+    lying = ellipse_mask(Ellipse(4.5, 4.5, 4, 1, 0), 9, 9)
     assert lying.sum(axis=1).tolist() == [0, 0, 0, 1, 9, 1, 0, 0, 0]
-    assert (ellipse_mask(4.5, 4.5, 4, 1, 90, 9, 9) == lying.T).all()
+    assert (ellipse_mask(Ellipse(4.5, 4.5, 4, 1, 90), 9, 9) == lying.T).all()
     # 45 degrees clockwise, y down: from the top left to the bottom right.
-    tilted = ellipse_mask(10, 10, 9, 2, 45, 20, 20)
+    tilted = ellipse_mask(Ellipse(10, 10, 9, 2, 45), 20, 20)
     assert tilted[15, 15]
     assert not tilted[15, 4]
-    assert ellipse_mask(100, 100, 60, 30, 20, 200, 200).sum() == pytest.approx(math.pi * 60 * 30, rel=0.01)
-    assert not ellipse_mask(2, 2, 0, 1, 0, 5, 5).any()
-    assert not ellipse_mask(-50, 2, 3, 1, 0, 5, 5).any()
-    assert ellipse_mask(2, 2, 300, 300, 0, 5, 5).all()
+    assert ellipse_mask(Ellipse(100, 100, 60, 30, 20), 200, 200).sum() == pytest.approx(math.pi * 60 * 30, rel=0.01)
+    assert not ellipse_mask(Ellipse(2, 2, 0, 1, 0), 5, 5).any()
+    assert not ellipse_mask(Ellipse(-50, 2, 3, 1, 0), 5, 5).any()
+    assert ellipse_mask(Ellipse(2, 2, 300, 300, 0), 5, 5).all()
 
 
 @pytest.mark.parametrize("radius", [-1, math.nan, math.inf])
 def test_ellipse_refuses(radius: float) -> None:
     with pytest.raises(MaskError):
-        ellipse_mask(1, 1, radius, 1, 0, 4, 4)
+        ellipse_mask(Ellipse(1, 1, radius, 1, 0), 4, 4)
 
 
 # -- bitmasks

@@ -15,8 +15,10 @@ from segloop.errors import MaskError
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.masks import encode_bitmask, encode_rle
 from segloop.results import (
+    Region,
+    RegionWriter,
+    Scene,
     annotation_class_map,
-    class_map_regions,
 )
 from segloop.results.scores import mean_by_value
 from tests.regions import ALL, BRUSH, CLASSES, LABELS, config_of, item
@@ -48,6 +50,18 @@ def painted(
 
 
 # -- written
+
+
+def class_map_regions(
+    class_map: np.ndarray,
+    classes: tuple[str, ...],
+    config: LabelConfig,
+    image: str,
+    *,
+    confidence: np.ndarray | None = None,
+    **style: Any,
+) -> list[Region]:
+    return RegionWriter(config, image, **style).scene_regions(Scene(class_map, classes, confidence))
 
 
 @pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels", "PolygonLabels"])

@@ -12,11 +12,13 @@ import pytest
 
 from segloop.errors import BadRequest, MaskError
 from segloop.label_config import parse_label_config
-from segloop.masks import decode_rle
+from segloop.masks import Rectangle, decode_rle
 from segloop.results import (
-    Box,
     Click,
+    Edges,
     Prompt,
+    RegionWriter,
+    Scene,
     interactive_mask,
     interactive_regions,
     prompt,
@@ -66,20 +68,20 @@ def test_a_negative_click_takes_away() -> None:
     same_piece, value = interactive_mask(SCENE, Prompt((at(0, 3), at(3, 3, False))))
     assert value == 2
     assert same_piece.sum(axis=1).tolist() == [2, 2, 0, 0]
-    in_box, _ = interactive_mask(SCENE, Prompt((at(3, 0, False),), (Box(0, 0, 25, 100),)))
+    in_box, _ = interactive_mask(SCENE, Prompt((at(3, 0, False),), (Rectangle(0, 0, 25, 100),)))
     assert in_box.sum(axis=1).tolist() == [2, 2, 0, 0]
 
 
 def test_a_box_takes_the_label_else_the_largest_class_in_it() -> None:
-    everything = Box(0, 0, 100, 100)
+    everything = Rectangle(0, 0, 100, 100)
     assert interactive_mask(SCENE, Prompt(boxes=(everything,)))[1] == 2
     mask, value = interactive_mask(SCENE, Prompt(boxes=(everything,)), label_value=1)
     assert value == 1
     assert (mask == (SCENE == 1)).all()
     assert interactive_mask(SCENE, Prompt(boxes=(everything,)), label_value=3)[1] == 2
-    top, _ = interactive_mask(SCENE, Prompt((at(0, 3),), (Box(0, 0, 100, 50),)))
+    top, _ = interactive_mask(SCENE, Prompt((at(0, 3),), (Rectangle(0, 0, 100, 50),)))
     assert top.sum(axis=1).tolist() == [2, 2, 0, 0]
-    assert interactive_mask(SCENE, Prompt(boxes=(Box(70, 0, 30, 100),)))[1] == 0
+    assert interactive_mask(SCENE, Prompt(boxes=(Rectangle(70, 0, 30, 100),)))[1] == 0
 
 
 def road_and_picture(edge: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,20 +102,22 @@ def on_road(row: int, column: int, positive: bool = True) -> Click:
 def test_a_region_ends_where_the_picture_does(edge: int) -> None:
     class_map, picture = road_and_picture(edge)
     asked = Prompt((on_road(60, 60),))
-    coarse, _ = interactive_mask(class_map, asked, None, picture, 0)
+    coarse, _ = interactive_mask(class_map, asked, None, Edges(picture, 0))
     assert (coarse == (class_map == 1)).all()
-    refined, value = interactive_mask(class_map, asked, None, picture, 10)
+    refined, value = interactive_mask(class_map, asked, None, Edges(picture, 10))
     assert value == 1
     assert np.abs(refined[40:80].sum(axis=1) - (edge - 40)).max() <= 2
 
 
 def test_clicks_keep_their_side_where_the_picture_says_otherwise() -> None:
     class_map, picture = road_and_picture(86)
-    refined, _ = interactive_mask(class_map, Prompt((on_road(60, 60), on_road(60, 83, False))), None, picture, 10)
+    refined, _ = interactive_mask(
+        class_map, Prompt((on_road(60, 60), on_road(60, 83, False))), None, Edges(picture, 10)
+    )
     assert refined[40, 83]
     assert not refined[60, 83]
     class_map, picture = road_and_picture(74)
-    refined, _ = interactive_mask(class_map, Prompt((on_road(60, 77),)), None, picture, 10)
+    refined, _ = interactive_mask(class_map, Prompt((on_road(60, 77),)), None, Edges(picture, 10))
     assert refined[60, 77]
     assert not refined[40, 77]
 
@@ -121,21 +125,21 @@ def test_clicks_keep_their_side_where_the_picture_says_otherwise() -> None:
 def test_a_cut_between_clicks_stays_where_it_was() -> None:
     class_map, picture = road_and_picture(86)
     asked = Prompt((on_road(30, 60), on_road(81, 60, False)))
-    refined, _ = interactive_mask(class_map, asked, None, picture, 10)
+    refined, _ = interactive_mask(class_map, asked, None, Edges(picture, 10))
     assert refined[:55, :86].any(axis=1).sum() == 35
     assert refined[40:55, 40:84].all()
     assert not refined[56:].any()
     everything = Prompt((on_road(30, 60),))
-    assert interactive_mask(class_map, everything, None, picture, 10)[0][56:, 82].any()
+    assert interactive_mask(class_map, everything, None, Edges(picture, 10))[0][56:, 82].any()
 
 
 def test_rectangles_still_cut_what_was_refined() -> None:
     class_map, picture = road_and_picture(86)
-    box = Box(25, 25, 27.5, 50)  # columns 40 to 84, rows 30 to 90
-    refined, _ = interactive_mask(class_map, Prompt(boxes=(box,)), None, picture, 10)
+    box = Rectangle(25, 25, 27.5, 50)  # columns 40 to 84, rows 30 to 90
+    refined, _ = interactive_mask(class_map, Prompt(boxes=(box,)), None, Edges(picture, 10))
     assert np.flatnonzero(refined.any(axis=0)).tolist() == list(range(40, 84))
     assert np.flatnonzero(refined.any(axis=1)).tolist() == list(range(30, 90))
-    elsewhere, value = interactive_mask(class_map, Prompt(boxes=(Box(80, 80, 10, 10),)), 1, picture, 10)
+    elsewhere, value = interactive_mask(class_map, Prompt(boxes=(Rectangle(80, 80, 10, 10),)), 1, Edges(picture, 10))
     assert value == 0
     assert not elsewhere.any()
 
@@ -144,9 +148,9 @@ def test_interactive_answer_follows_the_picture() -> None:
     class_map, picture = road_and_picture(86)
     value = {"x": 37.5, "y": 50, "width": 0.2}
     context = {"result": [item("keypointlabels", value, "Road")]}
-    [coarse], _ = interactive_regions(context, class_map, None, CLASSES, BRUSH, "image")
+    [coarse], _ = interactive_regions(context, Scene(class_map, CLASSES), RegionWriter(BRUSH, "image"))
     [refined], _ = interactive_regions(
-        context, class_map, None, CLASSES, BRUSH, "image", image_pixels=picture, band_px=10.0
+        context, Scene(class_map, CLASSES), RegionWriter(BRUSH, "image"), Edges(picture, 10.0)
     )
     columns = [decode_rle(answer["value"]["rle"], 120, 160)[60].nonzero()[0].max() for answer in (coarse, refined)]
     assert columns == [79, 85]
@@ -155,7 +159,7 @@ def test_interactive_answer_follows_the_picture() -> None:
 def test_a_picture_of_another_size_is_refused() -> None:
     class_map, picture = road_and_picture(86)
     with pytest.raises(MaskError, match="size"):
-        interactive_mask(class_map, Prompt((on_road(60, 60),)), None, picture[:100], 10)
+        interactive_mask(class_map, Prompt((on_road(60, 60),)), None, Edges(picture[:100], 10))
 
 
 def keypoint(row: int, column: int, label: str | None = "Road", **more: Any) -> dict[str, Any]:
@@ -166,21 +170,28 @@ def keypoint(row: int, column: int, label: str | None = "Road", **more: Any) -> 
 def test_interactive_answer() -> None:
     confidence = np.full(SCENE.shape, 0.5, np.float32)
     context = {"result": [keypoint(0, 3, "Tree", is_positive=True)]}
-    items, score = interactive_regions(context, SCENE, confidence, CLASSES, ALL, "image")
+    items, score = interactive_regions(context, Scene(SCENE, CLASSES, confidence), RegionWriter(ALL, "image"))
     assert score == 0.5
     [only] = items
     assert only["value"]["brushlabels"] == ["Tree"]
     assert only["from_name"] == "brush"
     assert (decode_rle(only["value"]["rle"], 4, 8) == (SCENE == 2) * 255).all()
-    [polygon], _ = interactive_regions(context, SCENE, None, CLASSES, ALL, "image", preference="polygon")
+    [polygon], _ = interactive_regions(context, Scene(SCENE, CLASSES), RegionWriter(ALL, "image", "polygon"))
     assert polygon["type"] == "polygonlabels"
-    assert interactive_regions({"result": [keypoint(0, 7)]}, SCENE, confidence, CLASSES, ALL, "image") == ([], None)
-    assert interactive_regions({"result": []}, SCENE, confidence, CLASSES, ALL, "image") == ([], None)
+    assert interactive_regions(
+        {"result": [keypoint(0, 7)]}, Scene(SCENE, CLASSES, confidence), RegionWriter(ALL, "image")
+    ) == ([], None)
+    assert interactive_regions({"result": []}, Scene(SCENE, CLASSES, confidence), RegionWriter(ALL, "image")) == (
+        [],
+        None,
+    )
 
 
 def test_interactive_answer_takes_the_pixels_class_where_no_tag_has_the_label() -> None:
     for label in ("Object", None):
-        [only], _ = interactive_regions({"result": [keypoint(0, 3, label)]}, SCENE, None, CLASSES, BRUSH, "image")
+        [only], _ = interactive_regions(
+            {"result": [keypoint(0, 3, label)]}, Scene(SCENE, CLASSES), RegionWriter(BRUSH, "image")
+        )
         assert only["value"]["brushlabels"] == ["See"]
 
 
@@ -193,7 +204,9 @@ PAYLOADS = Path(__file__).parents[2] / "payloads"
         ("09_ui_smart_keypoint_predict", Prompt((Click(31.022326674500583, 30.963572267920085),), (), "Road")),
         (
             "09b_ui_smart_rect_predict",
-            Prompt((), (Box(11.985898942420675, 59.47904426165296, 19.036427732079908, 28.51547199373286),), "Road"),
+            Prompt(
+                (), (Rectangle(11.985898942420675, 59.47904426165296, 19.036427732079908, 28.51547199373286),), "Road"
+            ),
         ),
         (
             "09c_ui_smart_keypoint_negative",

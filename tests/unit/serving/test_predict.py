@@ -10,7 +10,7 @@ import pytest
 from segloop.label_config import parse_label_config
 from segloop.metrics.uncertainty import ORDER_LIMIT
 from segloop.serving import Batcher
-from segloop.serving.predict import failed, predict_tasks
+from segloop.serving.predict import Predictor, failed
 from tests.toys import BRUSH, ColourEngine, ToyImage, ToyImages, half_red_half_blue, toy_model
 
 IMAGE = ToyImage(half_red_half_blue())
@@ -37,14 +37,14 @@ class Pair:
 
 
 def predict(settings, acquisition="confidence", *, model=None, images=None, config=BRUSH, data=None, watch=None):
-    [prediction] = predict_tasks(
-        [{"id": 7, "data": data or {"image": "/data/clear.png"}}],
+    predictor = Predictor(
         parse_label_config(config),
         model or toy_model(),
         images or ToyImages(),
         settings.model_copy(update={"acquisition": acquisition}),
         watch=watch,
     )
+    [prediction] = predictor.predict([{"id": 7, "data": data or {"image": "/data/clear.png"}}])
     return prediction
 
 

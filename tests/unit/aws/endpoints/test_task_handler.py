@@ -17,7 +17,7 @@ from PIL import Image
 from segloop.aws.endpoints.handler import NPY, Refused, http_of
 from segloop.aws.endpoints.task_handler import JSON, TaskHandler
 from segloop.label_config import parse_label_config
-from segloop.serving.predict import predict_tasks
+from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 from tests.toys import BRUSH, half_red_half_blue, toy_registry
 
@@ -59,7 +59,7 @@ class OneImage:
 
 def test_the_answer_is_what_segloop_predicts(handler: TaskHandler) -> None:
     config = parse_label_config(BRUSH)
-    expected = predict_tasks([request()["task"]], config, handler.model, OneImage(), SETTINGS)[0]
+    expected = Predictor(config, handler.model, OneImage(), SETTINGS).predict([request()["task"]])[0]
     answer = ask(handler)
     assert answer["model_version"] == handler.info.version
     assert answer["score"] == pytest.approx(expected["score"])
