@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
@@ -12,6 +12,10 @@ from segloop.backend import Backend
 from segloop.errors import BadRequest
 from segloop.payloads import START_TRAINING, parse_event, parse_predict, parse_setup, project_key
 from segloop.settings import load_settings
+
+if TYPE_CHECKING:
+    from segloop.responses import EventResponse
+    from segloop.serving.predict import Prediction, Task
 
 
 @cache
@@ -41,14 +45,14 @@ class SegmentationBackend(LabelStudioMLBase):  # type: ignore[misc]
         super().__init__(project_id=project_id, label_config=label_config, **kwargs)
 
     def setup(self) -> None:
-        """Tell 2.x which version answers; 1.0.9 never calls this."""
+        """Give 2.x the version that answers; 1.0.9 never calls this."""
         if self._config and self._project and hasattr(self, "set"):
             request = parse_setup({"project": self._project, "schema": self._config})
             self.set("model_version", backend().setup(request)["model_version"])
 
     def predict(
-        self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> list[dict[str, Any]]:
+        self, tasks: Sequence[Task], context: Mapping[str, object] | None = None, **kwargs: Any
+    ) -> list[Prediction]:
         """One prediction per task, in order: `{"result", "score", "model_version"}`.
 
         Raises:
@@ -61,11 +65,10 @@ class SegmentationBackend(LabelStudioMLBase):  # type: ignore[misc]
             "label_config": self._config,
             "params": {"context": context},
         }
-        results: list[dict[str, Any]] = backend().predict(parse_predict(body))["results"]
-        return results
+        return backend().predict(parse_predict(body))["results"]
 
-    def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Take an event: `fit(event, data)`, or `fit(tasks, workdir, event=..., data=...)`, or, from 1.0.9's
+    def fit(self, *args: Any, **kwargs: Any) -> EventResponse:
+        """Handle an event: `fit(event, data)`, or `fit(tasks, workdir, event=..., data=...)`, or, from 1.0.9's
         route `/train`, `fit(tasks, workdir)`. Queues a retrain, or counts; returns what `/webhook` answers.
 
         Raises:
@@ -81,7 +84,7 @@ class SegmentationBackend(LabelStudioMLBase):  # type: ignore[misc]
             data = {**data, "project": self._project_of(tasks, kwargs)}
         return backend().fit(parse_event({"label_config": self._config, **data, "action": event}))
 
-    def _project_of(self, tasks: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> str:
+    def _project_of(self, tasks: Sequence[Task], kwargs: Mapping[str, object]) -> str:
         for value in (kwargs.get("project"), self._project, *(task.get("project") for task in tasks[:1])):
             if value not in (None, ""):
                 return project_key(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,18 +77,18 @@ def only(projects: list[str], settings: Settings) -> str:
     raise UnknownProject(f"the store {settings.store_url} has no version yet; press Start Training in Label Studio")
 
 
-def tell(progress: dict[str, Any]) -> None:
+def tell(progress: Mapping[str, object]) -> None:
     """A line of progress on stderr, rewritten in place on a terminal."""
     step = f" {progress['step']} of {progress['steps']}" if "step" in progress and "steps" in progress else ""
-    text = progress.get("message") or f"{progress.get('phase', '')}{step}"
+    text = str(progress.get("message") or f"{progress.get('phase', '')}{step}")
     click.echo(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, err=True, nl=not sys.stderr.isatty())
 
 
-def share(value: Any) -> str:
+def share(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) else "-"
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 

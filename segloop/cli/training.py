@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,6 +15,7 @@ from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from segloop.queue import Jobs
+    from segloop.queue.status import JobStatus
     from segloop.registry import Registry
 
 _POLL_S: Final = 0.5
@@ -67,7 +69,7 @@ def _project(settings: Settings, project: str | None, registry: Registry) -> str
     return registry.resolve(project) if project is not None else only(known, settings)
 
 
-def _follow(jobs: Jobs, project: str, job_id: str) -> dict[str, Any]:
+def _follow(jobs: Jobs, project: str, job_id: str) -> JobStatus:
     """The status of a job at its end; what it does meanwhile is shown."""
     try:
         return _bar(jobs, job_id) if console(stderr=True).is_terminal else _lines(jobs, job_id)
@@ -78,7 +80,7 @@ def _follow(jobs: Jobs, project: str, job_id: str) -> dict[str, Any]:
         raise SystemExit(130) from None
 
 
-def _lines(jobs: Jobs, job_id: str) -> dict[str, Any]:
+def _lines(jobs: Jobs, job_id: str) -> JobStatus:
     """A line for each phase, for logs and pipes."""
     shown = None
     while True:
@@ -93,7 +95,7 @@ def _lines(jobs: Jobs, job_id: str) -> dict[str, Any]:
         time.sleep(_POLL_S)
 
 
-def _bar(jobs: Jobs, job_id: str) -> dict[str, Any]:
+def _bar(jobs: Jobs, job_id: str) -> JobStatus:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -119,7 +121,7 @@ def _bar(jobs: Jobs, job_id: str) -> dict[str, Any]:
             time.sleep(_POLL_S)
 
 
-def _status(jobs: Jobs, job_id: str) -> dict[str, Any]:
+def _status(jobs: Jobs, job_id: str) -> JobStatus:
     from segloop.errors import QueueUnavailable
 
     for _ in range(_PATIENCE):
@@ -129,14 +131,14 @@ def _status(jobs: Jobs, job_id: str) -> dict[str, Any]:
     return jobs.job_status(job_id)
 
 
-def _facts(progress: dict[str, Any]) -> str:
+def _facts(progress: Mapping[str, Any]) -> str:
     facts = [f"{name} {progress[name]:.3f}" for name in ("loss", "miou") if progress.get(name) is not None]
     if progress.get("eta_s"):
         facts.append(f"{progress['eta_s']:.0f} s left")
     return ", ".join(facts)
 
 
-def _report(status: dict[str, Any], as_json: bool) -> None:
+def _report(status: JobStatus, as_json: bool) -> None:
     result = status.get("result") or {}
     if as_json:
         print_json(status)

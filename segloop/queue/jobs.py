@@ -24,7 +24,7 @@ from segloop.queue.names import (
     key_of,
 )
 from segloop.queue.recovery import connect, reaching_redis
-from segloop.queue.status import describe
+from segloop.queue.status import JobStatus, describe
 from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class Jobs(Figures):
     # -- follow
 
     @reaching_redis
-    def live_retrain(self, project: str) -> dict[str, Any] | None:
+    def live_retrain(self, project: str) -> JobStatus | None:
         """Status of the project's queued or running retrain, and the `recipe` that it is asked for."""
         job_id, recipe = self.connection.mget(key_of(project, "retrain"), key_of(project, "recipe"))
         job = self.fetch(job_id.decode()) if job_id is not None else None
@@ -277,7 +277,7 @@ class Jobs(Figures):
         return {**describe(job), "recipe": _recipe(recipe)}
 
     @reaching_redis
-    def last_retrain(self, project: str) -> dict[str, Any] | None:
+    def last_retrain(self, project: str) -> JobStatus | None:
         """Status of the project's retrain that ended last; None if there was none, or more than a week ago."""
         job_id = self.connection.get(key_of(project, "last"))
         job = self.fetch(job_id.decode()) if job_id is not None else None
@@ -292,7 +292,7 @@ class Jobs(Figures):
         return Live(status["recipe"], waits=status["started_at"] is None and status["progress"] is None)
 
     @reaching_redis
-    def job_status(self, job_id: str) -> dict[str, Any]:
+    def job_status(self, job_id: str) -> JobStatus:
         """State of a job under label-studio-ml's keys, and its progress.
 
         Raises:

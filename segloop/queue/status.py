@@ -1,29 +1,63 @@
-"""What is told of a job."""
+"""The status of a job."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NotRequired, TypedDict
 
 from rq.job import Job
 
+from segloop.policy import Recipe
 
-def describe(job: Job) -> dict[str, Any]:
-    """State of a job under label-studio-ml's keys, and its progress."""
+
+class JobStatus(TypedDict):
+    """State of a job under label-studio-ml's keys, and its progress. Moments are in ISO 8601."""
+
+    job: str
+    job_status: str
+    error: str | None
+    created_at: str | None
+    enqueued_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    kind: str | None
+    project: str | None
+    reason: str | None
+    #: As the job reports it: `phase`, `message`, and what else its phase has.
+    progress: Mapping[str, Any] | None
+    curves: Mapping[str, Any] | None
+    #: Of a job that finished: what it returned.
+    result: NotRequired[Mapping[str, Any] | None]
+    #: Of a retrain that is queued or runs.
+    recipe: NotRequired[Recipe]
+
+
+def describe(job: Job) -> JobStatus:
+    """The status of a job."""
     status = str(job.get_status(refresh=False).value)
-    described: dict[str, Any] = {
+    described: JobStatus = {
         "job": job.id,
         "job_status": status,
         "error": _reason(job) if status == "failed" else None,
-        **{
-            name: moment.isoformat() if (moment := getattr(job, name)) is not None else None
-            for name in ("created_at", "enqueued_at", "started_at", "ended_at")
-        },
-        **{name: job.meta.get(name) for name in ("kind", "project", "reason", "progress", "curves")},
+        "created_at": _iso(job.created_at),
+        "enqueued_at": _iso(job.enqueued_at),
+        "started_at": _iso(job.started_at),
+        "ended_at": _iso(job.ended_at),
+        "kind": job.meta.get("kind"),
+        "project": job.meta.get("project"),
+        "reason": job.meta.get("reason"),
+        "progress": job.meta.get("progress"),
+        "curves": job.meta.get("curves"),
     }
     if status == "finished":
         described["result"] = job.return_value()
     return described
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 def _reason(job: Job) -> str | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 from flask import Response
 
 
-def reply(body: Any, status: int = 200) -> Response:
+def reply(body: object, status: int = 200) -> Response:
     """A JSON response."""
     return Response(orjson.dumps(body), status=status, content_type="application/json")

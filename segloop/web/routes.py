@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -69,7 +67,7 @@ def protocol(backend: Backend) -> Blueprint:
     return routes
 
 
-def _body() -> Any:
+def _body() -> object:
     data, limit = request.get_data(cache=False), request.max_content_length
     if request.content_length is None and limit is not None and len(data) >= limit:
         raise RequestEntityTooLarge  # of a chunked body, werkzeug gives what is within the limit, without a word
@@ -79,7 +77,7 @@ def _body() -> Any:
         raise BadRequest(f"The body is not JSON: {error}.") from error
 
 
-def _fields() -> dict[str, Any]:
+def _fields() -> dict[str, object]:
     body = _body()
     if not isinstance(body, dict):
         raise BadRequest(f"The body is a JSON {type(body).__name__}; expected an object.")

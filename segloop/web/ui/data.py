@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache, TTLCache
 
@@ -20,6 +20,9 @@ from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
 from segloop.settings import Settings
+
+if TYPE_CHECKING:
+    from segloop.queue.status import JobStatus
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +63,8 @@ class Facts:
     changes: Changes | None = None
     thresholds: Thresholds = field(default_factory=lambda: Thresholds(1))
     min_val_tasks: int = 0
-    live: dict[str, Any] | None = None
-    last: dict[str, Any] | None = None
+    live: JobStatus | None = None
+    last: JobStatus | None = None
     troubles: tuple[str, ...] = ()
     removed: frozenset[str] = frozenset()
 
@@ -207,7 +210,7 @@ class Sources:
                 self._versions[key, name] = known
         return known
 
-    def _queue(self, key: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Changes | None, Iterable[str]]:
+    def _queue(self, key: str) -> tuple[JobStatus | None, JobStatus | None, Changes | None, Iterable[str]]:
         try:
             jobs = self.backend.jobs()
             live = jobs.live_retrain(key)
