@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -218,7 +219,7 @@ def doctor(project: int | None, label_studio_url: str, as_json: bool) -> None:
     if show:
         click.echo("\r\x1b[K", err=True, nl=False)
     if as_json:
-        print_json(report(findings))
+        print_json(asdict(report(findings)))
     else:
         _print_findings(findings)
     sys.stdout.flush()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import LabelConfigError
 from segloop.label_config import parse_label_config
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Refusals
+from segloop.labelstudio.entries import BackendEntry, ProjectEntry, WebhookEntry
 from segloop.settings import Settings
 
 #: Releases of Label Studio that segloop is tested with, as (major, minor).
@@ -113,12 +114,12 @@ def private_addresses(url: str, refusals: Refusals) -> Finding:
     )
 
 
-def entry(backends: Sequence[Mapping[str, Any]], url: str, public_url: str, project: int) -> Finding:
+def entry(backends: Sequence[BackendEntry], url: str, public_url: str, project: int) -> Finding:
     """Whether this segloop is connected to the project; `url` is where Label Studio knows it, empty if nowhere."""
     check, connect = "backend", _CONNECT.format(project=project)
     if not backends:
         return failure(check, "the project has no ML backend", connect)
-    listed = ", ".join(str(backend["url"]) for backend in backends)
+    listed = ", ".join(backend.url for backend in backends)
     if not url:
         what = (
             f"none of them at SEGLOOP_PUBLIC_URL={public_url}"
@@ -130,11 +131,11 @@ def entry(backends: Sequence[Mapping[str, Any]], url: str, public_url: str, proj
             f"the project has ML backends at {listed}, {what}",
             f"set SEGLOOP_PUBLIC_URL to the address that Label Studio calls, or {connect}",
         )
-    own = next(backend for backend in backends if backend["url"] == url)
-    if own["state"] == "CO":
+    own = next(backend for backend in backends if backend.url == url)
+    if own.state == "CO":
         return ok(check, f"connected at {url}")
-    said = str(own.get("error_message") or "").partition("\n")[0]
-    if own["state"] == "DI":
+    said = own.error_message.partition("\n")[0]
+    if own.state == "DI":
         return failure(
             check,
             f"Label Studio gets no answer from {url} within a second",
@@ -144,17 +145,17 @@ def entry(backends: Sequence[Mapping[str, Any]], url: str, public_url: str, proj
     if "401" in said:
         return failure(check, f"{url} refuses Label Studio's user and password (401)", f"{connect}; it sets both")
     return failure(
-        check, f"Label Studio shows {url} as broken: {said or own['state']}", f"see segloop's log; then {connect}"
+        check, f"Label Studio shows {url} as broken: {said or own.state}", f"see segloop's log; then {connect}"
     )
 
 
-def title(own: Mapping[str, Any], project: Mapping[str, Any]) -> Finding:
+def title(own: BackendEntry, project: ProjectEntry) -> Finding:
     """Whether title, served version and the project's model version are one: scores and sampling go by that."""
-    check, model_version = "title", project.get("model_version") or ""
-    served, shown = own.get("model_version") or "", own.get("title") or ""
+    check, model_version = "title", project.model_version
+    served, shown = own.model_version, own.title
     if not served:
         return skipped(check, "the backend said no version to Label Studio yet")
-    fix = _CONNECT.format(project=project["id"])
+    fix = _CONNECT.format(project=project.id)
     if shown != served:
         return failure(
             check,
@@ -163,7 +164,7 @@ def title(own: Mapping[str, Any], project: Mapping[str, Any]) -> Finding:
             f"{fix}; a promotion sets it too, if segloop has a valid LABEL_STUDIO_API_KEY",
         )
     # a project that shows no predictions has no model version: see live_predictions
-    if model_version != served and project.get("show_collab_predictions", True):
+    if model_version != served and project.show_collab_predictions:
         return failure(
             check,
             f"the project shows predictions of {model_version or 'no version'!r}, but the backend serves {served!r}: "
@@ -173,10 +174,10 @@ def title(own: Mapping[str, Any], project: Mapping[str, Any]) -> Finding:
     return ok(check, f"title, served version and the project's model version are {served}")
 
 
-def live_predictions(project: Mapping[str, Any]) -> Finding:
+def live_predictions(project: ProjectEntry) -> Finding:
     """Whether annotators see predictions at all."""
     check = "live-predictions"
-    if project.get("show_collab_predictions", True):
+    if project.show_collab_predictions:
         return ok(check, "annotators begin with the predictions")
     return warning(
         check,
@@ -185,23 +186,23 @@ def live_predictions(project: Mapping[str, Any]) -> Finding:
     )
 
 
-def served_version(own: Mapping[str, Any], champion: str | None) -> Finding:
+def served_version(own: BackendEntry, champion: str | None) -> Finding:
     """Whether the server answers with the version that the store says it serves."""
     check = "served-version"
-    told = own.get("model_version") or ""
+    answering = own.model_version
     if champion is None:
-        return ok(check, f"nothing is promoted yet; {told or 'nothing'} answers")
-    if not told or told == champion:
+        return ok(check, f"nothing is promoted yet; {answering or 'nothing'} answers")
+    if not answering or answering == champion:
         return ok(check, f"{champion} answers")
     return failure(
         check,
-        f"the store's champion is {champion}, but the server answers with {told}",
+        f"the store's champion is {champion}, but the server answers with {answering}",
         "see the server's log for why it could not load it; check that server and this command have the same "
         "SEGLOOP_STORE and SEGLOOP_DATA_DIR",
     )
 
 
-def webhook_there(webhooks: Sequence[Mapping[str, Any]], url: str, project: int) -> Finding:
+def webhook_there(webhooks: Sequence[WebhookEntry], url: str, project: int) -> Finding:
     """Whether the project has an active webhook with payload to this backend."""
     check, connect = "webhook", _CONNECT.format(project=project)
     own = own_webhook(webhooks, url)
@@ -211,18 +212,18 @@ def webhook_there(webhooks: Sequence[Mapping[str, Any]], url: str, project: int)
             f"the project has no webhook to {url}/webhook: segloop hears of annotations only when it asks",
             f"{connect}; if it cannot, backend-address or private-addresses says why",
         )
-    if not own["is_active"]:
+    if not own.is_active:
         return failure(check, "the webhook is switched off", connect)
-    if not own["send_payload"]:
+    if not own.send_payload:
         return failure(check, "the webhook sends no payload, so segloop cannot tell which project it is about", connect)
-    return ok(check, f"active, to {own['url']}")
+    return ok(check, f"active, to {own.url}")
 
 
-def webhook_secret(own: Mapping[str, Any], settings: Settings, project: int) -> Finding:
+def webhook_secret(own: WebhookEntry, settings: Settings, project: int) -> Finding:
     """Whether the webhook carries the secret that the server wants."""
     check, connect = "webhook-secret", _CONNECT.format(project=project)
     secret = settings.webhook_secret.get_secret_value()
-    headers = {str(name).lower(): str(value) for name, value in (own.get("headers") or {}).items()}
+    headers = {name.lower(): value for name, value in own.headers.items()}
     sent = headers.get(SECRET_HEADER.lower())
     if not secret:
         if not settings.has_password:
@@ -242,21 +243,21 @@ def webhook_secret(own: Mapping[str, Any], settings: Settings, project: int) -> 
     return ok(check, f"the header {SECRET_HEADER} is right")
 
 
-def webhook_actions(own: Mapping[str, Any], project: int) -> Finding:
+def webhook_actions(own: WebhookEntry, project: int) -> Finding:
     """Whether the webhook sends the annotation events, and nothing that the annotator's Submit would wait for in vain."""
     check, connect = "webhook-actions", _CONNECT.format(project=project)
-    if own["send_for_all_actions"]:
+    if own.send_for_all_actions:
         return warning(check, "the webhook sends every event, also those that segloop has no use for", connect)
-    missing = sorted(set(ANNOTATION_ACTIONS) - set(own["actions"]))
+    missing = sorted(set(ANNOTATION_ACTIONS) - set(own.actions))
     if missing:
         return failure(check, f"the webhook does not send {', '.join(missing)}", connect)
-    return ok(check, ", ".join(sorted(own["actions"])))
+    return ok(check, ", ".join(sorted(own.actions)))
 
 
-def own_webhook(webhooks: Sequence[Mapping[str, Any]], url: str) -> Mapping[str, Any] | None:
+def own_webhook(webhooks: Sequence[WebhookEntry], url: str) -> WebhookEntry | None:
     """The webhook to the backend at `url`."""
     wanted = f"{url.rstrip('/')}/webhook".lower()
-    return next((webhook for webhook in webhooks if str(webhook["url"]).rstrip("/").lower() == wanted), None)
+    return next((webhook for webhook in webhooks if webhook.url.rstrip("/").lower() == wanted), None)
 
 
 def has_dot(host: str) -> bool:

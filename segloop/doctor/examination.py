@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SegloopError
 from segloop.labelstudio import LabelStudio, Refusals
 from segloop.labelstudio.api import same_url
-from segloop.payloads import project_key
+from segloop.labelstudio.entries import BackendEntry, ProjectEntry, StorageEntry, TaskEntry, WebhookEntry
 from segloop.projects import read_notes
 from segloop.registry import open_registry
 from segloop.settings import Settings
@@ -35,22 +35,18 @@ Check = Callable[[], Finding | list[Finding]]
 class _Facts:
     """What Label Studio says of a project."""
 
-    project: Mapping[str, Any]
-    backends: list[dict[str, Any]]
-    webhooks: list[dict[str, Any]]
+    project: ProjectEntry
+    backends: tuple[BackendEntry, ...]
+    webhooks: tuple[WebhookEntry, ...]
     refusals: Refusals
-    task: dict[str, Any] | None
-    storages: list[dict[str, Any]]
+    task: TaskEntry | None
+    storages: tuple[StorageEntry, ...]
     #: Where Label Studio knows this segloop; empty where that can't be told.
     url: str
 
     @property
-    def key(self) -> str:
-        return project_key(self.project)
-
-    @property
-    def own(self) -> dict[str, Any] | None:
-        return next((backend for backend in self.backends if backend["url"] == self.url), None)
+    def own(self) -> BackendEntry | None:
+        return next((backend for backend in self.backends if backend.url == self.url), None)
 
 
 class Examination:
@@ -101,11 +97,11 @@ class Examination:
 
     def _project(self, api: LabelStudio, number: int, *, named: bool) -> None:
         before = len(self.findings)
-        project = self._get("project", lambda: api.projects.get(number), _PROJECT_FIX)
+        project = self._get("project", lambda: ProjectEntry.model_validate(api.projects.get(number)), _PROJECT_FIX)
         if project is None and not named:
             del self.findings[before:]  # the store keeps the versions of projects that are deleted
         if project is not None:
-            self._add(ok("project", f"{project['title']!r}"))
+            self._add(ok("project", repr(project.title)))
             facts = self._get("backend", lambda: self._facts(api, number, project), _ADDRESS_FIX)
             if facts is not None:
                 self._connection(facts, number)
@@ -113,21 +109,22 @@ class Examination:
                 self._pictures(api, facts)
         self.findings[before:] = [replace(finding, project=number) for finding in self.findings[before:]]
 
-    def _facts(self, api: LabelStudio, number: int, project: Mapping[str, Any]) -> _Facts:
-        backends = api.backends.all(number)
-        url = self._own_url(backends, project_key(project))
+    def _facts(self, api: LabelStudio, number: int, project: ProjectEntry) -> _Facts:
+        backends = tuple(BackendEntry.model_validate(entry) for entry in api.backends.all(number))
+        url = self._own_url(backends, project.key)
+        task = api.tasks.first(number)
         asked = url or self._settings.public_url or server.local_address(self._settings)
         return _Facts(
             project,
             backends,
-            api.webhooks.all(number),
+            tuple(WebhookEntry.model_validate(entry) for entry in api.webhooks.all(number)),
             api.backends.refusals(number, asked.rstrip("/")),
-            api.tasks.first(number),
-            api.storages.sources(number),
+            None if task is None else TaskEntry.model_validate(task),
+            tuple(StorageEntry.model_validate(entry) for entry in api.storages.sources(number)),
             url,
         )
 
-    def _own_url(self, backends: list[dict[str, Any]], key: str) -> str:
+    def _own_url(self, backends: Sequence[BackendEntry], key: str) -> str:
         """As the worker decides: the address that is set, else the one that Label Studio called, else the only one."""
         url = self._settings.public_url
         if not url:
@@ -135,14 +132,14 @@ class Examination:
                 url = read_notes(open_registry(self._settings), key).backend_url
             except SegloopError:
                 url = ""
-        urls = [str(backend["url"]) for backend in backends]
+        urls = [backend.url for backend in backends]
         own = [listed for listed in urls if url and same_url(listed, url)]
         only = urls if len(urls) == 1 and not self._settings.public_url else []
         return (own or only or [""])[-1]
 
     def _connection(self, facts: _Facts, number: int) -> None:
         settings = self._settings
-        config = str(facts.project.get("label_config") or "")
+        config = facts.project.label_config
         asked = facts.url or settings.public_url or server.local_address(settings)
         self._look("label-config", lambda: connection.label_config(config))
         self._look("live-predictions", lambda: connection.live_predictions(facts.project))
@@ -164,7 +161,7 @@ class Examination:
 
     def _running(self, facts: _Facts) -> None:
         """The server that answers for the project, and what it answers with."""
-        settings, own, key = self._settings, facts.own, facts.key
+        settings, own, key = self._settings, facts.own, facts.project.key
         found = self._get("server", lambda: server.find_server(settings, facts.url), "see segloop's log")
         running = None
         if found is not None:
@@ -172,7 +169,7 @@ class Examination:
             self._add(finding)
         if own is not None:
             self._look("served-version", lambda: connection.served_version(own, self._champion(key)))
-        config, answers = str(facts.project.get("label_config") or ""), str((own or {}).get("model_version") or "")
+        config, answers = facts.project.label_config, own.model_version if own else ""
         self._look("engine", lambda: machine.engine(settings, open_registry(settings), key, config, answers))
         if running is None or own is None:
             self._add(*(skipped(f"{what}-time", "there is no server to ask: see above") for what in server.LIMITS))
@@ -181,15 +178,16 @@ class Examination:
         if self._failed("webhook", "webhook-secret"):
             self._add(skipped("webhook-time", "Label Studio's events do not reach segloop: see above"))
         else:
-            headers = dict((connection.own_webhook(facts.webhooks, facts.url) or {}).get("headers") or {})
+            webhook = connection.own_webhook(facts.webhooks, facts.url)
+            headers = webhook.headers if webhook else {}
             self._look("webhook-time", lambda: server.webhook_time(running, settings, key, headers))
         if self._failed("label-config"):
             self._add(*(skipped(f"{what}-time", "see label-config") for what in ("setup", "predict")))
             return
-        self._look("setup-time", lambda: server.setup_time(running, settings, facts.project, own, key))
+        self._look("setup-time", lambda: server.setup_time(running, settings, facts.project, own))
         self._look(
             "predict-time",
-            lambda: server.predict_time(running, settings, facts.project, facts.task, key),
+            lambda: server.predict_time(running, settings, facts.project, facts.task),
             limit_s=_PREDICT_LIMIT_S,
         )
 
@@ -205,7 +203,7 @@ class Examination:
         return None if champion is None else champion.version
 
     def _pictures(self, api: LabelStudio, facts: _Facts) -> None:
-        config = str(facts.project.get("label_config") or "")
+        config = facts.project.label_config
         self._look("image", lambda: pictures.image(self._settings, config, facts.task))
         self._look("s3-region", lambda: pictures.s3_region(facts.storages))
         self._look("s3-cors", lambda: pictures.s3_cors(api, facts.storages, config, facts.task))

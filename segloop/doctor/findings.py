@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
 Status = Literal["ok", "warning", "failure", "skipped"]
 
-#: Of the JSON that `report` gives. It rises when a name in it changes its meaning or goes.
+#: The format of a `Report` in JSON. It rises when a name in it changes its meaning or goes.
 FORMAT: Final = 1
 
 
@@ -52,6 +52,15 @@ def all_is_well(findings: list[Finding]) -> bool:
     return all(finding.status in ("ok", "skipped") for finding in findings)
 
 
-def report(findings: list[Finding]) -> dict[str, Any]:
-    """The findings as `segloop doctor --json` prints them."""
-    return {"format": FORMAT, "ok": all_is_well(findings), "findings": [asdict(finding) for finding in findings]}
+@dataclass(frozen=True)
+class Report:
+    """What `segloop doctor --json` prints."""
+
+    format: int
+    ok: bool
+    findings: list[Finding]
+
+
+def report(findings: list[Finding]) -> Report:
+    """The findings as a report."""
+    return Report(FORMAT, all_is_well(findings), findings)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -16,12 +16,13 @@ from segloop.errors import ImageError, ImageForbidden, LabelConfigError
 from segloop.images import ImageSource
 from segloop.label_config import parse_label_config
 from segloop.labelstudio import Credentials, LabelStudio
+from segloop.labelstudio.entries import StorageEntry, TaskEntry
 from segloop.settings import Settings
 
 _TIMEOUT_S: Final = 10.0
 
 
-def image(settings: Settings, config: str, task: Mapping[str, Any] | None) -> Finding:
+def image(settings: Settings, config: str, task: TaskEntry | None) -> Finding:
     """Whether the images of a task can be fetched, past the cache."""
     check = "image"
     if task is None:
@@ -30,52 +31,50 @@ def image(settings: Settings, config: str, task: Mapping[str, Any] | None) -> Fi
         parsed = parse_label_config(config)
     except LabelConfigError:
         return skipped(check, "the label config says no image: see label-config")
-    addresses = [uri for _, _, uri in parsed.addresses(task["data"])]
+    addresses = [uri for _, _, uri in parsed.addresses(task.data)]
     if not addresses:
         keys = ", ".join(f"data.{tag.key}" for tag in parsed.images)
-        return failure(check, f"task {task['id']} has no image under {keys}", "import tasks whose data has that field")
+        return failure(check, f"task {task.id} has no image under {keys}", "import tasks whose data has that field")
     credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
     with (
         tempfile.TemporaryDirectory(prefix="segloop-doctor-") as folder,
         closing(ImageSource(settings, credentials, Path(folder))) as source,
     ):
         try:
-            loaded = source.load(addresses[0], task["id"])
+            loaded = source.load(addresses[0], task.id)
         except ImageForbidden as error:
-            return failure(check, f"task {task['id']}: {error}", "add the host to SEGLOOP_IMAGE_HOSTS and restart")
+            return failure(check, f"task {task.id}: {error}", "add the host to SEGLOOP_IMAGE_HOSTS and restart")
         except ImageError as error:
             fix = "see that this machine reaches that address, and that LABEL_STUDIO_API_KEY may read it"
-            return failure(check, f"task {task['id']}: {error}", fix)
-    return ok(check, f"task {task['id']}: {loaded.width} x {loaded.height} px")
+            return failure(check, f"task {task.id}: {error}", fix)
+    return ok(check, f"task {task.id}: {loaded.width} x {loaded.height} px")
 
 
-def s3_region(storages: Sequence[Mapping[str, Any]]) -> Finding:
+def s3_region(storages: Sequence[StorageEntry]) -> Finding:
     """Whether Label Studio signs addresses for the region that each bucket is in."""
     check = "s3-region"
     if not storages:
         return skipped(check, "the project has no S3 storage")
     for storage in storages:
-        bucket, told = str(storage["bucket"]), str(storage.get("region_name") or "")
-        region = bucket_region(bucket, str(storage.get("s3_endpoint") or ""))
+        bucket, told = storage.bucket, storage.region_name
+        region = bucket_region(bucket, storage.s3_endpoint)
         if region and region != (told or "us-east-1"):
             return failure(
                 check,
-                f"the bucket {bucket} is in {region}, but the storage {storage.get('title') or bucket} says "
+                f"the bucket {bucket} is in {region}, but the storage {storage.title or bucket} says "
                 f"{told or 'no region'}: browsers get signed addresses that S3 refuses",
                 f"set the storage's region to {region} under Settings > Cloud Storage",
             )
     return ok(check, f"{len(storages)} storages")
 
 
-def s3_cors(
-    api: LabelStudio, storages: Sequence[Mapping[str, Any]], config: str, task: Mapping[str, Any] | None
-) -> Finding:
+def s3_cors(api: LabelStudio, storages: Sequence[StorageEntry], config: str, task: TaskEntry | None) -> Finding:
     """Whether a browser may read an image that Label Studio sends it to S3 for (CORS)."""
     check = "s3-cors"
     uri = _signed_image(storages, config, task)
     if uri is None or task is None:
         return skipped(check, "no task has an image that browsers fetch from S3")
-    location = api.tasks.resolve(task["id"], uri)
+    location = api.tasks.resolve(task.id, uri)
     if not location:
         return ok(check, "Label Studio serves the images itself")
     origin = f"{httpx.URL(api.url).scheme}://{httpx.URL(api.url).netloc.decode()}"
@@ -101,12 +100,12 @@ def s3_cors(
     return ok(check, f"{origin} may read {uri}")
 
 
-def _signed_image(storages: Sequence[Mapping[str, Any]], config: str, task: Mapping[str, Any] | None) -> str | None:
-    buckets = {str(storage["bucket"]) for storage in storages if storage.get("presign")}
+def _signed_image(storages: Sequence[StorageEntry], config: str, task: TaskEntry | None) -> str | None:
+    buckets = {storage.bucket for storage in storages if storage.presign}
     if task is None:
         return None
     try:
-        addresses = [uri for _, _, uri in parse_label_config(config).addresses(task["data"])]
+        addresses = [uri for _, _, uri in parse_label_config(config).addresses(task.data)]
     except LabelConfigError:
         return None
     return next((uri for uri in addresses if uri.startswith("s3://") and uri.split("/")[2] in buckets), None)

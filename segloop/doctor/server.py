@@ -14,6 +14,7 @@ import httpx
 
 from segloop import __version__
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
+from segloop.labelstudio.entries import BackendEntry, ProjectEntry, TaskEntry
 from segloop.settings import Settings
 
 #: How long Label Studio 1.23 waits, in seconds, and the variable of its environment that says otherwise.
@@ -96,11 +97,9 @@ def health_time(server: Server, settings: Settings) -> Finding:
     return _timed("health", server, settings, "GET")
 
 
-def setup_time(
-    server: Server, settings: Settings, project: Mapping[str, Any], own: Mapping[str, Any], key: str
-) -> Finding:
+def setup_time(server: Server, settings: Settings, project: ProjectEntry, own: BackendEntry) -> Finding:
     """Time of /setup, with the very body that Label Studio sends."""
-    body = {"project": key, "schema": project["label_config"], "extra_params": own.get("extra_params")}
+    body = {"project": project.key, "schema": project.label_config, "extra_params": own.extra_params}
     return _timed("setup", server, settings, "POST", json=body)
 
 
@@ -111,13 +110,16 @@ def webhook_time(server: Server, settings: Settings, key: str, headers: Mapping[
     )
 
 
-def predict_time(
-    server: Server, settings: Settings, project: Mapping[str, Any], task: Mapping[str, Any] | None, key: str
-) -> Finding:
+def predict_time(server: Server, settings: Settings, project: ProjectEntry, task: TaskEntry | None) -> Finding:
     """Time of /predict for one task."""
     if task is None:
         return skipped("predict-time", "the project has no task yet")
-    body = {"tasks": [task], "project": key, "label_config": project["label_config"], "params": {"context": None}}
+    body = {
+        "tasks": [task.model_dump()],
+        "project": project.key,
+        "label_config": project.label_config,
+        "params": {"context": None},
+    }
     return _timed("predict", server, settings, "POST", tries=1, json=body)
 
 

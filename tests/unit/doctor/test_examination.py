@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from segloop.doctor import Examination, all_is_well, connection, machine, report, server
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Refusals
+from segloop.labelstudio.entries import BackendEntry, ProjectEntry, WebhookEntry
 from segloop.queue.state import QueueState
 from segloop.registry import Registry, open_registry
 from segloop.serving import engines
@@ -26,7 +28,7 @@ def test_all_is_well_unless_something_failed_or_is_worth_a_warning() -> None:
     fine = [ok("a", "fine"), skipped("b", "nothing to see")]
     assert all_is_well(fine)
     assert not all_is_well([*fine, warning("c", "slow", "buy more")])
-    told = report([*fine, failure("d", "broken", "mend it")])
+    told = asdict(report([*fine, failure("d", "broken", "mend it")]))
     assert (told["format"], told["ok"]) == (1, False)
     assert told["findings"][-1] == {
         "check": "d",
@@ -90,8 +92,9 @@ def test_blocked_addresses_name_the_variable_that_lets_them_in() -> None:
     assert (found.status, "resolve hostname" in found.text) == ("failure", True)
 
 
-def entry(**fields: Any) -> dict[str, Any]:
-    return {"url": URL, "state": "CO", "title": "v1", "model_version": "v1", "error_message": None, **fields}
+def entry(**fields: Any) -> BackendEntry:
+    known = {"url": URL, "state": "CO", "title": "v1", "model_version": "v1", "error_message": None}
+    return BackendEntry.model_validate({**known, **fields})
 
 
 @pytest.mark.parametrize(
@@ -105,18 +108,18 @@ def entry(**fields: Any) -> dict[str, Any]:
         ([entry(state="ER", error_message="boom\nmore")], URL, "broken: boom", "failure"),
     ],
 )
-def test_states_of_the_backend(backends: list[dict[str, Any]], url: str, text: str, status: str) -> None:
+def test_states_of_the_backend(backends: list[BackendEntry], url: str, text: str, status: str) -> None:
     found = connection.entry(backends, url, "", 7)
     assert (found.status, text in found.text) == (status, True)
 
 
 def test_one_version_everywhere() -> None:
-    project = {"id": 7, "model_version": "v1"}
+    project = ProjectEntry(id=7, model_version="v1")
     assert connection.title(entry(), project).status == "ok"
     assert "'v0', but it serves 'v1'" in connection.title(entry(title="v0"), project).text
-    assert "predictions of 'v0'" in connection.title(entry(), {"id": 7, "model_version": "v0"}).text
-    assert "predictions of 'no version'" in connection.title(entry(), {"id": 7, "model_version": ""}).text
-    hidden = {"id": 7, "model_version": "", "show_collab_predictions": False}
+    assert "predictions of 'v0'" in connection.title(entry(), ProjectEntry(id=7, model_version="v0")).text
+    assert "predictions of 'no version'" in connection.title(entry(), ProjectEntry(id=7)).text
+    hidden = ProjectEntry(id=7, show_collab_predictions=False)
     assert connection.title(entry(), hidden).status == "ok"
     assert connection.live_predictions(hidden).status == "warning"
     assert connection.title(entry(model_version=""), project).status == "skipped"
@@ -125,16 +128,16 @@ def test_one_version_everywhere() -> None:
     assert connection.served_version(entry(), "v2").status == "failure"
 
 
-def webhook(**fields: Any) -> dict[str, Any]:
-    return {
+def webhook(**fields: Any) -> WebhookEntry:
+    known = {
         "url": f"{URL}/webhook",
         "is_active": True,
         "send_payload": True,
         "send_for_all_actions": False,
         "actions": list(ANNOTATION_ACTIONS),
         "headers": {SECRET_HEADER: "s3cret"},
-        **fields,
     }
+    return WebhookEntry.model_validate({**known, **fields})
 
 
 @pytest.mark.parametrize(
