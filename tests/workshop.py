@@ -261,6 +261,8 @@ class Fuse:
         class Wrapped:
             def __getattr__(self, name: str) -> Any:
                 value = getattr(target, name)
+                if parts := tuple(path.removeprefix(f"{name}.") for path in names if path.startswith(f"{name}.")):
+                    return fuse.wrap(value, parts)
                 if name not in names:
                     return self if value is target else value
 
@@ -283,7 +285,7 @@ class Fuse:
             registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
             label_studio=self.wrap(shop.label_studio, ("set_title", "totals", "annotated_pages")),
             jobs=self.wrap(
-                shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report", "count_retrain")
+                shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report", "counters.count_retrain")
             ),
             trainer=self.wrap(shop.trainer, ("submit", "collect")),
             compare=self.wrap(StepsOf(shop), ("compare",)).compare,

@@ -11,13 +11,10 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import rq
 from redis.exceptions import RedisError
@@ -36,8 +33,8 @@ from segloop.errors import (
     TrainingError,
     VersionNotFound,
 )
-from segloop.processes import die_with_parent, try_lock_file
-from segloop.queue import OUTAGES, Jobs, JobTimeout, Parked, route_reason, take_up
+from segloop.processes import die_with_parent
+from segloop.queue import OUTAGES, Jobs, JobTimeout, Parked, WorkerLocks, route_reason, take_up
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 
@@ -60,46 +57,6 @@ OUTAGE_LIMIT = timedelta(hours=24)
 
 class Interrupted(BaseException):
     """The worker is to stop: raised in the process that runs a job, which is then queued again."""
-
-
-class Lives:
-    """Who of the workers that share a folder is alive: each holds a lock there, which the kernel opens at its death."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def register(self) -> tuple[str, int]:
-        """A new worker's name (host.pid.random), and the descriptor that holds its life; the job's process inherits it."""
-        name = f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:6]}"
-        unborn = self._folder / f".{name}"
-        descriptor = try_lock_file(unborn)
-        assert descriptor is not None  # noqa: S101 - nobody else has this name
-        unborn.replace(self._path(name))
-        return name, descriptor
-
-    def is_dead(self, name: str) -> bool | None:
-        """Whether a worker is gone; None if it never lived here."""
-        path = self._path(name)
-        if not path.exists():
-            return None
-        descriptor = try_lock_file(path)
-        if descriptor is None:
-            return False
-        os.close(descriptor)
-        return True
-
-    def dead(self) -> Iterator[str]:
-        """Names of the dead."""
-        for path in self._folder.glob("*.lock"):
-            if self.is_dead(path.stem):
-                yield path.stem
-
-    def bury(self, name: str) -> None:
-        """Forget a dead worker."""
-        self._path(name).unlink(missing_ok=True)
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.lock"
 
 
 class SafeQueue(rq.Queue):
@@ -140,10 +97,10 @@ class Worker(rq.Worker):
     def __init__(self, settings: Settings, queues: Sequence[str], jobs: Jobs) -> None:
         self._settings = settings
         self._jobs = jobs
-        self._lives = Lives(settings.data_dir.absolute() / "workers")
+        self._locks = WorkerLocks(settings.data_dir.absolute() / "workers")
         # Before this worker is known, whoever else listens to its queues is another.
         self.recover()
-        name, self._life = self._lives.register()
+        name, self._lock = self._locks.register()
         super().__init__(
             list(queues),
             name=name,
@@ -159,9 +116,9 @@ class Worker(rq.Worker):
         self._registry: Registry | None = None
 
     def close(self) -> None:
-        """Give up this worker's life; to be called when it does not work any more."""
-        os.close(self._life)
-        self._lives.bury(self.name)
+        """Give up this worker's lock; to be called when it does not work any more."""
+        os.close(self._lock)
+        self._locks.forget(self.name)
 
     def _set_ip_address(self, connection: Any) -> None:
         # Only for show; and redis-py 8.1 cannot parse CLIENT INFO where the socket's path has a space.
@@ -171,19 +128,19 @@ class Worker(rq.Worker):
 
     def recover(self) -> None:
         """Queue the jobs of dead workers again, and forget the dead."""
-        dead = list(self._lives.dead())
-        for job_id in self._jobs.recover(self._lives.is_dead):
+        dead = list(self._locks.dead())
+        for job_id in self._jobs.recovery.recover(self._locks.is_dead):
             logger.warning("job %s was abandoned by its worker", job_id)
         for name in dead:
-            self._jobs.forget_worker(name)
-            self._lives.bury(name)
+            self._jobs.recovery.forget_worker(name)
+            self._locks.forget(name)
 
     def run_maintenance_tasks(self) -> None:
         """What rq does every ten minutes, every few seconds and without its guesses about who is dead."""
         self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]
         try:
             self.recover()
-            self._jobs.enqueue_due()
+            self._jobs.recovery.enqueue_due()
             if self._settings.label_studio_api_key.get_secret_value() and self._jobs.reconcile_is_due():
                 self._jobs.enqueue_reconcile()
             self._take_events()
@@ -244,17 +201,17 @@ class Worker(rq.Worker):
         error = exc_info[1]
         if isinstance(error, Interrupted):
             logger.info("job %s: interrupted, queued again", job.id)
-            self._jobs.requeue(job.id, queue, execution=execution)
+            self._jobs.recovery.requeue(job.id, queue, execution=execution)
             return
         if isinstance(error, Parked):
-            self._jobs.requeue(job.id, queue, delay_s=error.delay_s, execution=execution)
+            self._jobs.recovery.requeue(job.id, queue, delay_s=error.delay_s, execution=execution)
             return
         if isinstance(error, OUTAGES) and not isinstance(error, VersionNotFound):
             if datetime.now(UTC) - job.created_at < OUTAGE_LIMIT:
                 logger.warning("job %s: %s Trying again in %d s.", job.id, error, RETRY_LATER_S)
                 message = f"{error} Trying again every {RETRY_LATER_S:.0f} s."
                 self._jobs.report(job.id, {"phase": "waiting", "message": message})
-                self._jobs.requeue(job.id, queue, delay_s=RETRY_LATER_S, execution=execution)
+                self._jobs.recovery.requeue(job.id, queue, delay_s=RETRY_LATER_S, execution=execution)
                 return
             self._jobs.restore_changes(str(job.meta.get("project")))
         if isinstance(error, (SegloopError, JobTimeout)):

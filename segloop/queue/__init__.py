@@ -12,6 +12,7 @@ from segloop.queue.adopted import remember, route_reason, take_up
 from segloop.queue.counters import Outcome, Tallies
 from segloop.queue.jobs import Enqueued, Jobs
 from segloop.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout, Parked
+from segloop.queue.worker_locks import WorkerLocks
 
 __all__ = [
     "MAX_RETRIES",
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "Parked",
     "Tallies",
+    "WorkerLocks",
     "remember",
     "route_reason",
     "take_up",

@@ -1,4 +1,4 @@
-"""Figures of the queue for operators: its depth, and how the jobs of all workers ended."""
+"""Queue depths and job counters: what an operator watches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any, Final, Literal, get_args
 
 from segloop.policy import Recipe
+from segloop.queue.connection import QueueConnection, reaching_redis
 from segloop.queue.names import QUEUES, RESULT_TTL_S
-from segloop.queue.recovery import Recovery, reaching_redis
 
 Outcome = Literal["promoted", "kept", "skipped", "stopped", "failed"]
 
@@ -49,19 +49,18 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.2g}")
 
 
-class Figures(Recovery):
-    """Tells and counts."""
+class Counters:
+    """Queue depths and job counters."""
 
-    @reaching_redis
-    def ping(self) -> None:
-        """Return if Redis answers."""
-        self.connection.ping()
+    def __init__(self, connection: QueueConnection) -> None:
+        self._connection = connection
+        self._redis = connection.redis
 
     @reaching_redis
     def depths(self) -> list[Depth]:
         """Every queue's depth, in one round trip."""
-        queues = [self.queue(name) for name in QUEUES]
-        with self.connection.pipeline(transaction=False) as pipe:
+        queues = [self._connection.queue(name) for name in QUEUES]
+        with self._redis.pipeline(transaction=False) as pipe:
             for queue in queues:
                 pipe.llen(queue.key)
                 for registry in (
@@ -100,12 +99,12 @@ class Figures(Recovery):
                 pipe.hincrby(_TALLIES, f"training/{recipe}/{_rounded(seconds):g}", 1)
                 pipe.hincrbyfloat(_TALLIES, f"seconds/{recipe}", seconds)
 
-        self._transaction(attempt, counted)
+        self._connection.transaction(attempt, counted)
 
     @reaching_redis
     def count_prelabelled(self, predicted: int, failed: int) -> None:
         """Count tasks that a refresh of predictions has just predicted, and those that it could not."""
-        with self.connection.pipeline() as pipe:
+        with self._redis.pipeline() as pipe:
             pipe.hincrby(_TALLIES, "prelabelled/predicted", predicted)
             pipe.hincrby(_TALLIES, "prelabelled/failed", failed)
             pipe.execute()
@@ -115,7 +114,7 @@ class Figures(Recovery):
         """How jobs ended; trainings by these bounds of their duration, in seconds."""
         tallies = Tallies()
         bounds = (*bounds_s, float("inf"))
-        for key, value in self.connection.hgetall(_TALLIES).items():
+        for key, value in self._redis.hgetall(_TALLIES).items():
             match key.decode().split("/"):
                 case ["retrain", recipe, outcome]:
                     tallies.retrains[recipe, outcome] = int(value)

@@ -15,7 +15,8 @@ from rq.job import Job
 
 from segloop.errors import JobNotFound
 from segloop.policy import Changes, Live, Recipe, RetrainDecision
-from segloop.queue.counters import Figures
+from segloop.queue.connection import QueueConnection, reaching_redis
+from segloop.queue.counters import Counters
 from segloop.queue.names import (
     MAX_RETRIES,
     PRELABEL_QUEUE,
@@ -23,7 +24,7 @@ from segloop.queue.names import (
     RETRAIN_QUEUE,
     key_of,
 )
-from segloop.queue.recovery import connect, reaching_redis
+from segloop.queue.recovery import Recovery
 from segloop.queue.status import JobStatus, describe
 from segloop.settings import Settings
 
@@ -38,21 +39,39 @@ class Enqueued:
     joined: bool
 
 
-class Jobs(Figures):
-    """Every job of segloop: enqueued, joined, followed, recovered. Thread-safe.
+class Jobs:
+    """Every job of segloop: enqueued, joined, followed. Thread-safe.
+
+    Attributes:
+        recovery: requeues jobs whose worker died.
+        counters: queue depths, and how jobs ended.
 
     Raises (every method):
         QueueUnavailable: Redis cannot be reached or refused.
     """
 
+    def __init__(self, connection: QueueConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self.connection: Any = connection.redis
+        self.queue = connection.queue
+        self.fetch = connection.fetch
+        self.recovery = Recovery(connection)
+        self.counters = Counters(connection)
+
     @classmethod
     def open(cls, settings: Settings, *, timeout_s: float | None = 0.5) -> Jobs:
         """The queue of these settings; a command that takes longer than `timeout_s` fails."""
-        return cls(connect(settings, timeout_s=timeout_s), settings)
+        return cls(QueueConnection.open(settings, timeout_s=timeout_s), settings)
 
     def close(self) -> None:
         """Close the connections."""
         self.connection.close()
+
+    @reaching_redis
+    def ping(self) -> None:
+        """Return if Redis answers."""
+        self.connection.ping()
 
     # -- enqueue
 
@@ -68,7 +87,7 @@ class Jobs(Figures):
         fresh = self._job(RETRAIN_QUEUE, "worker.jobs.entry_points.retrain", (project,), project, reason)
 
         def attempt(pipe: Any) -> Enqueued:
-            live = self._live(key_of(project, "retrain"), pipe)
+            live = self.recovery.live(key_of(project, "retrain"), pipe)
             pipe.multi()
             if live is not None:
                 if recipe == "full":
@@ -79,7 +98,7 @@ class Jobs(Figures):
             pipe.set(key_of(project, "recipe"), recipe)
             return self._enqueue(fresh, key_of(project, "retrain"), pipe)
 
-        return self._transaction(attempt, key_of(project, "retrain"))
+        return self._connection.transaction(attempt, key_of(project, "retrain"))
 
     @reaching_redis
     def enqueue_adoption(self, project: str, training: str, reason: str) -> Enqueued:
@@ -100,14 +119,14 @@ class Jobs(Figures):
             self.queue(fresh.origin).enqueue_job(fresh, pipeline=pipe)
             return Enqueued(fresh.id, joined=False)
 
-        return self._transaction(attempt, Job.key_for(fresh.id))
+        return self._connection.transaction(attempt, Job.key_for(fresh.id))
 
     @reaching_redis
     def claim_retrain(self, project: str, job_id: str) -> str | None:
         """Make a job that is not the project's live retrain into it; the id of the one that is, if it is another."""
 
         def attempt(pipe: Any) -> str | None:
-            live = self._live(key_of(project, "retrain"), pipe)
+            live = self.recovery.live(key_of(project, "retrain"), pipe)
             pipe.multi()
             if live is None:
                 pipe.delete(key_of(project, "rerun"))
@@ -116,7 +135,7 @@ class Jobs(Figures):
                 return None
             return None if live.id == job_id else str(live.id)
 
-        return self._transaction(attempt, key_of(project, "retrain"))
+        return self._connection.transaction(attempt, key_of(project, "retrain"))
 
     @reaching_redis
     def enqueue_prelabel(self, project: str, version: str) -> Enqueued:
@@ -127,7 +146,7 @@ class Jobs(Figures):
         fresh = self._job(PRELABEL_QUEUE, "worker.jobs.entry_points.prelabel", (project, version), project, version)
 
         def attempt(pipe: Any) -> Enqueued:
-            live = self._live(key_of(project, "prelabel"), pipe)
+            live = self.recovery.live(key_of(project, "prelabel"), pipe)
             pipe.multi()
             if live is not None:
                 if list(live.args) == [project, version]:
@@ -135,7 +154,7 @@ class Jobs(Figures):
                 pipe.lrem(self.queue(PRELABEL_QUEUE).key, 0, live.id)
             return self._enqueue(fresh, key_of(project, "prelabel"), pipe)
 
-        return self._transaction(attempt, key_of(project, "prelabel"))
+        return self._connection.transaction(attempt, key_of(project, "prelabel"))
 
     @reaching_redis
     def enqueue_reconcile(self) -> Enqueued:
@@ -143,13 +162,13 @@ class Jobs(Figures):
         fresh = self._job(PRELABEL_QUEUE, "worker.jobs.entry_points.reconcile", (), "", "reconcile")
 
         def attempt(pipe: Any) -> Enqueued:
-            live = self._live("segloop:reconcile", pipe)
+            live = self.recovery.live("segloop:reconcile", pipe)
             pipe.multi()
             if live is not None:
                 return Enqueued(live.id, joined=True)
             return self._enqueue(fresh, "segloop:reconcile", pipe, at_front=True)
 
-        return self._transaction(attempt, "segloop:reconcile")
+        return self._connection.transaction(attempt, "segloop:reconcile")
 
     @reaching_redis
     def reconcile_is_due(self) -> bool:
@@ -164,7 +183,7 @@ class Jobs(Figures):
         """Queue a job that was parked now; any other stays as it is."""
         job = self.fetch(job_id)
         if job is not None and job.get_status(refresh=False) == "scheduled":
-            self.requeue(job_id, self.queue(job.origin))
+            self.recovery.requeue(job_id, self.queue(job.origin))
 
     @reaching_redis
     def ask_stop(self, project: str) -> str | None:
@@ -263,7 +282,7 @@ class Jobs(Figures):
             return self._enqueue(following, key_of(project, "retrain"), pipe)
 
         watched = ("retrain", "changes", "recent", "rerun")
-        return self._transaction(attempt, *(key_of(project, name) for name in watched))
+        return self._connection.transaction(attempt, *(key_of(project, name) for name in watched))
 
     # -- follow
 

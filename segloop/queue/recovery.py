@@ -1,74 +1,30 @@
-"""What becomes of jobs whose worker is gone: found, queued again, or failed if that happened too often."""
+"""Jobs whose worker died are queued again, or fail if that happened too often."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry as RedisRetry
 from rq import Queue
-from rq.exceptions import NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
-from rq.serializers import JSONSerializer
 
-from segloop.errors import QueueUnavailable
-from segloop.queue.names import (
-    DEQUEUE_GRACE_S,
-    MAX_RETRIES,
-    QUEUES,
-)
-from segloop.settings import Settings
+from segloop.queue.connection import QueueConnection, reaching_redis
+from segloop.queue.names import DEQUEUE_GRACE_S, MAX_RETRIES, QUEUES
 
 logger = logging.getLogger(__name__)
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-def reaching_redis(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Redis errors of a method, as QueueUnavailable."""
-
-    @functools.wraps(method)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return method(*args, **kwargs)
-        except RedisError as error:
-            reason = str(error).rstrip(".")
-            raise QueueUnavailable(f"The queue (Redis) cannot be reached: {reason}. Is it running?") from error
-
-    return guarded
-
-
-def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
-    """A client of the queue's Redis; nothing is sent yet. With a time-out, one try per command."""
-    if timeout_s is None:
-        return Redis.from_url(settings.queue_url)
-    return Redis.from_url(
-        settings.queue_url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=RedisRetry(NoBackoff(), 0),
-    )
-
 
 class Recovery:
-    """Looks after the jobs of the dead."""
+    """Requeues jobs whose worker died."""
 
-    def __init__(self, connection: Redis, settings: Settings) -> None:
-        # Any: redis-py types every answer as "str or bytes, sync or async"
-        self.connection: Any = connection
-        self._settings = settings
-
-    # -- recover
+    def __init__(self, connection: QueueConnection) -> None:
+        self._connection = connection
+        self._redis = connection.redis
 
     @reaching_redis
     def recover(self, is_dead: Callable[[str], bool | None]) -> list[str]:
@@ -79,10 +35,10 @@ class Recovery:
         """
         abandoned = []
         for name in QUEUES:
-            queue = self.queue(name)
-            for entry, expires in self.connection.zrange(queue.started_job_registry.key, 0, -1, withscores=True):
-                execution = Execution.from_composite_key(entry.decode(), self.connection)
-                worker = self.connection.hget(execution.key, "worker_name")
+            queue = self._connection.queue(name)
+            for entry, expires in self._redis.zrange(queue.started_job_registry.key, 0, -1, withscores=True):
+                execution = Execution.from_composite_key(entry.decode(), self._redis)
+                worker = self._redis.hget(execution.key, "worker_name")
                 dead = is_dead(worker.decode()) if worker else None
                 if dead or (dead is None and expires < time.time()):
                     self._abandon(execution.job_id, queue, execution)
@@ -96,7 +52,7 @@ class Recovery:
     def forget_worker(self, name: str) -> None:
         """Remove a dead worker from the list of workers."""
         key = f"rq:worker:{name}"
-        with self.connection.pipeline() as pipe:
+        with self._redis.pipeline() as pipe:
             pipe.delete(key, f"{key}:executions")
             for index in ("rq:workers", *(f"rq:workers:{queue}" for queue in QUEUES)):
                 pipe.srem(index, key)
@@ -106,7 +62,7 @@ class Recovery:
     def enqueue_due(self) -> None:
         """Queue the jobs whose time to be tried again has come."""
         for name in QUEUES:
-            queue = self.queue(name)
+            queue = self._connection.queue(name)
             for job_id in queue.scheduled_job_registry.get_jobs_to_schedule():
                 self.requeue(job_id, queue)
 
@@ -115,7 +71,7 @@ class Recovery:
         """Put a job that has not ended back at the front of its queue, or on the list of those tried again later."""
 
         def attempt(pipe: Any) -> None:
-            job = self.fetch(job_id)
+            job = self._connection.fetch(job_id)
             pipe.multi()
             if job is None or job.get_status(refresh=False) not in ("queued", "started", "scheduled"):
                 pipe.zrem(queue.scheduled_job_registry.key, job_id)
@@ -129,13 +85,9 @@ class Recovery:
             else:
                 self._push(job, queue, pipe)
 
-        self._transaction(attempt, Job.key_for(job_id))
+        self._connection.transaction(attempt, Job.key_for(job_id))
 
     # -- inside
-
-    def queue(self, name: str) -> Queue:
-        """The rq queue of this name."""
-        return Queue(name, connection=self.connection, serializer=JSONSerializer)
 
     def _push(self, job: Job, queue: Queue, pipe: Any) -> None:
         pipe.zrem(queue.scheduled_job_registry.key, job.id)
@@ -143,28 +95,18 @@ class Recovery:
         job.started_at = job.ended_at = None
         queue.enqueue_job(job, pipeline=pipe, at_front=True)
 
-    def fetch(self, job_id: str) -> Job | None:
-        try:
-            return Job.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
-        except NoSuchJobError:
-            return None
-
-    def _transaction(self, attempt: Callable[[Any], _T], *watched: str) -> _T:
-        result: _T = self.connection.transaction(attempt, *watched, value_from_callable=True)
-        return result
-
-    def _live(self, pointer: str, pipe: Any) -> Job | None:
+    def live(self, pointer: str, pipe: Any) -> Job | None:
         """The job a pointer names, if it will still end by itself; called before MULTI, watches the job too."""
         job_id = pipe.get(pointer)
         if job_id is None:
             return None
         pipe.watch(Job.key_for(job_id.decode()))
-        job = self.fetch(job_id.decode())
+        job = self._connection.fetch(job_id.decode())
         if job is None:
             return None
-        queue = self.queue(job.origin)
+        queue = self._connection.queue(job.origin)
         status = job.get_status(refresh=False)
-        with self.connection.pipeline() as look:
+        with self._redis.pipeline() as look:
             look.lpos(queue.key, job.id)
             look.lpos(queue.intermediate_queue_key, job.id)
             look.zscore(queue.scheduled_job_registry.key, job.id)
@@ -179,14 +121,13 @@ class Recovery:
         if status not in ("queued", "started", "scheduled"):
             return None
         logger.warning("job %s: its worker is gone", job.id)
-        execution = Execution.from_composite_key(executions[0][0], self.connection) if executions else None
+        execution = Execution.from_composite_key(executions[0][0], self._redis) if executions else None
         return job if self._abandon(job.id, queue, execution) else None
 
     def _dropped(self, queue: Queue, is_dead: Callable[[str], bool | None]) -> Iterator[str]:
         """Ids that a worker took off a queue and then died with, before it said that it runs them."""
         others_live = any(
-            not is_dead(name.decode().rpartition(":")[2])
-            for name in self.connection.smembers(f"rq:workers:{queue.name}")
+            not is_dead(name.decode().rpartition(":")[2]) for name in self._redis.smembers(f"rq:workers:{queue.name}")
         )
         intermediate = queue.intermediate_queue
         for job_id in intermediate.get_job_ids():
@@ -201,7 +142,7 @@ class Recovery:
         """Take a job from a dead worker: into the queue again, or failed if that happened too often. True if queued."""
 
         def attempt(pipe: Any) -> bool:
-            job = self.fetch(job_id)
+            job = self._connection.fetch(job_id)
             status = job.get_status(refresh=False) if job is not None else None
             pipe.multi()
             self._forget_execution(job_id, queue, execution, pipe)
@@ -216,7 +157,7 @@ class Recovery:
             self._push(job, queue, pipe)
             return True
 
-        return self._transaction(attempt, Job.key_for(job_id), queue.started_job_registry.key)
+        return self._connection.transaction(attempt, Job.key_for(job_id), queue.started_job_registry.key)
 
     def _forget_execution(self, job_id: str, queue: Queue, execution: Execution | None, pipe: Any) -> None:
         pipe.lrem(queue.intermediate_queue_key, 0, job_id)
@@ -224,4 +165,4 @@ class Recovery:
         if execution is not None:
             pipe.delete(execution.key)
             pipe.zrem(queue.started_job_registry.key, execution.composite_key)
-            ExecutionRegistry(job_id, connection=self.connection).remove(execution, pipe)
+            ExecutionRegistry(job_id, connection=self._redis).remove(execution, pipe)

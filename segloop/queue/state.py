@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from redis.exceptions import ResponseError
 from rq import Worker
 
+from segloop.queue.connection import reaching_redis
 from segloop.queue.jobs import Jobs
 from segloop.queue.names import QUEUES
-from segloop.queue.recovery import reaching_redis
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ class Metrics:
 
     def _queue(self) -> Iterable[Family]:
         queue = self._backend.jobs()
-        depths = queue.depths()
+        depths = queue.counters.depths()
         yield _family("jobs", [((d.queue, state), n) for d in depths for state, n in d.jobs.items()])
         yield _family("workers", [((d.queue,), d.workers) for d in depths])
-        tallies = queue.tallies(TRAINING_S)
+        tallies = queue.counters.tallies(TRAINING_S)
         yield _family("retrains", tallies.retrains.items())
         yield _family("prelabelled", [((outcome,), n) for outcome, n in tallies.prelabelled.items()])
         yield _trainings(tallies)

@@ -62,7 +62,7 @@ def test_the_first_retrain(shop: Workshop) -> None:
 
 def test_a_worse_candidate_is_kept_but_not_served(shop: Workshop) -> None:
     first, second, third = retrain(shop), retrain(shop), retrain(shop)
-    counted = shop.jobs.tallies([]).retrains
+    counted = shop.jobs.counters.tallies([]).retrains
     assert (counted["full", "promoted"], counted["full", "kept"], counted["quick", "promoted"]) == (2, 1, 0)
     assert [first["promoted"], second["promoted"], third["promoted"]] == [True, True, False]
     champion = shop.registry.champion(PROJECT)
@@ -124,7 +124,7 @@ def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs,
         assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
         assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
         assert queued(jobs, RETRAIN_QUEUE) == []
-        assert jobs.tallies([]).retrains["full", "promoted"] == 2, burns_at
+        assert jobs.counters.tallies([]).retrains["full", "promoted"] == 2, burns_at
         if not killed:
             break
     assert burns_at > 20, "the fuse should have burned in many places"
@@ -197,7 +197,7 @@ def test_a_failing_training_is_final_and_frees_the_project(shop: Workshop) -> No
     assert shop.jobs.job_status(job_id)["progress"] == {"phase": "failed", "message": "The loss is NaN."}
     assert shop.jobs.live_retrain(PROJECT) is None
     assert shop.registry.champion(PROJECT) is None
-    assert shop.jobs.tallies([]).retrains["full", "failed"] == 1
+    assert shop.jobs.counters.tallies([]).retrains["full", "failed"] == 1
 
 
 def test_a_lost_training_goes_on(shop: Workshop) -> None:

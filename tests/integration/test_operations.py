@@ -126,9 +126,9 @@ def test_a_swap_is_counted_and_one_that_fails_too(settings: Settings, redis_url:
 def test_the_queue_and_how_jobs_ended(world: World) -> None:
     job = world.jobs.enqueue_retrain(PROJECT, "test").job_id
     for _ in range(2):  # told twice, counted once
-        world.jobs.count_retrain(job, "full", "promoted", 250.0)
-    world.jobs.count_retrain("retrain-2", "quick", "failed")
-    world.jobs.count_prelabelled(7, 1)
+        world.jobs.counters.count_retrain(job, "full", "promoted", 250.0)
+    world.jobs.counters.count_retrain("retrain-2", "quick", "failed")
+    world.jobs.counters.count_prelabelled(7, 1)
     found = samples(world)
     assert found[key("segloop_queue_jobs", queue="segloop-retrain", state="queued")] == 1
     assert found[key("segloop_queue_jobs", queue="segloop-prelabel", state="queued")] == 0
@@ -145,7 +145,7 @@ def test_the_queue_and_how_jobs_ended(world: World) -> None:
 def test_every_metric_of_the_table_is_exposed_by_its_name(world: World) -> None:
     world.promote(PROJECT)
     predict(world, "/a.png", "/bad.png")
-    world.jobs.count_retrain("retrain-3", "full", "kept", 10.0)
+    world.jobs.counters.count_retrain("retrain-3", "full", "kept", 10.0)
     types = {family.name: family.type for family in text_string_to_metric_families(world.client.get("/metrics").text)}
     for metric in METRICS:
         if not metric.name.startswith("segloop_gpu"):

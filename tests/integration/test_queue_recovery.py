@@ -24,9 +24,9 @@ def test_a_failed_retrain_does_not_block(jobs: Jobs) -> None:
     SimpleWorker([RETRAIN_QUEUE], connection=jobs.connection, serializer=JSONSerializer).connection.delete("x")
     take(jobs)
     for _ in range(MAX_RETRIES):
-        assert jobs.recover(lambda name: True) == [first]
+        assert jobs.recovery.recover(lambda name: True) == [first]
         assert take(jobs) == first
-    assert jobs.recover(lambda name: True) == [first]
+    assert jobs.recovery.recover(lambda name: True) == [first]
     status = jobs.job_status(first)
     assert status["job_status"] == "failed"
     assert "died 4 times" in status["error"]
@@ -53,11 +53,11 @@ def test_a_started_job_is_recovered_by_death_and_only_then(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     waiting = jobs.enqueue_retrain("30", "pressed").job_id
     take(jobs)
-    assert jobs.recover(lambda name: False) == []
-    assert jobs.recover(lambda name: None) == []
-    assert jobs.recover(lambda name: name == "host.1.abc") == [first]
+    assert jobs.recovery.recover(lambda name: False) == []
+    assert jobs.recovery.recover(lambda name: None) == []
+    assert jobs.recovery.recover(lambda name: name == "host.1.abc") == [first]
     assert queued(jobs) == [first, waiting]
-    assert jobs.recover(lambda name: True) == []
+    assert jobs.recovery.recover(lambda name: True) == []
     assert take(jobs) == first
 
 
@@ -67,8 +67,8 @@ def test_an_overdue_heartbeat_is_death_unless_the_worker_is_known_to_live(jobs: 
     registry = jobs.queue(RETRAIN_QUEUE).started_job_registry.key
     [entry] = jobs.connection.zrange(registry, 0, -1)
     jobs.connection.zadd(registry, {entry: time.time() - 1})
-    assert jobs.recover(lambda name: False) == []
-    assert jobs.recover(lambda name: None) == [first]
+    assert jobs.recovery.recover(lambda name: False) == []
+    assert jobs.recovery.recover(lambda name: None) == [first]
 
 
 def test_a_press_revives_a_job_with_an_overdue_heartbeat(jobs: Jobs) -> None:
@@ -88,8 +88,8 @@ def test_a_job_dropped_between_queue_and_registry_is_recovered(jobs: Jobs) -> No
     Queue.dequeue_any([queue], None, jobs.connection, serializer=JSONSerializer)
     assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
     jobs.connection.sadd(f"rq:workers:{RETRAIN_QUEUE}", "rq:worker:other")
-    assert jobs.recover(lambda name: False) == []
-    assert jobs.recover(lambda name: True) == [first]
+    assert jobs.recovery.recover(lambda name: False) == []
+    assert jobs.recovery.recover(lambda name: True) == [first]
     assert queued(jobs) == [first]
     assert jobs.connection.llen(queue.intermediate_queue_key) == 0
 
@@ -98,8 +98,8 @@ def test_a_finished_job_is_never_started_again(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
     jobs.connection.hset(f"rq:job:{first}", "status", "finished")
-    jobs.recover(lambda name: True)
-    jobs.requeue(first, jobs.queue(RETRAIN_QUEUE))
+    jobs.recovery.recover(lambda name: True)
+    jobs.recovery.requeue(first, jobs.queue(RETRAIN_QUEUE))
     assert queued(jobs) == []
     assert jobs.connection.zcard(jobs.queue(RETRAIN_QUEUE).started_job_registry.key) == 0
 
@@ -108,13 +108,13 @@ def test_a_job_that_waits_for_an_outage_to_end_is_live_and_comes_back(jobs: Jobs
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
     queue = jobs.queue(RETRAIN_QUEUE)
-    jobs.requeue(first, queue, delay_s=60)
+    jobs.recovery.requeue(first, queue, delay_s=60)
     assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
-    jobs.enqueue_due()
+    jobs.recovery.enqueue_due()
     assert queued(jobs) == []
     jobs.connection.zadd(queue.scheduled_job_registry.key, {first: time.time() - 1})
-    jobs.enqueue_due()
-    jobs.enqueue_due()
+    jobs.recovery.enqueue_due()
+    jobs.recovery.enqueue_due()
     assert queued(jobs) == [first]
 
 

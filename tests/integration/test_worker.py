@@ -19,12 +19,11 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from segloop.errors import SettingsError
-from segloop.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
+from segloop.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, WorkerLocks
 from segloop.settings import Settings, environment
 from tests.valkey import Valkey
 from tests.waiting import PATIENCE_S, until
 from worker.__main__ import _queue
-from worker.worker import Lives
 
 pytestmark = pytest.mark.slow
 
@@ -297,16 +296,16 @@ def test_a_job_ends_whenever_its_worker_is_killed(jobs: Jobs, workers: Workers, 
     assert "done" in lines(notes)
 
 
-def test_lives_are_locks(tmp_path: Path) -> None:
-    lives = Lives(tmp_path)
-    name, descriptor = lives.register()
-    assert lives.is_dead(name) is False
-    assert lives.is_dead("elsewhere.1.abcdef") is None
+def test_a_dead_worker_has_an_open_lock(tmp_path: Path) -> None:
+    locks = WorkerLocks(tmp_path)
+    name, descriptor = locks.register()
+    assert locks.is_dead(name) is False
+    assert locks.is_dead("elsewhere.1.abcdef") is None
     os.close(descriptor)
-    assert lives.is_dead(name) is True
-    assert list(lives.dead()) == [name]
-    lives.bury(name)
-    assert lives.is_dead(name) is None
+    assert locks.is_dead(name) is True
+    assert list(locks.dead()) == [name]
+    locks.forget(name)
+    assert locks.is_dead(name) is None
 
 
 def test_queue_names() -> None:

@@ -63,7 +63,7 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
         failed += [row["task"] for row in rows if row["score"] is None]
         rows = [row for row in rows if row["score"] is not None]
         predicted += shop.label_studio.predictions.create(project_id, rows)
-        shop.jobs.count_prelabelled(len(rows), len(batch) - len(rows))
+        shop.jobs.counters.count_prelabelled(len(rows), len(batch) - len(rows))
         embeddings.keep({row["task"]: row["score"] for row in rows})
         message = f"{predicted} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
         shop.jobs.report(job_id, {"phase": "predicting", "step": predicted + len(failed), "message": message})

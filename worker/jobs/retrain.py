@@ -97,7 +97,7 @@ def supervised(
     ended = {"phase": "done", "message": result["reason"], "version": result["version"], "promoted": result["promoted"]}
     shop.jobs.report(job_id, ended)
     outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
-    shop.jobs.count_retrain(job_id, recipe, outcome, result.get("seconds"))
+    shop.jobs.counters.count_retrain(job_id, recipe, outcome, result.get("seconds"))
     _finish(shop, settings, project, job_id, recipe)
     return result
 
@@ -198,7 +198,7 @@ def _fail(shop: Workshop, settings: Settings, project: str, job_id: str, recipe:
     logger.error("project %s: job %s failed: %s", project, job_id, error)
     phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
     shop.jobs.report(job_id, {"phase": phase, "message": str(error)})
-    shop.jobs.count_retrain(job_id, recipe, phase)
+    shop.jobs.counters.count_retrain(job_id, recipe, phase)
     _finish(shop, settings, project, job_id, recipe)
 
 

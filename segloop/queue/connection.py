@@ -1,0 +1,70 @@
+"""The Redis of the queue, and what rq keeps in it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from segloop.errors import QueueUnavailable
+from segloop.settings import Settings
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def reaching_redis(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Raise the Redis errors of a method as QueueUnavailable."""
+
+    @functools.wraps(method)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(*args, **kwargs)
+        except RedisError as error:
+            reason = str(error).rstrip(".")
+            raise QueueUnavailable(f"The queue (Redis) cannot be reached: {reason}. Is it running?") from error
+
+    return guarded
+
+
+class QueueConnection:
+    """One connection to the Redis of the queue, through which all parts of `Jobs` work. Thread-safe."""
+
+    def __init__(self, redis: Redis) -> None:
+        # Any: redis-py types every answer as "str or bytes, sync or async"
+        self.redis: Any = redis
+
+    @classmethod
+    def open(cls, settings: Settings, *, timeout_s: float | None = None) -> QueueConnection:
+        """A connection by these settings; nothing is sent yet. With a time-out, each command is tried once."""
+        if timeout_s is None:
+            return cls(Redis.from_url(settings.queue_url))
+        retry = Retry(NoBackoff(), 0)
+        return cls(
+            Redis.from_url(settings.queue_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+        )
+
+    def queue(self, name: str) -> Queue:
+        """The rq queue of this name."""
+        return Queue(name, connection=self.redis, serializer=JSONSerializer)
+
+    def fetch(self, job_id: str) -> Job | None:
+        """The job with this id; None if Redis does not know it (any more)."""
+        try:
+            return Job.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return None
+
+    def transaction(self, attempt: Callable[[Any], _T], *watched: str) -> _T:
+        """Run `attempt(pipe)` until nobody changes the watched keys meanwhile; its result."""
+        result: _T = self.redis.transaction(attempt, *watched, value_from_callable=True)
+        return result
