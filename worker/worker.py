@@ -201,17 +201,17 @@ class Worker(rq.Worker):
         error = exc_info[1]
         if isinstance(error, Interrupted):
             logger.info("job %s: interrupted, queued again", job.id)
-            self._jobs.recovery.requeue(job.id, queue, execution=execution)
+            self._jobs.recovery.postpone(execution, queue)
             return
         if isinstance(error, Parked):
-            self._jobs.recovery.requeue(job.id, queue, delay_s=error.delay_s, execution=execution)
+            self._jobs.recovery.postpone(execution, queue, error.delay_s)
             return
         if isinstance(error, OUTAGES) and not isinstance(error, VersionNotFound):
             if datetime.now(UTC) - job.created_at < OUTAGE_LIMIT:
                 logger.warning("job %s: %s Trying again in %d s.", job.id, error, RETRY_LATER_S)
                 message = f"{error} Trying again every {RETRY_LATER_S:.0f} s."
                 self._jobs.report(job.id, {"phase": "waiting", "message": message})
-                self._jobs.recovery.requeue(job.id, queue, delay_s=RETRY_LATER_S, execution=execution)
+                self._jobs.recovery.postpone(execution, queue, RETRY_LATER_S)
                 return
             self._jobs.restore_changes(str(job.meta.get("project")))
         if isinstance(error, (SegloopError, JobTimeout)):

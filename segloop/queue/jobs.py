@@ -22,6 +22,7 @@ from segloop.queue.names import (
     PRELABEL_QUEUE,
     RESULT_TTL_S,
     RETRAIN_QUEUE,
+    UNFINISHED,
     key_of,
 )
 from segloop.queue.recovery import Recovery
@@ -182,8 +183,8 @@ class Jobs:
     def hasten(self, job_id: str) -> None:
         """Queue a job that was parked now; any other stays as it is."""
         job = self.fetch(job_id)
-        if job is not None and job.get_status(refresh=False) == "scheduled":
-            self.recovery.requeue(job_id, self.queue(job.origin))
+        if job is not None:
+            self.recovery.release(job_id, self.queue(job.origin))
 
     @reaching_redis
     def ask_stop(self, project: str) -> str | None:
@@ -291,7 +292,7 @@ class Jobs:
         """Status of the project's queued or running retrain, and the `recipe` that it is asked for."""
         job_id, recipe = self.connection.mget(key_of(project, "retrain"), key_of(project, "recipe"))
         job = self.fetch(job_id.decode()) if job_id is not None else None
-        if job is None or job.get_status(refresh=False) not in ("queued", "started", "scheduled"):
+        if job is None or job.get_status(refresh=False) not in UNFINISHED:
             return None
         return {**describe(job), "recipe": _recipe(recipe)}
 

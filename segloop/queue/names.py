@@ -12,8 +12,8 @@ QUEUES = (RETRAIN_QUEUE, PRELABEL_QUEUE)
 RESULT_TTL_S = 7 * 24 * 3600
 #: How often a job is started again after its worker or its process died.
 MAX_RETRIES = 3
-#: A job is looked for in the intermediate queue this long before it counts as dropped by a dead worker, in seconds.
-DEQUEUE_GRACE_S = 60.0
+#: What rq says of a job that will still run or runs.
+UNFINISHED = ("queued", "started", "scheduled")
 
 #: Errors that pass by themselves: a job that meets one is tried again later.
 OUTAGES = (LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rq import Queue, SimpleWorker
+from rq.executions import Execution
 from rq.serializers import JSONSerializer
 
 from segloop.errors import QueueUnavailable
@@ -71,13 +72,14 @@ def test_an_overdue_heartbeat_is_death_unless_the_worker_is_known_to_live(jobs: 
     assert jobs.recovery.recover(lambda name: None) == [first]
 
 
-def test_a_press_revives_a_job_with_an_overdue_heartbeat(jobs: Jobs) -> None:
+def test_a_press_joins_a_job_with_an_overdue_heartbeat_which_the_next_worker_revives(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
     registry = jobs.queue(RETRAIN_QUEUE).started_job_registry.key
     [entry] = jobs.connection.zrange(registry, 0, -1)
     jobs.connection.zadd(registry, {entry: time.time() - 1})
     assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
+    assert jobs.recovery.recover(lambda name: None) == [first]
     assert queued(jobs) == [first]
     assert jobs.connection.zcard(registry) == 0
 
@@ -87,11 +89,69 @@ def test_a_job_dropped_between_queue_and_registry_is_recovered(jobs: Jobs) -> No
     queue = jobs.queue(RETRAIN_QUEUE)
     Queue.dequeue_any([queue], None, jobs.connection, serializer=JSONSerializer)
     assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
-    jobs.connection.sadd(f"rq:workers:{RETRAIN_QUEUE}", "rq:worker:other")
-    assert jobs.recovery.recover(lambda name: False) == []
-    assert jobs.recovery.recover(lambda name: True) == [first]
+    assert jobs.recovery.recover(lambda name: True) == []
+    assert jobs.recovery.recover(lambda name: True) == [], "a worker may have taken it this moment"
+    jobs.connection.set(queue.intermediate_queue.get_first_seen_key(first), time.time() - 61)
+    assert jobs.recovery.recover(lambda name: False) == [first]
     assert queued(jobs) == [first]
     assert jobs.connection.llen(queue.intermediate_queue_key) == 0
+
+
+# -- two workers never run one job
+
+
+def execution(jobs: Jobs) -> Execution:
+    [entry] = jobs.connection.zrange(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, 0, -1)
+    return Execution.from_composite_key(entry.decode(), jobs.connection)
+
+
+def test_a_recovery_that_comes_late_leaves_a_job_to_its_next_worker(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+
+    def while_another_recovers_it(name: str) -> bool:
+        assert jobs.recovery.recover(lambda name: True) == [first]
+        assert take(jobs, worker_name="host.2.def") == first
+        return True
+
+    jobs.recovery.recover(while_another_recovers_it)
+    assert queued(jobs) == []
+    assert execution(jobs).job_id == first
+
+
+def test_a_job_is_due_once(jobs: Jobs) -> None:
+    """As when two workers find it due, or one does while somebody hastens it."""
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    queue = jobs.queue(RETRAIN_QUEUE)
+    jobs.recovery.postpone(execution(jobs), queue, 60)
+    jobs.hasten(first)
+    assert take(jobs) == first
+    jobs.recovery.release(first, queue)
+    jobs.hasten(first)
+    assert queued(jobs) == []
+
+
+def test_a_worker_that_was_thought_dead_does_not_put_its_job_back(jobs: Jobs) -> None:
+    first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    take(jobs)
+    lost = execution(jobs)
+    jobs.recovery.recover(lambda name: True)
+    assert take(jobs, worker_name="host.2.def") == first
+    for delay_s in (0, 60):
+        jobs.recovery.postpone(lost, jobs.queue(RETRAIN_QUEUE), delay_s)
+    assert queued(jobs) == []
+    assert jobs.job_status(first)["job_status"] == "started"
+
+
+def test_what_ended_a_week_ago_leaves_the_registries_and_the_dead_of_other_hosts_the_list(jobs: Jobs) -> None:
+    queue = jobs.queue(RETRAIN_QUEUE)
+    jobs.connection.zadd(queue.finished_job_registry.key, {"old": time.time() - 1, "new": time.time() + 60})
+    jobs.connection.zadd(queue.failed_job_registry.key, {"old": time.time() - 1})
+    jobs.connection.sadd(f"rq:workers:{RETRAIN_QUEUE}", "rq:worker:elsewhere.1.abc")
+    jobs.recovery.recover(lambda name: None)
+    [depth, _] = jobs.counters.depths()
+    assert (depth.jobs["finished"], depth.jobs["failed"], depth.workers) == (1, 0, 0)
 
 
 def test_a_finished_job_is_never_started_again(jobs: Jobs) -> None:
@@ -99,7 +159,7 @@ def test_a_finished_job_is_never_started_again(jobs: Jobs) -> None:
     take(jobs)
     jobs.connection.hset(f"rq:job:{first}", "status", "finished")
     jobs.recovery.recover(lambda name: True)
-    jobs.recovery.requeue(first, jobs.queue(RETRAIN_QUEUE))
+    jobs.hasten(first)
     assert queued(jobs) == []
     assert jobs.connection.zcard(jobs.queue(RETRAIN_QUEUE).started_job_registry.key) == 0
 
@@ -108,7 +168,7 @@ def test_a_job_that_waits_for_an_outage_to_end_is_live_and_comes_back(jobs: Jobs
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
     queue = jobs.queue(RETRAIN_QUEUE)
-    jobs.recovery.requeue(first, queue, delay_s=60)
+    jobs.recovery.postpone(execution(jobs), queue, 60)
     assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
     jobs.recovery.enqueue_due()
     assert queued(jobs) == []
