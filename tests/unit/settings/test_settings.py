@@ -74,7 +74,7 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PORT", "2222")
     settings = load_settings()
     assert (settings.threads, settings.port, settings.has_password) == (3, 2222, False)
-    assert load_settings(env_file=None).threads == 24
+    assert load_settings(env_file=None).threads == Settings.model_fields["threads"].default
 
 
 @pytest.mark.parametrize(
