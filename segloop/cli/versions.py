@@ -176,13 +176,13 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
     from rich.markup import escape
     from rich.table import Table
 
-    from worker.jobs.context import Workshop
+    from worker.jobs.context import JobContext
     from worker.jobs.reproduce import run_reproduce
 
     settings = load_settings()
     _, key = open_store(settings, project)
-    with Workshop.open(settings) as shop:
-        result = run_reproduce(shop, key, version, tell)
+    with JobContext.open(settings) as context:
+        result = run_reproduce(context, key, version, tell)
     difference = result["difference"]
     same = difference is not None and abs(difference) <= tolerance
     if as_json:

@@ -24,9 +24,9 @@ from segloop.dataset.splits import (
     ProjectSplits,
     SplitStore,
     assign_splits,
+    exclude_trained,
     find_twins,
     join_splits,
-    without_learnt,
 )
 from segloop.dataset.sync_api import Synced, sync
 from segloop.dataset.sync_bucket import sync_target
@@ -47,6 +47,7 @@ __all__ = [
     "assign_splits",
     "counting_annotations",
     "current_annotation",
+    "exclude_trained",
     "find_twins",
     "join_splits",
     "load_manifest",
@@ -56,6 +57,5 @@ __all__ = [
     "snapshot",
     "sync",
     "sync_target",
-    "without_learnt",
     "write_manifest",
 ]

@@ -98,7 +98,7 @@ def join_splits(known: Mapping[int, Split], learnt: Manifest) -> dict[int, Split
     return {**theirs, **known, **trained}
 
 
-def without_learnt(manifest: Manifest, learnt: Manifest) -> Manifest:
+def exclude_trained(manifest: Manifest, learnt: Manifest) -> Manifest:
     """A snapshot's manifest without the held-out tasks that, or whose images, a training set has to train on.
 
     Raises:

@@ -16,11 +16,11 @@ from segloop.aws.training.route import AdoptedTraining
 from segloop.dataset import Manifest
 from segloop.queue import RETRAIN_QUEUE, Jobs, Parked
 from tests.aws.sagemaker_emulator import Emulator
+from tests.job_context import PROJECT
 from tests.snapshots import write_snapshot
 from tests.waiting import PATIENCE_S, until
-from tests.workshop import PROJECT
 from worker.jobs.adopt import run_adopt
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.worker import Worker
 
 ARTIFACTS = "route-artifacts"
@@ -32,7 +32,7 @@ class Route:
 
     emulator: Emulator
     outputs: dict[str, str]
-    shop: Workshop
+    context: JobContext
     folder: Path
 
     def plan(self, manifest: Manifest | None = None, **plan: Any) -> None:
@@ -73,7 +73,7 @@ class Route:
 
     def hear(self) -> None:
         """Take what the queue of events has, as a worker does every few seconds."""
-        worker = Worker(self.shop.settings, [RETRAIN_QUEUE], self.shop.jobs)
+        worker = Worker(self.context.settings, [RETRAIN_QUEUE], self.context.jobs)
         try:
             worker.run_maintenance_tasks()
         finally:
@@ -81,20 +81,20 @@ class Route:
 
     def adopted(self) -> list[str]:
         """Ids of the jobs that follow trainings of the route, all that there ever were."""
-        keys = self.shop.jobs.connection.keys("rq:job:adopt-*")
+        keys = self.context.jobs.connection.keys("rq:job:adopt-*")
         return sorted(key.decode().removeprefix("rq:job:") for key in keys)
 
     def work(self, job_id: str, deadline_s: float = 60) -> dict[str, Any]:
         """Run a job as workers do that each live for one look; its result."""
-        job = self.shop.jobs.fetch(job_id)
+        job = self.context.jobs.fetch(job_id)
         assert job is not None
-        take(self.shop.jobs, job_id)
+        take(self.context.jobs, job_id)
         project, training = job.args
         until_s = time.monotonic() + deadline_s
         while time.monotonic() < until_s:
-            follower = AdoptedTraining(self.shop.settings, training, 29, attempts=2)
+            follower = AdoptedTraining(self.context.settings, training, 29, attempts=2)
             try:
-                return run_adopt(self.shop, project, follower, job_id)
+                return run_adopt(self.context, project, follower, job_id)
             except Parked as pause:
                 time.sleep(min(pause.delay_s, 0.1))
         raise AssertionError("the training did not end")

@@ -27,8 +27,8 @@ from segloop.serving.engines import TorchEngine
 from segloop.settings import load_settings
 from tests.aws.container_image import image_site
 from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
+from tests.job_context import queued
 from tests.toys import BRUSH, ToyImage, half_red_half_blue, toy_info
-from tests.workshop import queued
 from worker.jobs.context import _load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

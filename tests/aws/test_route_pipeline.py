@@ -22,11 +22,11 @@ from segloop.registry import open_registry
 from segloop.settings import Settings, environment
 from tests.aws.route_jobs import ARTIFACTS, Route, learnt, take
 from tests.aws.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
+from tests.job_context import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
 from tests.toys import BRUSH, toy_model
 from tests.waiting import PATIENCE_S, until
-from tests.workshop import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
 from worker.jobs.adopt import run_adopt
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.reconcile import run_reconcile
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def route(
     )
     registry = open_registry(settings)
     registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
-    shop = Workshop(
+    context = JobContext(
         settings,
         registry,
         FakeLabelStudio(),  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def route(
         lambda registry, project, version, settings: toy_model(version, project),
         lambda settings: False,
     )
-    made = Route(emulator, outputs, shop, tmp_path)
+    made = Route(emulator, outputs, context, tmp_path)
     made.plan()
     yield made
     boto3.client("sqs", endpoint_url=emulator.s3_url).delete_queue(QueueUrl=outputs["EventQueueUrl"])
@@ -99,23 +99,23 @@ def test_a_model_of_the_route_is_taken_up_and_promoted(route: Route) -> None:
     training = route.start()
     route.hear()
     (job_id,) = route.adopted()
-    take(route.shop.jobs, job_id)
+    take(route.context.jobs, job_id)
     with pytest.raises(Parked):
-        run_adopt(route.shop, PROJECT, AdoptedTraining(route.shop.settings, training, 29), job_id)
+        run_adopt(route.context, PROJECT, AdoptedTraining(route.context.settings, training, 29), job_id)
     # visible while it trains, as any retrain
-    status = route.shop.jobs.live_retrain(PROJECT)
+    status = route.context.jobs.live_retrain(PROJECT)
     assert status is not None
     assert (status["job"], status["kind"], status["progress"]["phase"]) == (job_id, "adopt", "training")
     assert (status["progress"]["job"], status["reason"]) == (training, "The managed route trained generation 1.")
     go_on.touch()
     result = route.work(job_id)
     assert (result["promoted"], result["training"], result["learnt"], result["tasks"]) == (True, training, 8, 10)
-    version = route.shop.registry.get(PROJECT, result["version"])
+    version = route.context.registry.get(PROJECT, result["version"])
     assert version.recipe["hyperparameters"]["recipe"] == "full"
     assert not any(name.startswith("segloop_") for name in version.recipe["hyperparameters"])
-    assert queued(route.shop.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
-    assert route.shop.label_studio.title == result["version"]  # type: ignore[attr-defined]
-    assert route.shop.jobs.live_retrain(PROJECT) is None
+    assert queued(route.context.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
+    assert route.context.label_studio.title == result["version"]  # type: ignore[attr-defined]
+    assert route.context.jobs.live_retrain(PROJECT) is None
     assert route.execution().status == "Succeeded"
     (package,) = route.emulator.flow.groups["segloop"]
     assert package["CustomerMetadataProperties"] == {"project": "29", "generation": "1"}
@@ -131,7 +131,7 @@ def test_a_training_is_taken_up_once(route: Route) -> None:
         route.hear()
     (job_id,) = route.adopted()
     assert route.work(job_id)["promoted"]
-    registry = route.shop.registry
+    registry = route.context.registry
     event = {
         "detail-type": "SageMaker Training Job State Change",
         "detail": {
@@ -145,9 +145,9 @@ def test_a_training_is_taken_up_once(route: Route) -> None:
         client.send_message(QueueUrl=route.outputs["EventQueueUrl"], MessageBody=json.dumps(event))
     client.close()
     # a Redis that was lost forgets the job; the store does not
-    route.shop.jobs.connection.flushall()
+    route.context.jobs.connection.flushall()
     route.hear()
-    run_reconcile(route.shop)
+    run_reconcile(route.context)
     assert route.adopted() == []
     assert len(registry.versions(PROJECT)) == 1
     assert registry.champion(PROJECT).generation == 1  # type: ignore[union-attr]
@@ -156,10 +156,10 @@ def test_a_training_is_taken_up_once(route: Route) -> None:
 def test_a_missed_event_is_found_by_asking(route: Route) -> None:
     training = route.start()
     boto3.client("sqs").purge_queue(QueueUrl=route.outputs["EventQueueUrl"])
-    found = run_reconcile(route.shop)["queued"]
+    found = run_reconcile(route.context)["queued"]
     assert found == route.adopted()
     assert [job for job in found if job.startswith("adopt-29-1795383040-")]
-    assert run_reconcile(route.shop)["queued"] == []
+    assert run_reconcile(route.context)["queued"] == []
     assert route.work(found[0])["training"] == training
 
 
@@ -175,15 +175,15 @@ def test_below_the_minimum_nothing_is_registered_but_segloop_compares(route: Rou
     result = route.work(job_id)
     assert result["training"] == training
     assert result["metrics"]["miou"] == 0.5  # of the comparison, on segloop's held-out tasks
-    assert route.shop.registry.get(PROJECT, result["version"]).metrics["miou"] == 0.5
+    assert route.context.registry.get(PROJECT, result["version"]).metrics["miou"] == 0.5
 
 
 def test_a_worker_follows_a_training_and_tells_why_it_failed(route: Route) -> None:
     """A real worker process: it hears of the training, follows it, and is told SageMaker's reason."""
     route.plan(fails="There are too few annotations.")
-    jobs = route.shop.jobs
+    jobs = route.context.jobs
     worker = subprocess.Popen(
-        [sys.executable, "-m", "worker", "retrain"], env=environment(route.shop.settings), cwd=ROOT
+        [sys.executable, "-m", "worker", "retrain"], env=environment(route.context.settings), cwd=ROOT
     )
     try:
         route.ended(route.start())
@@ -197,7 +197,7 @@ def test_a_worker_follows_a_training_and_tells_why_it_failed(route: Route) -> No
     assert status["progress"] == {"phase": "failed", "message": status["error"]}
     assert jobs.live_retrain(PROJECT) is None
     jobs.connection.flushall()
-    assert run_reconcile(route.shop)["queued"] == []
+    assert run_reconcile(route.context)["queued"] == []
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,9 @@ def test_a_worker_follows_a_training_and_tells_why_it_failed(route: Route) -> No
 def test_what_is_not_ours_is_ignored(
     route: Route, caplog: pytest.LogCaptureFixture, project: str, route_name: str, told: str
 ) -> None:
-    route.shop = replace(route.shop, settings=route.shop.settings.model_copy(update={"sagemaker_route": route_name}))
+    route.context = replace(
+        route.context, settings=route.context.settings.model_copy(update={"sagemaker_route": route_name})
+    )
     route.ended(route.start(project=project))
     with caplog.at_level(logging.INFO):
         route.hear()
@@ -219,23 +221,23 @@ def test_what_is_not_ours_is_ignored(
 
 
 def test_it_waits_for_a_retrain_that_is_under_way(route: Route) -> None:
-    other = begin(route.shop.jobs)
+    other = begin(route.context.jobs)
     training = route.start()
     route.hear()
     (job_id,) = route.adopted()
-    take(route.shop.jobs, job_id)
+    take(route.context.jobs, job_id)
     with pytest.raises(Parked):
-        run_adopt(route.shop, PROJECT, AdoptedTraining(route.shop.settings, training, 29), job_id)
-    assert route.shop.jobs.job_status(job_id)["progress"]["message"] == (
+        run_adopt(route.context, PROJECT, AdoptedTraining(route.context.settings, training, 29), job_id)
+    assert route.context.jobs.job_status(job_id)["progress"]["message"] == (
         f"{training} waits for the retrain {other}, which is under way."
     )
-    route.shop.jobs.finish_retrain(PROJECT, other, lambda *_: RetrainDecision(False, "nothing changed"))
+    route.context.jobs.finish_retrain(PROJECT, other, lambda *_: RetrainDecision(False, "nothing changed"))
     assert route.work(job_id)["promoted"]
 
 
 def test_nothing_that_it_learnt_from_is_held_out(route: Route) -> None:
     """segloop held 3 and 7 out, the candidate learnt from 3 and held 5 out; 11 is of neither yet."""
-    registry = route.shop.registry
+    registry = route.context.registry
     known = {str(task): "val" if task in (3, 7) else "train" for task in (1, 2, 3, 4, 7)}
     registry.write_json(PROJECT, "split.json", {"format": 1, "splits": known})
     route.plan(learnt(route.folder, held_out=(5, 7)))
@@ -250,7 +252,7 @@ def test_nothing_that_it_learnt_from_is_held_out(route: Route) -> None:
             "interval": None,
         }
 
-    route.shop = replace(route.shop, compare=compare)
+    route.context = replace(route.context, compare=compare)
     route.start()
     route.execution()
     route.hear()
@@ -267,13 +269,13 @@ def test_a_stop_from_segloop_stops_the_training(route: Route) -> None:
     until(lambda: route.emulator.jobs[training].process is not None)
     route.hear()
     (job_id,) = route.adopted()
-    take(route.shop.jobs, job_id)
-    follower = AdoptedTraining(route.shop.settings, training, 29)
+    take(route.context.jobs, job_id)
+    follower = AdoptedTraining(route.context.settings, training, 29)
     with pytest.raises(Parked):
-        run_adopt(route.shop, PROJECT, follower, job_id)
-    assert route.shop.jobs.ask_stop(PROJECT) == job_id
+        run_adopt(route.context, PROJECT, follower, job_id)
+    assert route.context.jobs.ask_stop(PROJECT) == job_id
     with pytest.raises(TrainingError, match="stopped the training"):
-        run_adopt(route.shop, PROJECT, follower, job_id)
+        run_adopt(route.context, PROJECT, follower, job_id)
     route.ended(training)
     assert route.execution().status == "Failed"
 
@@ -299,5 +301,5 @@ def test_a_model_of_something_else_is_refused(
 
 def test_the_route_cannot_be_asked(route: Route, caplog: pytest.LogCaptureFixture) -> None:
     route.emulator.faults.append(("ListPipelineExecutions", Refusal("AccessDeniedException", "no")))
-    assert run_reconcile(route.shop)["queued"] == []
+    assert run_reconcile(route.context)["queued"] == []
     assert "does not allow sagemaker:ListPipelineExecutions" in caplog.text

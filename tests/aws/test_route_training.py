@@ -19,10 +19,10 @@ from tests.aws.container_image import image_site
 from tests.aws.route_jobs import Route
 from tests.aws.route_world import ARTIFACTS, KEY, SOURCE, TARGET, RouteBuckets
 from tests.aws.sagemaker_emulator import deploy, emulated_aws
+from tests.job_context import FakeLabelStudio, fake_export
 from tests.labelling import CONFIG, half
 from tests.toys import toy_model
-from tests.workshop import FakeLabelStudio, fake_export
-from worker.jobs.context import Workshop, compare_bundles
+from worker.jobs.context import JobContext, compare_bundles
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def route(redis_url: str, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.Monkey
         images = ImageSource(settings, credentials, tmp_path / "images")
         registry = open_registry(settings)
         registry.write_json(KEY, "project.json", {"project": KEY, "label_config": CONFIG})
-        shop = Workshop(
+        context = JobContext(
             settings,
             registry,
             Studio(),  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def route(redis_url: str, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.Monkey
             lambda registry, project, version, settings: toy_model(version, project),
             lambda settings: False,
         )
-        yield Route(emulator, outputs, shop, tmp_path)
+        yield Route(emulator, outputs, context, tmp_path)
         images.close()
 
 
@@ -104,8 +104,8 @@ def test_a_version_is_trained_from_s3_and_promoted(route: Route) -> None:
     result = route.work(job_id)
     assert result["promoted"], result
     assert (result["learnt"], result["tasks"]) == (6, 8)
-    shop = route.shop
-    version = shop.registry.get(KEY, result["version"])
+    context = route.context
+    version = context.registry.get(KEY, result["version"])
     assert version.classes == ("Sky", "Road")
     assert version.input_size == 64
     # trained and compared on the very same tasks

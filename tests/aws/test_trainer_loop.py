@@ -16,9 +16,9 @@ from segloop.errors import TrainingError
 from segloop.queue import Jobs, Parked
 from segloop.settings import Settings
 from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
+from tests.job_context import PROJECT, begin, make_context
 from tests.waiting import PATIENCE_S
-from tests.workshop import PROJECT, begin, make_shop
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.retrain import run_retrain
 
 pytestmark = pytest.mark.slow
@@ -50,8 +50,8 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def shop(settings: Settings, jobs: Jobs, emulator: Emulator, tmp_path: Path) -> Workshop:
-    return make_shop(settings, jobs, new_trainer(settings, tmp_path))
+def context(settings: Settings, jobs: Jobs, emulator: Emulator, tmp_path: Path) -> JobContext:
+    return make_context(settings, jobs, new_trainer(settings, tmp_path))
 
 
 def new_trainer(settings: Settings, tmp_path: Path) -> SageMakerTrainer:
@@ -61,13 +61,13 @@ def new_trainer(settings: Settings, tmp_path: Path) -> SageMakerTrainer:
     return SageMakerTrainer(settings, code=code, attempts=2)
 
 
-def looks(shop: Workshop, job_id: str, tmp_path: Path) -> tuple[dict[str, Any], int]:
+def looks(context: JobContext, job_id: str, tmp_path: Path) -> tuple[dict[str, Any], int]:
     """Run a retrain as workers do that each live for one look; its result, and how often it was parked."""
     parked = 0
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
-            fresh = replace(shop, trainer=new_trainer(shop.settings, tmp_path))
+            fresh = replace(context, trainer=new_trainer(context.settings, tmp_path))
             return run_retrain(fresh, PROJECT, job_id), parked
         except Parked as pause:
             parked += 1
@@ -75,62 +75,62 @@ def looks(shop: Workshop, job_id: str, tmp_path: Path) -> tuple[dict[str, Any], 
     raise AssertionError("the training did not end")
 
 
-def test_a_retrain_holds_no_worker(shop: Workshop, emulator: Emulator, tmp_path: Path) -> None:
-    job_id = begin(shop.jobs)
-    result, parked = looks(shop, job_id, tmp_path)
+def test_a_retrain_holds_no_worker(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
+    job_id = begin(context.jobs)
+    result, parked = looks(context, job_id, tmp_path)
     assert result["promoted"]
     assert parked >= 2
     assert len(emulator.jobs) == 1
-    assert shop.jobs.live_retrain(PROJECT) is None
+    assert context.jobs.live_retrain(PROJECT) is None
     # the second one begins with the first one's version
-    shop.label_studio.labelled.pop()  # type: ignore[attr-defined]
-    second, _ = looks(shop, begin(shop.jobs), tmp_path)
-    info = shop.registry.get(PROJECT, second["version"])
+    context.label_studio.labelled.pop()  # type: ignore[attr-defined]
+    second, _ = looks(context, begin(context.jobs), tmp_path)
+    info = context.registry.get(PROJECT, second["version"])
     assert "model/version.json" in info.recipe["inputs"]
     assert info.parent == result["version"]
 
 
-def test_progress_is_sagemakers(shop: Workshop, tmp_path: Path) -> None:
-    job_id = begin(shop.jobs)
+def test_progress_is_sagemakers(context: JobContext, tmp_path: Path) -> None:
+    job_id = begin(context.jobs)
     with pytest.raises(Parked):
-        run_retrain(shop, PROJECT, job_id)
-    progress = shop.jobs.job_status(job_id)["progress"]
+        run_retrain(context, PROJECT, job_id)
+    progress = context.jobs.job_status(job_id)["progress"]
     assert progress["phase"] == "training"
     assert progress["message"].startswith("SageMaker: ")
     assert progress["job"].endswith("-1")
-    assert looks(shop, job_id, tmp_path)[0]["promoted"]
+    assert looks(context, job_id, tmp_path)[0]["promoted"]
 
 
-def test_a_failure_is_told_and_frees_the_project(shop: Workshop, emulator: Emulator) -> None:
+def test_a_failure_is_told_and_frees_the_project(context: JobContext, emulator: Emulator) -> None:
     emulator.faults.append(("CreateTrainingJob", Refusal("ResourceLimitExceeded", "The service limit is 0 Instances.")))
-    job_id = begin(shop.jobs)
+    job_id = begin(context.jobs)
     with pytest.raises(TrainingError, match="limit is 0 Instances"):
-        run_retrain(shop, PROJECT, job_id)
-    assert shop.jobs.live_retrain(PROJECT) is None
+        run_retrain(context, PROJECT, job_id)
+    assert context.jobs.live_retrain(PROJECT) is None
 
 
-def test_a_stop_from_segloop_stops_the_job_there(shop: Workshop, emulator: Emulator, tmp_path: Path) -> None:
-    long = replace(shop, settings=shop.settings.model_copy(update={"train_epochs": 10000}))
-    job_id = begin(shop.jobs)
+def test_a_stop_from_segloop_stops_the_job_there(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
+    long = replace(context, settings=context.settings.model_copy(update={"train_epochs": 10000}))
+    job_id = begin(context.jobs)
     with pytest.raises(Parked):
         run_retrain(long, PROJECT, job_id)
     (job,) = emulator.jobs.values()
     while "begins at 0" not in job.log:
         time.sleep(0.02)
-    assert shop.jobs.ask_stop(PROJECT) == job_id
+    assert context.jobs.ask_stop(PROJECT) == job_id
     with pytest.raises(TrainingError, match="stopped the training"):
         run_retrain(long, PROJECT, job_id)
     assert job.description["TrainingJobStatus"] == "Stopped"
-    assert shop.jobs.live_retrain(PROJECT) is None
+    assert context.jobs.live_retrain(PROJECT) is None
 
 
-def test_a_stop_in_the_console_is_gone_on_from(shop: Workshop, emulator: Emulator, tmp_path: Path) -> None:
-    job_id = begin(shop.jobs)
+def test_a_stop_in_the_console_is_gone_on_from(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
+    job_id = begin(context.jobs)
     with pytest.raises(Parked):
-        run_retrain(shop, PROJECT, job_id)
+        run_retrain(context, PROJECT, job_id)
     (job,) = emulator.jobs.values()
     while "begins at 0" not in job.log:
         time.sleep(0.02)
     emulator.stop_training_job({"TrainingJobName": job.name})
-    assert looks(shop, job_id, tmp_path)[0]["promoted"]
+    assert looks(context, job_id, tmp_path)[0]["promoted"]
     assert len(emulator.jobs) == 2

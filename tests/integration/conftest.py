@@ -1,7 +1,7 @@
-"""The workshop that tests of jobs have."""
+"""The context that tests of jobs have."""
 
 from __future__ import annotations
 
-from tests.workshop import jobs, quick_shop, settings, shop
+from tests.job_context import context, jobs, quick_context, settings
 
-__all__ = ["jobs", "quick_shop", "settings", "shop"]
+__all__ = ["context", "jobs", "quick_context", "settings"]

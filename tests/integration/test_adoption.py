@@ -16,9 +16,9 @@ from segloop.policy import Changes, RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked, remember, take_up
 from segloop.trainers.base import Run, RunStatus
 from tests.aws.route_jobs import learnt, take
-from tests.workshop import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, retrain, scores
+from tests.job_context import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, retrain, scores
 from worker.jobs.adopt import run_adopt
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.reconcile import run_reconcile
 
 JOB = "pipelines-0a1b2c3d4e5f-Train-6a7b8c9d0e"
@@ -54,28 +54,28 @@ class FakeFollower(FakeTrainer):
         return {"train_epochs": "20"}
 
 
-def taken_up(shop: Workshop, training: str = JOB) -> str:
+def taken_up(context: JobContext, training: str = JOB) -> str:
     """Take a training up, and its job off the queue; the job's id."""
-    enqueued = take_up(shop.jobs, shop.registry, 29, training, "The managed route trained.")
+    enqueued = take_up(context.jobs, context.registry, 29, training, "The managed route trained.")
     assert enqueued is not None
-    take(shop.jobs, enqueued.job_id)
+    take(context.jobs, enqueued.job_id)
     return enqueued.job_id
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_killed_anywhere_it_ends_the_same(shop: Workshop, tmp_path: Path, after: bool) -> None:
-    first = retrain(shop)["version"]
-    registry, jobs = shop.registry, shop.jobs
+def test_killed_anywhere_it_ends_the_same(context: JobContext, tmp_path: Path, after: bool) -> None:
+    first = retrain(context)["version"]
+    registry, jobs = context.registry, context.jobs
     held_out = tuple(task for task, side in ProjectSplits(registry, PROJECT).load().items() if side == "val")
     # each takes every second place, so that together they take them all, half of them before and half after
     for burns_at in range(1 + after, 80, 2):
         registry._store.write(f"{PROJECT}/champion.json", json.dumps(champion_of(first)).encode())
         jobs.connection.delete(jobs.queue(PRELABEL_QUEUE).key)
         jobs.record_changes(PROJECT, [1, 2, 3])
-        world = replace(shop, compare=scores(0.6, 0.5))
+        world = replace(context, compare=scores(0.6, 0.5))
         training = f"{JOB}{burns_at}{after}"
-        job_id = taken_up(shop, training)
+        job_id = taken_up(context, training)
         made = partial(follower, tmp_path, training, first, held_out=held_out)
         fuse = Fuse(burns_at, after)
         killed = False
@@ -108,49 +108,49 @@ def champion_of(version: str) -> dict[str, Any]:
     return {"version": version, "generation": 1, "promoted_at": "2026-11-22", "reason": "first", "previous": []}
 
 
-def adopt(shop: Workshop, tmp_path: Path, job_id: str, **own: Any) -> dict[str, Any]:
-    return run_adopt(shop, PROJECT, follower(tmp_path, **own), job_id)  # type: ignore[arg-type]
+def adopt(context: JobContext, tmp_path: Path, job_id: str, **own: Any) -> dict[str, Any]:
+    return run_adopt(context, PROJECT, follower(tmp_path, **own), job_id)  # type: ignore[arg-type]
 
 
-def test_what_changed_since_its_snapshot_still_counts(shop: Workshop, tmp_path: Path) -> None:
+def test_what_changed_since_its_snapshot_still_counts(context: JobContext, tmp_path: Path) -> None:
     """The candidate's training set was taken at midnight; the tasks were annotated at noon."""
-    shop.jobs.record_changes(PROJECT, [1, 2, 3])
-    adopt(shop, tmp_path, taken_up(shop))
-    assert shop.registry.read_json(PROJECT, "snapshot.json")["since"] == "2026-11-22T00:00:00+00:00"
-    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
-    assert run_reconcile(replace(shop, settings=shop.settings.model_copy(update={"retrain_threshold": 11})))
-    assert shop.jobs.changed(PROJECT).full == 10
+    context.jobs.record_changes(PROJECT, [1, 2, 3])
+    adopt(context, tmp_path, taken_up(context))
+    assert context.registry.read_json(PROJECT, "snapshot.json")["since"] == "2026-11-22T00:00:00+00:00"
+    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert run_reconcile(replace(context, settings=context.settings.model_copy(update={"retrain_threshold": 11})))
+    assert context.jobs.changed(PROJECT).full == 10
 
 
-def test_a_press_meanwhile_joins_it_and_one_more_follows(shop: Workshop, tmp_path: Path) -> None:
-    job_id = taken_up(shop)
+def test_a_press_meanwhile_joins_it_and_one_more_follows(context: JobContext, tmp_path: Path) -> None:
+    job_id = taken_up(context)
     with pytest.raises(Parked):
-        adopt(shop, tmp_path, job_id, states=[RunStatus("running")], poll_later_s=1)
-    pressed = shop.jobs.enqueue_retrain(PROJECT, "pressed")
+        adopt(context, tmp_path, job_id, states=[RunStatus("running")], poll_later_s=1)
+    pressed = context.jobs.enqueue_retrain(PROJECT, "pressed")
     assert (pressed.job_id, pressed.joined) == (job_id, True)
-    shop.jobs.record_changes(PROJECT, [4])
-    adopt(shop, tmp_path, job_id)
-    assert queued(shop.jobs, RETRAIN_QUEUE) == []  # what changed, its comparison has seen
-    job_id = taken_up(shop, "another")
+    context.jobs.record_changes(PROJECT, [4])
+    adopt(context, tmp_path, job_id)
+    assert queued(context.jobs, RETRAIN_QUEUE) == []  # what changed, its comparison has seen
+    job_id = taken_up(context, "another")
     with pytest.raises(Parked):
-        adopt(shop, tmp_path, job_id, training="another", states=[RunStatus("running")], poll_later_s=1)
-    other = shop.jobs.claim_retrain(PROJECT, "a third")
+        adopt(context, tmp_path, job_id, training="another", states=[RunStatus("running")], poll_later_s=1)
+    other = context.jobs.claim_retrain(PROJECT, "a third")
     assert other == job_id
 
 
-def test_an_outage_is_no_end(shop: Workshop, tmp_path: Path) -> None:
-    job_id = taken_up(shop)
-    shop.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
+def test_an_outage_is_no_end(context: JobContext, tmp_path: Path) -> None:
+    job_id = taken_up(context)
+    context.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
     with pytest.raises(LabelStudioUnreachable):
-        adopt(shop, tmp_path, job_id)
-    assert shop.registry.read_json(PROJECT, "adopted.json") is None
-    shop.label_studio.error = None  # type: ignore[attr-defined]
-    assert adopt(shop, tmp_path, job_id)["promoted"]
+        adopt(context, tmp_path, job_id)
+    assert context.registry.read_json(PROJECT, "adopted.json") is None
+    context.label_studio.error = None  # type: ignore[attr-defined]
+    assert adopt(context, tmp_path, job_id)["promoted"]
 
 
-def test_a_training_of_a_forgotten_parent_has_none(shop: Workshop, tmp_path: Path) -> None:
-    result = adopt(shop, tmp_path, taken_up(shop), parent="v7-0a1b2c3d")
-    assert shop.registry.get(PROJECT, result["version"]).parent is None
+def test_a_training_of_a_forgotten_parent_has_none(context: JobContext, tmp_path: Path) -> None:
+    result = adopt(context, tmp_path, taken_up(context), parent="v7-0a1b2c3d")
+    assert context.registry.get(PROJECT, result["version"]).parent is None
 
 
 def test_jobs_are_claimed_one_at_a_time(jobs: Jobs) -> None:
@@ -166,42 +166,42 @@ def test_jobs_are_claimed_one_at_a_time(jobs: Jobs) -> None:
     assert queued(jobs, RETRAIN_QUEUE) == [[PROJECT, "a"], [PROJECT, "b"]]
 
 
-def test_the_store_remembers_the_latest(shop: Workshop) -> None:
+def test_the_store_remembers_the_latest(context: JobContext) -> None:
     earlier = {f"job-{number}": {"job": "x"} for number in range(200)}
-    shop.registry.write_json(PROJECT, "adopted.json", {"format": 1, "trainings": earlier})
-    remember(shop.registry, PROJECT, "job-204", {"job": "x"})
-    kept = shop.registry.read_json(PROJECT, "adopted.json")["trainings"]
+    context.registry.write_json(PROJECT, "adopted.json", {"format": 1, "trainings": earlier})
+    remember(context.registry, PROJECT, "job-204", {"job": "x"})
+    kept = context.registry.read_json(PROJECT, "adopted.json")["trainings"]
     assert list(kept) == [*(f"job-{number}" for number in range(1, 200)), "job-204"]
-    assert take_up(shop.jobs, shop.registry, 29, "job-204", "again") is None
-    assert take_up(shop.jobs, shop.registry, 31, "job-205", "of another project") is None
+    assert take_up(context.jobs, context.registry, 29, "job-204", "again") is None
+    assert take_up(context.jobs, context.registry, 31, "job-205", "of another project") is None
 
 
-def test_a_split_that_leaves_nothing_to_compare_on_is_told(shop: Workshop, tmp_path: Path) -> None:
-    retrain(shop)
-    splits = ProjectSplits(shop.registry, PROJECT)
+def test_a_split_that_leaves_nothing_to_compare_on_is_told(context: JobContext, tmp_path: Path) -> None:
+    retrain(context)
+    splits = ProjectSplits(context.registry, PROJECT)
     before = splits.load()
     trained = tuple(task for task, side in before.items() if side == "train")
     with pytest.raises(TrainingError, match="Set SEGLOOP_STORE to the store that the trainings read"):
-        adopt(shop, tmp_path, taken_up(shop), held_out=trained[:2])
+        adopt(context, tmp_path, taken_up(context), held_out=trained[:2])
     assert splits.load() == before
 
 
-def test_a_failure_is_remembered(shop: Workshop, tmp_path: Path) -> None:
-    job_id = taken_up(shop)
+def test_a_failure_is_remembered(context: JobContext, tmp_path: Path) -> None:
+    job_id = taken_up(context)
     failed = RunStatus("failed", reason="AlgorithmError: no luck")
     with pytest.raises(TrainingError, match="no luck"):
-        adopt(shop, tmp_path, job_id, states=[failed], poll_later_s=1)
-    assert shop.registry.read_json(PROJECT, "adopted.json")["trainings"][JOB]["error"] == "AlgorithmError: no luck"
-    assert shop.jobs.live_retrain(PROJECT) is None
+        adopt(context, tmp_path, job_id, states=[failed], poll_later_s=1)
+    assert context.registry.read_json(PROJECT, "adopted.json")["trainings"][JOB]["error"] == "AlgorithmError: no luck"
+    assert context.jobs.live_retrain(PROJECT) is None
 
 
-def test_an_unreachable_trainer_is_waited_for(shop: Workshop, tmp_path: Path) -> None:
+def test_an_unreachable_trainer_is_waited_for(context: JobContext, tmp_path: Path) -> None:
     class Away(FakeFollower):
         def submit(self, run: Run) -> None:
             raise TrainerUnavailable("SageMaker is away")
 
-    job_id = taken_up(shop)
+    job_id = taken_up(context)
     with pytest.raises(TrainerUnavailable):
-        run_adopt(shop, PROJECT, Away(folder=tmp_path, poll_later_s=1), job_id)  # type: ignore[arg-type]
-    assert shop.jobs.live_retrain(PROJECT) is not None
-    assert adopt(shop, tmp_path, job_id)["promoted"]
+        run_adopt(context, PROJECT, Away(folder=tmp_path, poll_later_s=1), job_id)  # type: ignore[arg-type]
+    assert context.jobs.live_retrain(PROJECT) is not None
+    assert adopt(context, tmp_path, job_id)["promoted"]

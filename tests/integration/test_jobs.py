@@ -26,7 +26,7 @@ from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import RunStatus
-from tests.workshop import (
+from tests.job_context import (
     PROJECT,
     FakeLabelStudio,
     FakeTrainer,
@@ -38,62 +38,64 @@ from tests.workshop import (
     scores,
     task,
 )
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.prelabel import run_prelabel
 from worker.jobs.retrain import run_retrain
 
 
-def test_the_first_retrain(shop: Workshop) -> None:
-    shop.jobs.record_changes(PROJECT, [1, 2, 3])
-    result = retrain(shop)
-    champion = shop.registry.champion(PROJECT)
+def test_the_first_retrain(context: JobContext) -> None:
+    context.jobs.record_changes(PROJECT, [1, 2, 3])
+    result = retrain(context)
+    champion = context.registry.champion(PROJECT)
     assert champion is not None
     assert champion.version == result["version"]
     assert result["promoted"]
     assert result["tasks"] == 10
-    info = shop.registry.get(PROJECT, champion.version)
+    info = context.registry.get(PROJECT, champion.version)
     assert (info.metrics["miou"], info.champion_metrics, info.parent) == (0.5, None, None)
     assert info.decision == {"act": True, "reason": result["reason"], "interval": None}
-    assert shop.label_studio.title == champion.version  # type: ignore[attr-defined]
-    assert queued(shop.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
-    assert shop.jobs.changed(PROJECT) == Changes(0, 0)
-    assert shop.jobs.live_retrain(PROJECT) is None
+    assert context.label_studio.title == champion.version  # type: ignore[attr-defined]
+    assert queued(context.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
+    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.live_retrain(PROJECT) is None
 
 
-def test_a_worse_candidate_is_kept_but_not_served(shop: Workshop) -> None:
-    first, second, third = retrain(shop), retrain(shop), retrain(shop)
-    counted = shop.jobs.counters.tallies([]).retrains
+def test_a_worse_candidate_is_kept_but_not_served(context: JobContext) -> None:
+    first, second, third = retrain(context), retrain(context), retrain(context)
+    counted = context.jobs.counters.tallies([]).retrains
     assert (counted["full", "promoted"], counted["full", "kept"], counted["quick", "promoted"]) == (2, 1, 0)
     assert [first["promoted"], second["promoted"], third["promoted"]] == [True, True, False]
-    champion = shop.registry.champion(PROJECT)
+    champion = context.registry.champion(PROJECT)
     assert champion is not None
     assert champion.version == second["version"]
     assert champion.previous == (first["version"],)
-    rejected = shop.registry.get(PROJECT, third["version"])
+    rejected = context.registry.get(PROJECT, third["version"])
     assert rejected.champion_metrics is not None
     assert (rejected.metrics["miou"], rejected.champion_metrics["miou"]) == (0.4, 0.6)
     assert rejected.parent == second["version"]
     # The next starts from the champion, not from the rejected one.
-    assert shop.trainer.submitted[-1].champion == shop.registry.bundle(PROJECT, second["version"])  # type: ignore[attr-defined]
+    assert context.trainer.submitted[-1].champion == context.registry.bundle(PROJECT, second["version"])  # type: ignore[attr-defined]
 
 
-def test_only_the_last_run_stays_on_disk(shop: Workshop, settings: Settings) -> None:
-    retrain(shop)
-    job_id = begin(shop.jobs)
-    run_retrain(shop, PROJECT, job_id)
+def test_only_the_last_run_stays_on_disk(context: JobContext, settings: Settings) -> None:
+    retrain(context)
+    job_id = begin(context.jobs)
+    run_retrain(context, PROJECT, job_id)
     assert [path.name for path in (settings.data_dir / "runs" / PROJECT).iterdir()] == [job_id]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs, shop: Workshop, after: bool) -> None:
+def test_a_retrain_killed_anywhere_ends_the_same(
+    settings: Settings, jobs: Jobs, context: JobContext, after: bool
+) -> None:
     for burns_at in range(1, 200):
         jobs.connection.flushall()
         own = settings.model_copy(update={"data_dir": settings.data_dir / f"{after}-{burns_at}"})
         registry = open_registry(own)
         label_studio = FakeLabelStudio()
         world = replace(
-            shop,
+            context,
             settings=own,
             registry=registry,
             label_studio=label_studio,  # type: ignore[arg-type]
@@ -130,13 +132,13 @@ def test_a_retrain_killed_anywhere_ends_the_same(settings: Settings, jobs: Jobs,
     assert burns_at > 20, "the fuse should have burned in many places"
 
 
-def test_second_snapshot_loads_no_image_and_says_what_it_does(shop: Workshop) -> None:
+def test_second_snapshot_loads_no_image_and_says_what_it_does(context: JobContext) -> None:
     shown: list[str] = []
-    honest = shop.jobs.report
+    honest = context.jobs.report
 
     class Watched:
         def __getattr__(self, name: str) -> Any:
-            return self.report if name == "report" else getattr(shop.jobs, name)
+            return self.report if name == "report" else getattr(context.jobs, name)
 
         def report(self, job_id: str, progress: dict[str, Any]) -> None:
             shown.append(progress["message"])
@@ -146,29 +148,29 @@ def test_second_snapshot_loads_no_image_and_says_what_it_does(shop: Workshop) ->
         def load(self, uri: str, task_id: int | None) -> SourceImage:
             raise AssertionError(uri)
 
-    run_retrain(replace(shop, jobs=Watched()), PROJECT, begin(shop.jobs))  # type: ignore[arg-type]
+    run_retrain(replace(context, jobs=Watched()), PROJECT, begin(context.jobs))  # type: ignore[arg-type]
     assert "Syncing: 10 of 10 tasks" in shown
     assert shown.index("Syncing: 10 of 10 tasks") < shown.index("Drawing: 10 of 10 tasks")
     assert any("fewer than min_val_tasks=10" in message for message in shown)
-    assert run_retrain(replace(shop, images=NoImages()), PROJECT, begin(shop.jobs))["tasks"] == 10  # type: ignore[arg-type]
+    assert run_retrain(replace(context, images=NoImages()), PROJECT, begin(context.jobs))["tasks"] == 10  # type: ignore[arg-type]
 
 
-def test_changes_during_a_run_bring_one_more(shop: Workshop) -> None:
-    job_id = begin(shop.jobs)
-    honest = shop.compare
+def test_changes_during_a_run_bring_one_more(context: JobContext) -> None:
+    job_id = begin(context.jobs)
+    honest = context.compare
 
     def busy(*args: Any) -> dict[str, Any]:
-        shop.jobs.record_changes(PROJECT, [7])
-        shop.jobs.enqueue_retrain(PROJECT, "pressed again")
+        context.jobs.record_changes(PROJECT, [7])
+        context.jobs.enqueue_retrain(PROJECT, "pressed again")
         return honest(*args)
 
-    run_retrain(replace(shop, compare=busy), PROJECT, job_id)
-    assert queued(shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-    assert shop.jobs.changed(PROJECT) == Changes(1, 1)
+    run_retrain(replace(context, compare=busy), PROJECT, job_id)
+    assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    assert context.jobs.changed(PROJECT) == Changes(1, 1)
 
 
-def test_a_rollback_during_the_comparison_is_compared_with(shop: Workshop) -> None:
-    first, second = retrain(shop), retrain(shop)
+def test_a_rollback_during_the_comparison_is_compared_with(context: JobContext) -> None:
+    first, second = retrain(context), retrain(context)
     honest = scores(0.55, 0.6, 0.5)
     seen: list[Path] = []
 
@@ -176,134 +178,137 @@ def test_a_rollback_during_the_comparison_is_compared_with(shop: Workshop) -> No
         seen.append(bundle)
         compared = honest(bundle, *args)
         if len(seen) == 1:
-            shop.registry.rollback(PROJECT, "somebody")
+            context.registry.rollback(PROJECT, "somebody")
         return compared
 
-    result = run_retrain(replace(shop, compare=compare), PROJECT, begin(shop.jobs))
+    result = run_retrain(replace(context, compare=compare), PROJECT, begin(context.jobs))
     # 0.55 loses against the second's 0.6, but wins against the first's 0.5, which is served by then.
     assert result["promoted"]
-    champion = shop.registry.champion(PROJECT)
+    champion = context.registry.champion(PROJECT)
     assert champion is not None
     assert champion.version == result["version"] not in (first["version"], second["version"])
 
 
-def test_a_failing_training_is_final_and_frees_the_project(shop: Workshop) -> None:
-    shop.trainer.states += [RunStatus("failed", reason="The loss is NaN.")]  # type: ignore[attr-defined]
-    job_id = begin(shop.jobs)
-    shop.jobs.record_changes(PROJECT, [1])
+def test_a_failing_training_is_final_and_frees_the_project(context: JobContext) -> None:
+    context.trainer.states += [RunStatus("failed", reason="The loss is NaN.")]  # type: ignore[attr-defined]
+    job_id = begin(context.jobs)
+    context.jobs.record_changes(PROJECT, [1])
     with pytest.raises(TrainingError, match="NaN"):
-        run_retrain(shop, PROJECT, job_id)
-    assert shop.trainer.stopped == 1  # type: ignore[attr-defined]
-    assert shop.jobs.job_status(job_id)["progress"] == {"phase": "failed", "message": "The loss is NaN."}
-    assert shop.jobs.live_retrain(PROJECT) is None
-    assert shop.registry.champion(PROJECT) is None
-    assert shop.jobs.counters.tallies([]).retrains["full", "failed"] == 1
+        run_retrain(context, PROJECT, job_id)
+    assert context.trainer.stopped == 1  # type: ignore[attr-defined]
+    assert context.jobs.job_status(job_id)["progress"] == {"phase": "failed", "message": "The loss is NaN."}
+    assert context.jobs.live_retrain(PROJECT) is None
+    assert context.registry.champion(PROJECT) is None
+    assert context.jobs.counters.tallies([]).retrains["full", "failed"] == 1
 
 
-def test_a_lost_training_goes_on(shop: Workshop) -> None:
-    shop.trainer.states += [RunStatus("lost", reason="Killed.")] * 3  # type: ignore[attr-defined]
-    assert retrain(shop)["promoted"]
-    assert len(shop.trainer.submitted) == 4  # type: ignore[attr-defined]
+def test_a_lost_training_goes_on(context: JobContext) -> None:
+    context.trainer.states += [RunStatus("lost", reason="Killed.")] * 3  # type: ignore[attr-defined]
+    assert retrain(context)["promoted"]
+    assert len(context.trainer.submitted) == 4  # type: ignore[attr-defined]
 
 
-def test_a_training_lost_too_often_fails(shop: Workshop) -> None:
-    shop.trainer.states += [RunStatus("lost", reason="Killed.")] * 4  # type: ignore[attr-defined]
+def test_a_training_lost_too_often_fails(context: JobContext) -> None:
+    context.trainer.states += [RunStatus("lost", reason="Killed.")] * 4  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match="killed 4 times"):
-        retrain(shop)
+        retrain(context)
 
 
-def test_progress_of_the_training_is_published(shop: Workshop) -> None:
-    job_id = begin(shop.jobs)
-    shop.trainer.states += [RunStatus("running", {"epoch": 2, "loss": 0.25})]  # type: ignore[attr-defined]
+def test_progress_of_the_training_is_published(context: JobContext) -> None:
+    job_id = begin(context.jobs)
+    context.trainer.states += [RunStatus("running", {"epoch": 2, "loss": 0.25})]  # type: ignore[attr-defined]
     shown: list[dict[str, Any]] = []
-    honest = shop.jobs.report
+    honest = context.jobs.report
 
     class Watched:
         def __getattr__(self, name: str) -> Any:
-            return self.report if name == "report" else getattr(shop.jobs, name)
+            return self.report if name == "report" else getattr(context.jobs, name)
 
         def report(self, job_id: str, progress: dict[str, Any], curves: Any = None) -> None:
             shown.append(progress)
             honest(job_id, progress, curves)
 
     watched = Watched()
-    run_retrain(replace(shop, jobs=watched), PROJECT, job_id)  # type: ignore[arg-type]
+    run_retrain(replace(context, jobs=watched), PROJECT, job_id)  # type: ignore[arg-type]
     assert {"phase": "training", "message": "Training.", "epoch": 2, "loss": 0.25} in shown
     phases = [progress["phase"] for progress in shown]
     assert list(dict.fromkeys(phases)) == ["snapshot", "training", "evaluating", "exporting", "promoting", "done"]
 
 
-def test_a_retrain_is_stopped_before_it_begins(shop: Workshop) -> None:
-    job_id = begin(shop.jobs)
-    shop.jobs.record_changes(PROJECT, range(shop.settings.retrain_threshold))
-    assert shop.jobs.ask_stop(PROJECT) == job_id
+def test_a_retrain_is_stopped_before_it_begins(context: JobContext) -> None:
+    job_id = begin(context.jobs)
+    context.jobs.record_changes(PROJECT, range(context.settings.retrain_threshold))
+    assert context.jobs.ask_stop(PROJECT) == job_id
     with pytest.raises(TrainingStopped):
-        run_retrain(shop, PROJECT, job_id)
-    assert shop.jobs.job_status(job_id)["progress"] == {"phase": "stopped", "message": "Somebody stopped the training."}
-    assert (shop.jobs.live_retrain(PROJECT), shop.registry.versions(PROJECT)) == (None, [])
-    last = shop.jobs.last_retrain(PROJECT)
+        run_retrain(context, PROJECT, job_id)
+    assert context.jobs.job_status(job_id)["progress"] == {
+        "phase": "stopped",
+        "message": "Somebody stopped the training.",
+    }
+    assert (context.jobs.live_retrain(PROJECT), context.registry.versions(PROJECT)) == (None, [])
+    last = context.jobs.last_retrain(PROJECT)
     assert last is not None
     assert last["job"] == job_id
 
 
-def test_a_time_out_is_final(shop: Workshop) -> None:
+def test_a_time_out_is_final(context: JobContext) -> None:
     def endless(*args: Any) -> dict[str, Any]:
         raise JobTimeout("too long")
 
     with pytest.raises(TrainingError, match="job_timeout_s=86400"):
-        run_retrain(replace(shop, compare=endless), PROJECT, begin(shop.jobs))
-    assert shop.jobs.live_retrain(PROJECT) is None
+        run_retrain(replace(context, compare=endless), PROJECT, begin(context.jobs))
+    assert context.jobs.live_retrain(PROJECT) is None
 
 
-def test_an_outage_leaves_the_job_live_and_its_changes_taken(shop: Workshop) -> None:
-    shop.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
-    shop.jobs.record_changes(PROJECT, [1, 2])
-    job_id = begin(shop.jobs)
+def test_an_outage_leaves_the_job_live_and_its_changes_taken(context: JobContext) -> None:
+    context.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
+    context.jobs.record_changes(PROJECT, [1, 2])
+    job_id = begin(context.jobs)
     with pytest.raises(LabelStudioUnreachable):
-        run_retrain(shop, PROJECT, job_id)
-    assert shop.jobs.live_retrain(PROJECT) is not None
-    shop.label_studio.error = None  # type: ignore[attr-defined]
-    assert run_retrain(shop, PROJECT, job_id)["promoted"]
+        run_retrain(context, PROJECT, job_id)
+    assert context.jobs.live_retrain(PROJECT) is not None
+    context.label_studio.error = None  # type: ignore[attr-defined]
+    assert run_retrain(context, PROJECT, job_id)["promoted"]
 
 
-def test_a_title_that_cannot_be_set_does_not_undo_a_promotion(shop: Workshop) -> None:
-    job_id = begin(shop.jobs)
-    honest = shop.compare
+def test_a_title_that_cannot_be_set_does_not_undo_a_promotion(context: JobContext) -> None:
+    job_id = begin(context.jobs)
+    honest = context.compare
 
     def then_away(*args: Any) -> dict[str, Any]:
-        shop.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
+        context.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
         return honest(*args)
 
-    assert run_retrain(replace(shop, compare=then_away), PROJECT, job_id)["promoted"]
-    assert shop.label_studio.title == "old"  # type: ignore[attr-defined]
-    shop.label_studio.error = None  # type: ignore[attr-defined]
-    [[project, version]] = queued(shop.jobs, PRELABEL_QUEUE)
-    run_prelabel(shop, project, version, "none")
-    assert shop.label_studio.title == version  # type: ignore[attr-defined]
+    assert run_retrain(replace(context, compare=then_away), PROJECT, job_id)["promoted"]
+    assert context.label_studio.title == "old"  # type: ignore[attr-defined]
+    context.label_studio.error = None  # type: ignore[attr-defined]
+    [[project, version]] = queued(context.jobs, PRELABEL_QUEUE)
+    run_prelabel(context, project, version, "none")
+    assert context.label_studio.title == version  # type: ignore[attr-defined]
 
 
-def test_nothing_to_train_is_said(shop: Workshop) -> None:
-    shop.label_studio.labelled = [task(1)]  # type: ignore[attr-defined]
+def test_nothing_to_train_is_said(context: JobContext) -> None:
+    context.label_studio.labelled = [task(1)]  # type: ignore[attr-defined]
     with pytest.raises(NothingToTrain):
-        retrain(shop)
+        retrain(context)
 
 
-# -- the real workshop
+# -- the real context
 
 
-def test_the_real_workshop_opens_without_torch(settings: Settings) -> None:
-    with Workshop.open(settings) as shop:
-        assert shop.registry.projects() == []
+def test_the_real_context_opens_without_torch(settings: Settings) -> None:
+    with JobContext.open(settings) as context:
+        assert context.registry.projects() == []
         with pytest.raises(RegistryError):
-            shop.registry.bundle("29", "v1-aaaaaaaa")
+            context.registry.bundle("29", "v1-aaaaaaaa")
 
 
-def test_results_can_be_stored(shop: Workshop) -> None:
-    assert JSONSerializer.loads(JSONSerializer.dumps(retrain(shop)))["promoted"] is True
+def test_results_can_be_stored(context: JobContext) -> None:
+    assert JSONSerializer.loads(JSONSerializer.dumps(retrain(context)))["promoted"] is True
 
 
 @pytest.mark.slow
-def test_a_real_training(shop: Workshop, settings: Settings) -> None:
+def test_a_real_training(context: JobContext, settings: Settings) -> None:
     """The training's own process, its bundle, its evaluation and its export fit into the retrain."""
     from segloop.trainers.local import LocalTrainer
     from worker.jobs.context import compare_bundles, export_models
@@ -312,7 +317,7 @@ def test_a_real_training(shop: Workshop, settings: Settings) -> None:
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
     )
     real = replace(
-        shop, settings=small, trainer=LocalTrainer(), compare=compare_bundles, export=export_models, poll_s=0.1
+        context, settings=small, trainer=LocalTrainer(), compare=compare_bundles, export=export_models, poll_s=0.1
     )
     result = run_retrain(real, PROJECT, begin(real.jobs))
     assert result["metrics"]["tasks"] == 2

@@ -14,9 +14,9 @@ from segloop.metrics.uncertainty import ORDER_LIMIT, ORDER_STEP
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
+from tests.job_context import OneForAll
 from tests.toys import BRUSH, ToyImage, toy_bundle, toy_model
-from tests.workshop import OneForAll
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.label_order import CANDIDATES, Embeddings
 from worker.jobs.prelabel import run_prelabel
 
@@ -160,7 +160,7 @@ def promote(registry: Registry, tmp_path, seed: int) -> str:
 
 
 @pytest.fixture
-def shop(registry: Registry, jobs: Jobs, tmp_path) -> Workshop:
+def context(registry: Registry, jobs: Jobs, tmp_path) -> JobContext:
     given = {
         "settings": Settings(
             data_dir=tmp_path / "data", acquisition="entropy+diversity", acquisition_batch=BATCH, prelabel_batch=4
@@ -171,68 +171,70 @@ def shop(registry: Registry, jobs: Jobs, tmp_path) -> Workshop:
         "jobs": jobs,
         "load_model": lambda registry, project, version, settings: toy_model(version, project),
     }
-    return Workshop(**{one.name: None for one in fields(Workshop) if one.name not in given}, **given)  # type: ignore[arg-type]
+    return JobContext(**{one.name: None for one in fields(JobContext) if one.name not in given}, **given)  # type: ignore[arg-type]
 
 
-def with_settings(shop: Workshop, **changes: Any) -> Workshop:
-    return replace(shop, settings=shop.settings.model_copy(update=changes))
+def with_settings(context: JobContext, **changes: Any) -> JobContext:
+    return replace(context, settings=context.settings.model_copy(update=changes))
 
 
-def in_order(shop: Workshop, version: str) -> list[int]:
+def in_order(context: JobContext, version: str) -> list[int]:
     """Tasks as uncertainty sampling serves them."""
-    return [task["id"] for task in shop.label_studio.tasks.least_sure(29, 100, predicted_by=version)]
+    return [task["id"] for task in context.label_studio.tasks.least_sure(29, 100, predicted_by=version)]
 
 
-def test_entropy_alone_serves_like_ones_together(shop: Workshop, version: str) -> None:
-    result = run_prelabel(with_settings(shop, acquisition="entropy"), PROJECT, version, "none")
+def test_entropy_alone_serves_like_ones_together(context: JobContext, version: str) -> None:
+    result = run_prelabel(with_settings(context, acquisition="entropy"), PROJECT, version, "none")
     assert (result["predicted"], result["ordered"]) == (20, 0)
-    assert in_order(shop, version) == [*RED, *SPLIT, *BLUE, *SURE]
+    assert in_order(context, version) == [*RED, *SPLIT, *BLUE, *SURE]
 
 
-def test_diversity_serves_one_of_each_kind_first(shop: Workshop, version: str) -> None:
-    result = run_prelabel(shop, PROJECT, version, "none")
+def test_diversity_serves_one_of_each_kind_first(context: JobContext, version: str) -> None:
+    result = run_prelabel(context, PROJECT, version, "none")
     assert (result["predicted"], result["ordered"]) == (20, BATCH)
-    first, second, third, *rest = in_order(shop, version)
+    first, second, third, *rest = in_order(context, version)
     assert first == RED[0], "the least sure one"
     assert {second, third} & set(SPLIT)
     assert {second, third} & set(BLUE)
-    scores: dict[int, float] = shop.label_studio.scores(version)  # type: ignore[attr-defined]
+    scores: dict[int, float] = context.label_studio.scores(version)  # type: ignore[attr-defined]
     assert [scores[task] for task in (first, second, third)] == [place * ORDER_STEP for place in (1, 2, 3)]
     assert all(scores[task] >= ORDER_LIMIT for task in rest)
     assert rest == [task for task in (*RED, *SPLIT, *BLUE, *SURE) if task not in (first, second, third)]
 
 
-def test_a_second_call_changes_nothing_and_looks_at_no_image(shop: Workshop, version: str) -> None:
-    run_prelabel(shop, PROJECT, version, "none")
-    before = [dict(row) for row in shop.label_studio.stored]  # type: ignore[attr-defined]
+def test_a_second_call_changes_nothing_and_looks_at_no_image(context: JobContext, version: str) -> None:
+    run_prelabel(context, PROJECT, version, "none")
+    before = [dict(row) for row in context.label_studio.stored]  # type: ignore[attr-defined]
     album = Album()
-    result = run_prelabel(replace(shop, images=album), PROJECT, version, "none")  # type: ignore[arg-type]
+    result = run_prelabel(replace(context, images=album), PROJECT, version, "none")  # type: ignore[arg-type]
     assert (result["predicted"], result["ordered"]) == (0, 0)
-    assert shop.label_studio.stored == before  # type: ignore[attr-defined]
+    assert context.label_studio.stored == before  # type: ignore[attr-defined]
     assert album.loaded == []
 
 
-def test_the_rest_of_an_order_looks_at_the_least_sure_images_alone(shop: Workshop, version: str) -> None:
+def test_the_rest_of_an_order_looks_at_the_least_sure_images_alone(context: JobContext, version: str) -> None:
     with pytest.raises(Killed):
-        run_prelabel(replace(shop, label_studio=Fuse(shop.label_studio, 20 // 4 + 1, True)), PROJECT, version, "none")  # type: ignore[arg-type]
+        run_prelabel(
+            replace(context, label_studio=Fuse(context.label_studio, 20 // 4 + 1, True)), PROJECT, version, "none"
+        )  # type: ignore[arg-type]
     album = Album()
-    assert run_prelabel(replace(shop, images=album), PROJECT, version, "none")["ordered"] == BATCH - 1  # type: ignore[arg-type]
+    assert run_prelabel(replace(context, images=album), PROJECT, version, "none")["ordered"] == BATCH - 1  # type: ignore[arg-type]
     assert sorted(album.loaded) == [*RED, *SPLIT, *BLUE]
 
 
-def test_what_was_labelled_of_an_order_makes_room_behind_the_last_place(shop: Workshop, version: str) -> None:
-    run_prelabel(shop, PROJECT, version, "none")
-    studio: Any = shop.label_studio
-    labelled = in_order(shop, version)[0]
+def test_what_was_labelled_of_an_order_makes_room_behind_the_last_place(context: JobContext, version: str) -> None:
+    run_prelabel(context, PROJECT, version, "none")
+    studio: Any = context.label_studio
+    labelled = in_order(context, version)[0]
     studio.stored = [row for row in studio.stored if row["task"] != labelled]
     studio.pool.remove(labelled)
-    assert run_prelabel(shop, PROJECT, version, "none")["ordered"] == 1
+    assert run_prelabel(context, PROJECT, version, "none")["ordered"] == 1
     scores = sorted(studio.scores(version).values())
     assert scores[:BATCH] == pytest.approx([place * ORDER_STEP for place in (2, 3, 4)])
     assert scores[BATCH] >= ORDER_LIMIT
 
 
-def test_a_title_that_is_undone_meanwhile_is_set_again(shop: Workshop, version: str) -> None:
+def test_a_title_that_is_undone_meanwhile_is_set_again(context: JobContext, version: str) -> None:
     class Opened(PoolStudio):
         """One whose backend's page is opened during the job."""
 
@@ -240,24 +242,24 @@ def test_a_title_that_is_undone_meanwhile_is_set_again(shop: Workshop, version: 
             self.title = "old"
             return super().create(project_id, predictions)
 
-    studio = Opened(shop.label_studio.pool)  # type: ignore[attr-defined]
-    assert run_prelabel(replace(shop, label_studio=studio), PROJECT, version, "none")["ordered"] == BATCH  # type: ignore[arg-type]
+    studio = Opened(context.label_studio.pool)  # type: ignore[attr-defined]
+    assert run_prelabel(replace(context, label_studio=studio), PROJECT, version, "none")["ordered"] == BATCH  # type: ignore[arg-type]
     assert studio.title == version
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, after: bool) -> None:
-    run_prelabel(shop, PROJECT, version, "none")
-    expected = shop.label_studio.scores(version)  # type: ignore[attr-defined]
-    tasks = shop.label_studio.pool  # type: ignore[attr-defined]
+def test_a_call_killed_anywhere_ends_the_same(context: JobContext, version: str, after: bool) -> None:
+    run_prelabel(context, PROJECT, version, "none")
+    expected = context.label_studio.scores(version)  # type: ignore[attr-defined]
+    tasks = context.label_studio.pool  # type: ignore[attr-defined]
     for burns_at in range(1, 100):
         studio = PoolStudio(tasks)
         fuse = Fuse(studio, burns_at, after)
         try:
-            run_prelabel(replace(shop, label_studio=fuse), PROJECT, version, "none")  # type: ignore[arg-type]
+            run_prelabel(replace(context, label_studio=fuse), PROJECT, version, "none")  # type: ignore[arg-type]
         except Killed:
-            run_prelabel(replace(shop, label_studio=studio), PROJECT, version, "none")  # type: ignore[arg-type]
+            run_prelabel(replace(context, label_studio=studio), PROJECT, version, "none")  # type: ignore[arg-type]
         assert studio.scores(version) == pytest.approx(expected), burns_at
         assert len(studio.stored) == len(tasks), "no task has two predictions"
         if fuse.left > 0:
@@ -265,38 +267,38 @@ def test_a_call_killed_anywhere_ends_the_same(shop: Workshop, version: str, afte
     assert burns_at == 20 // 4 + BATCH + 1
 
 
-def test_the_order_ends_for_a_newer_champion(shop: Workshop, version: str, tmp_path) -> None:
-    studio: Any = shop.label_studio
+def test_the_order_ends_for_a_newer_champion(context: JobContext, version: str, tmp_path) -> None:
+    studio: Any = context.label_studio
 
     class Overtaken(PoolStudio):
         def set_score(self, task_id: int, version: str, score: float) -> None:
             super().set_score(task_id, version, score)
-            promote(shop.registry, tmp_path, 1)
+            promote(context.registry, tmp_path, 1)
 
     overtaken = Overtaken(studio.pool)
-    assert run_prelabel(replace(shop, label_studio=overtaken), PROJECT, version, "none")["ordered"] == 1  # type: ignore[arg-type]
-    assert run_prelabel(shop, PROJECT, version, "none")["superseded"]
+    assert run_prelabel(replace(context, label_studio=overtaken), PROJECT, version, "none")["ordered"] == 1  # type: ignore[arg-type]
+    assert run_prelabel(context, PROJECT, version, "none")["superseded"]
 
 
-def test_what_the_version_before_was_least_sure_of_comes_first_and_once(shop: Workshop, version: str) -> None:
-    studio: Any = shop.label_studio
+def test_what_the_version_before_was_least_sure_of_comes_first_and_once(context: JobContext, version: str) -> None:
+    studio: Any = context.label_studio
     studio.pool.append(BAD)
     old = [(SURE[3], 0.3), (BAD, 0.35), (BLUE[1], 0.4), (RED[2], 0.5)]
     studio.stored = [{"task": task, "score": score, "model_version": "old"} for task, score in old]
-    result = run_prelabel(with_settings(shop, acquisition="confidence"), PROJECT, version, "none")
+    result = run_prelabel(with_settings(context, acquisition="confidence"), PROJECT, version, "none")
     assert studio.created[0] == [SURE[3], BLUE[1], RED[2]]
     assert sorted(task for batch in studio.created for task in batch) == [*RED, *SPLIT, *BLUE, *SURE]
     assert (result["predicted"], result["failed"]) == (20, [BAD])
 
 
 def test_a_view_that_cannot_be_kept_is_only_logged(
-    shop: Workshop, version: str, caplog: pytest.LogCaptureFixture
+    context: JobContext, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    studio: Any = shop.label_studio
+    studio: Any = context.label_studio
     studio.view_error = LabelStudioError("no views here")
-    run_prelabel(shop, PROJECT, version, "none")
+    run_prelabel(context, PROJECT, version, "none")
     assert studio.views_kept == 0
-    assert not run_prelabel(with_settings(shop, ordered_view=True), PROJECT, version, "none")["superseded"]
+    assert not run_prelabel(with_settings(context, ordered_view=True), PROJECT, version, "none")["superseded"]
     assert studio.views_kept == 1
     assert "no views here" in caplog.text
 

@@ -9,7 +9,7 @@ import pytest
 
 from segloop.policy import Changes
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
-from tests.workshop import (
+from tests.job_context import (
     PROJECT,
     Fuse,
     Killed,
@@ -17,85 +17,85 @@ from tests.workshop import (
     queued,
     task,
 )
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
 
 
-def adapt(shop: Workshop) -> dict[str, Any]:
-    return run_retrain(shop, PROJECT, begin(shop.jobs, recipe="quick"))
+def adapt(context: JobContext) -> dict[str, Any]:
+    return run_retrain(context, PROJECT, begin(context.jobs, recipe="quick"))
 
 
-def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_shop: Workshop) -> None:
-    quick_shop.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
-    result = adapt(quick_shop)
+def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_context: JobContext) -> None:
+    quick_context.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
+    result = adapt(quick_context)
     assert (result["promoted"], result["recipe"]) == (True, "quick")
-    [run] = quick_shop.trainer.submitted  # type: ignore[attr-defined]
+    [run] = quick_context.trainer.submitted  # type: ignore[attr-defined]
     assert (run.hyperparameters["recipe"], run.hyperparameters["adapt_minutes"]) == ("quick", "1.0")
-    info = quick_shop.registry.get(PROJECT, result["version"])
+    info = quick_context.registry.get(PROJECT, result["version"])
     assert info.engines == {}, "the exact model alone, which needs no report"
     assert {"manifest.json", "openvino.xml"} < info.files.keys()
-    assert queued(quick_shop.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
-    assert quick_shop.jobs.changed(PROJECT) == Changes(5, 0)
-    assert quick_shop.jobs.live(PROJECT) is None
+    assert queued(quick_context.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
+    assert quick_context.jobs.changed(PROJECT) == Changes(5, 0)
+    assert quick_context.jobs.live(PROJECT) is None
 
 
-def test_a_quick_candidate_must_win_too(quick_shop: Workshop) -> None:
-    adapt(quick_shop)
-    better, worse = adapt(quick_shop), adapt(quick_shop)
+def test_a_quick_candidate_must_win_too(quick_context: JobContext) -> None:
+    adapt(quick_context)
+    better, worse = adapt(quick_context), adapt(quick_context)
     assert (better["promoted"], worse["promoted"]) == (True, False)
 
 
-def test_a_full_retrain_follows_a_quick_one_when_its_threshold_is_met(quick_shop: Workshop) -> None:
-    quick_shop.jobs.record_changes(PROJECT, range(1, 6))
-    honest = quick_shop.compare
+def test_a_full_retrain_follows_a_quick_one_when_its_threshold_is_met(quick_context: JobContext) -> None:
+    quick_context.jobs.record_changes(PROJECT, range(1, 6))
+    honest = quick_context.compare
 
     def busy(*args: Any) -> dict[str, Any]:
-        quick_shop.jobs.record_changes(PROJECT, range(6, 51))
+        quick_context.jobs.record_changes(PROJECT, range(6, 51))
         return honest(*args)
 
-    adapt(replace(quick_shop, compare=busy))
-    assert quick_shop.jobs.recipe(PROJECT) == "full"
-    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    adapt(replace(quick_context, compare=busy))
+    assert quick_context.jobs.recipe(PROJECT) == "full"
+    assert queued(quick_context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
 
 
-def test_a_run_keeps_the_recipe_that_it_began_with(quick_shop: Workshop) -> None:
-    job_id = begin(quick_shop.jobs, recipe="quick")
-    broken = replace(quick_shop, trainer=Fuse(1, after=False).wrap(quick_shop.trainer, ("submit",)))
+def test_a_run_keeps_the_recipe_that_it_began_with(quick_context: JobContext) -> None:
+    job_id = begin(quick_context.jobs, recipe="quick")
+    broken = replace(quick_context, trainer=Fuse(1, after=False).wrap(quick_context.trainer, ("submit",)))
     with pytest.raises(Killed):
         run_retrain(broken, PROJECT, job_id)
-    quick_shop.jobs.enqueue_retrain(PROJECT, "pressed")
-    assert run_retrain(quick_shop, PROJECT, job_id)["recipe"] == "quick"
-    assert quick_shop.jobs.recipe(PROJECT) == "full", "the press is answered by a run of its own"
-    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    quick_context.jobs.enqueue_retrain(PROJECT, "pressed")
+    assert run_retrain(quick_context, PROJECT, job_id)["recipe"] == "quick"
+    assert quick_context.jobs.recipe(PROJECT) == "full", "the press is answered by a run of its own"
+    assert queued(quick_context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
 
 
-def test_weights_that_cannot_be_had_end_a_quick_adaptation_without_a_version(quick_shop: Workshop) -> None:
-    quick_shop.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
-    result = adapt(replace(quick_shop, has_weights=lambda settings: False))
+def test_weights_that_cannot_be_had_end_a_quick_adaptation_without_a_version(quick_context: JobContext) -> None:
+    quick_context.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
+    result = adapt(replace(quick_context, has_weights=lambda settings: False))
     assert (result["version"], result["promoted"]) == (None, False)
     assert "only a full retrain" in result["reason"]
-    assert quick_shop.registry.versions(PROJECT) == []
-    assert quick_shop.jobs.changed(PROJECT) == Changes(5, 0)
-    assert queued(quick_shop.jobs, RETRAIN_QUEUE) == []
+    assert quick_context.registry.versions(PROJECT) == []
+    assert quick_context.jobs.changed(PROJECT) == Changes(5, 0)
+    assert queued(quick_context.jobs, RETRAIN_QUEUE) == []
 
 
-def test_counts_are_rebuilt_from_the_last_snapshots(quick_shop: Workshop) -> None:
+def test_counts_are_rebuilt_from_the_last_snapshots(quick_context: JobContext) -> None:
     """What Redis lost: ten tasks of the quick run's snapshot, and three that changed since."""
-    label_studio: Any = quick_shop.label_studio
-    adapt(quick_shop)
+    label_studio: Any = quick_context.label_studio
+    adapt(quick_context)
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 14)]
-    quick_shop.jobs.connection.flushall()
-    run_reconcile(quick_shop)
-    assert quick_shop.jobs.changed(PROJECT) == Changes(13, 3)
-    run_retrain(quick_shop, PROJECT, begin(quick_shop.jobs))
+    quick_context.jobs.connection.flushall()
+    run_reconcile(quick_context)
+    assert quick_context.jobs.changed(PROJECT) == Changes(13, 3)
+    run_retrain(quick_context, PROJECT, begin(quick_context.jobs))
     label_studio.labelled += [task(14, "2026-11-22T12:31:00Z")]
-    quick_shop.jobs.connection.flushall()
-    run_reconcile(quick_shop)
-    assert quick_shop.jobs.changed(PROJECT) == Changes(1, 1)
+    quick_context.jobs.connection.flushall()
+    run_reconcile(quick_context)
+    assert quick_context.jobs.changed(PROJECT) == Changes(1, 1)
 
 
-def test_reconcile_queues_a_quick_adaptation(quick_shop: Workshop) -> None:
-    assert len(run_reconcile(quick_shop)["queued"]) == 1
-    assert quick_shop.jobs.recipe(PROJECT) == "quick"
-    assert adapt(quick_shop)["recipe"] == "quick"
+def test_reconcile_queues_a_quick_adaptation(quick_context: JobContext) -> None:
+    assert len(run_reconcile(quick_context)["queued"]) == 1
+    assert quick_context.jobs.recipe(PROJECT) == "quick"
+    assert adapt(quick_context)["recipe"] == "quick"

@@ -21,8 +21,8 @@ from segloop.settings import Settings
 from segloop.web import create_app
 from segloop.web.ui.data import Studio
 from segloop.web.ui.responses import minute
+from tests.job_context import begin
 from tests.pages import PROJECT, PageWorld, add_version, curves
-from tests.workshop import begin
 
 SECURITY = ("Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy")
 PASSWORD = "a pass word"

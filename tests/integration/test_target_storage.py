@@ -179,9 +179,9 @@ def test_storage_that_cannot_be_read_is_said(bucket: Bucket, mirror: Mirror, mon
 def test_jobs_read_where_the_setting_says(bucket: Bucket, tmp_path: Path) -> None:
     bucket.save(1, 17, half("Sky"))
     settings = load_settings(None, annotations_from=f"s3://{BUCKET}/out", data_dir=tmp_path)
-    shop: Any = SimpleNamespace(settings=settings, label_studio=None)
-    with open_mirror(shop, "29.1795383040") as mirror:
-        sync_mirror(shop, mirror, "29.1795383040")
+    context: Any = SimpleNamespace(settings=settings, label_studio=None)
+    with open_mirror(context, "29.1795383040") as mirror:
+        sync_mirror(context, mirror, "29.1795383040")
         assert mirrored(mirror) == {17: [1]}
 
 

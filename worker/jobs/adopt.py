@@ -15,7 +15,7 @@ from segloop.formats import VERSION_FILE
 from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
 from segloop.settings import Settings
 from segloop.trainers.base import Run
-from worker.jobs.context import Workshop, project_id_of
+from worker.jobs.context import JobContext, project_id_of
 from worker.jobs.retrain import conclude, prune, run_folder, supervised
 from worker.jobs.snapshot import take_comparison
 from worker.jobs.train import train
@@ -31,7 +31,7 @@ WAIT_S: Final = 30.0
 LOOK_BACK: Final = timedelta(days=7)
 
 
-def run_adopt(shop: Workshop, project: str, training: AdoptedTraining, job_id: str) -> dict[str, Any]:
+def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_id: str) -> dict[str, Any]:
     """Follow a training to its end, compare its version with the champion, promote if better, tell Label Studio.
 
     As with `run_retrain`, a second call with the same id does only what the first did not get to. What became of the
@@ -41,11 +41,11 @@ def run_adopt(shop: Workshop, project: str, training: AdoptedTraining, job_id: s
         Parked: the training goes on, or another retrain of the project is under way; this is to be called again.
         Those of `run_retrain`.
     """
-    settings = shop.settings_of(project)
-    live = shop.jobs.claim_retrain(project, job_id)
+    settings = context.settings_of(project)
+    live = context.jobs.claim_retrain(project, job_id)
     if live is not None:
         message = f"{training.job} waits for the retrain {live}, which is under way."
-        shop.jobs.report(job_id, {"phase": "waiting", "message": message, "job": training.job})
+        context.jobs.report(job_id, {"phase": "waiting", "message": message, "job": training.job})
         raise Parked(WAIT_S)
     folder = run_folder(settings, project, job_id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,21 +53,21 @@ def run_adopt(shop: Workshop, project: str, training: AdoptedTraining, job_id: s
     def work() -> dict[str, Any]:
         outcome: dict[str, Any] = {"job": job_id}
         try:
-            result = _adopt(replace(shop, trainer=training), settings, project, training, job_id, folder)
+            result = _adopt(replace(context, trainer=training), settings, project, training, job_id, folder)
         except OUTAGES:
             raise
         except (SegloopError, JobTimeout) as error:
-            _remember(shop, project, training, {**outcome, "error": str(error)})
+            _remember(context, project, training, {**outcome, "error": str(error)})
             raise
-        _remember(shop, project, training, {**outcome, **{name: result[name] for name in ("version", "promoted")}})
+        _remember(context, project, training, {**outcome, **{name: result[name] for name in ("version", "promoted")}})
         return result
 
-    return supervised(shop, settings, project, job_id, "full", work)
+    return supervised(context, settings, project, job_id, "full", work)
 
 
-def take_up_missed(shop: Workshop) -> list[str]:
+def take_up_missed(context: JobContext) -> list[str]:
     """Take up the trainings of the managed route that no event told of; the ids of the jobs that follow them."""
-    settings = shop.settings
+    settings = context.settings
     if not settings.sagemaker_route:
         return []
     from segloop.aws.training.route import RouteTrainings
@@ -76,7 +76,7 @@ def take_up_missed(shop: Workshop) -> list[str]:
     try:
         for training in RouteTrainings(settings).since(datetime.now(UTC) - LOOK_BACK):
             reason = route_reason(training.generation)
-            enqueued = take_up(shop.jobs, shop.registry, training.project, training.job, reason)
+            enqueued = take_up(context.jobs, context.registry, training.project, training.job, reason)
             if enqueued is not None and not enqueued.joined:
                 taken.append(enqueued.job_id)
     except (SettingsError, TrainingError, TrainerUnavailable) as error:
@@ -85,34 +85,34 @@ def take_up_missed(shop: Workshop) -> list[str]:
 
 
 def _adopt(
-    shop: Workshop, settings: Settings, project: str, training: AdoptedTraining, job_id: str, folder: Path
+    context: JobContext, settings: Settings, project: str, training: AdoptedTraining, job_id: str, folder: Path
 ) -> dict[str, Any]:
     run = Run(job_id, folder, folder / "snapshot", None, {})
-    bundle = train(shop, settings, project, run, "full")
+    bundle = train(context, settings, project, run, "full")
     learnt = read_manifest(bundle / MANIFEST)
     if learnt.project not in (project, str(project_id_of(project))):
         raise TrainingError(
             f"{training.job} was trained for the project {learnt.project}, an earlier one with the id of {project}: "
             "run `segloop aws connect` again."
         )
-    shop.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting what to compare on."})
-    manifest = take_comparison(shop, settings, project, job_id, folder, learnt)
+    context.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting what to compare on."})
+    manifest = take_comparison(context, settings, project, job_id, folder, learnt)
     prune(folder)
     run = replace(run, hyperparameters={"recipe": "full", **training.hyperparameters()})
-    parent = _parent(shop, project, bundle)
-    result = conclude(shop, settings, project, run, bundle, manifest, parent, "full")
+    parent = _parent(context, project, bundle)
+    result = conclude(context, settings, project, run, bundle, manifest, parent, "full")
     return {**result, "training": training.job, "learnt": learnt.tasks("train")}
 
 
-def _parent(shop: Workshop, project: str, bundle: Path) -> str | None:
+def _parent(context: JobContext, project: str, bundle: Path) -> str | None:
     """The version that the training began with, if it is one of the project's."""
     parent = (read_json(bundle / VERSION_FILE) or {}).get("parent")
     try:
-        return shop.registry.get(project, parent).version if isinstance(parent, str) else None
+        return context.registry.get(project, parent).version if isinstance(parent, str) else None
     except VersionNotFound:
         return None
 
 
-def _remember(shop: Workshop, project: str, training: AdoptedTraining, outcome: dict[str, Any]) -> None:
+def _remember(context: JobContext, project: str, training: AdoptedTraining, outcome: dict[str, Any]) -> None:
     ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-    remember(shop.registry, project, training.job, {**outcome, "ended_at": ended_at})
+    remember(context.registry, project, training.job, {**outcome, "ended_at": ended_at})

@@ -1,4 +1,4 @@
-"""What the jobs work with, and what they share."""
+"""The job context: the connections and tools that every job is given, and functions that several jobs share."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """What the jobs work with."""
+class JobContext:
+    """The connections and tools that every job is given: queue, store, Label Studio, images, the trainer and torch's part.
+
+    `settings` are the process's own; those of a project are `settings_of(project)`. What needs torch (`compare`, `export`,
+    `load_model`, `has_weights`) is a function, so that a job imports torch when it first calls it. `poll_s` is the pause
+    between two looks at a training on this machine.
+    """
 
     settings: Settings
     registry: Registry
@@ -52,7 +57,7 @@ class Workshop:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings, trainer: Trainer | None = None) -> Iterator[Workshop]:
+    def open(cls, settings: Settings, trainer: Trainer | None = None) -> Iterator[JobContext]:
         """The real one; it trains on this machine unless a trainer is given."""
         credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
         label_studio = LabelStudio(settings.label_studio_url, credentials)
@@ -95,24 +100,24 @@ def make_trainer(settings: Settings) -> Trainer:
     return SageMakerTrainer(settings)
 
 
-def tell(shop: Workshop, project: str, version: str) -> None:
+def set_backend_title(context: JobContext, project: str, version: str) -> None:
     """Title the backend's entry in Label Studio with the version it serves, and note that this is done."""
     project_id = project_id_of(project)
     backend = None
-    address = shop.settings.public_url or shop.notes(project).backend_url
+    address = context.settings.public_url or context.notes(project).backend_url
     try:
-        backend = shop.label_studio.backends.find(project_id, address)
+        backend = context.label_studio.backends.find(project_id, address)
     except LabelStudioUnreachable:
         raise
     except LabelStudioError as error:
         logger.warning("project %s: %s", project, error)
-        if not shop.settings.public_url:
-            backend = shop.label_studio.backends.find(project_id)
+        if not context.settings.public_url:
+            backend = context.label_studio.backends.find(project_id)
     if backend is None:
         logger.warning("project %s: Label Studio knows no ML backend there, so its title stays", project)
     else:
-        shop.label_studio.backends.set_title(backend, version)
-    shop.registry.write_json(project, "told.json", {"version": version})
+        context.label_studio.backends.set_title(backend, version)
+    context.registry.write_json(project, "titled.json", {"version": version})
 
 
 def thresholds(settings: Settings) -> Thresholds:

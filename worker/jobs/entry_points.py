@@ -13,7 +13,7 @@ from segloop.settings import load_settings
 from segloop.telemetry import tracing
 from segloop.telemetry.notes import REQUEST_ID
 from worker.jobs.adopt import run_adopt
-from worker.jobs.context import Workshop, make_trainer, project_id_of
+from worker.jobs.context import JobContext, make_trainer, project_id_of
 from worker.jobs.prelabel import run_prelabel
 from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
@@ -22,8 +22,8 @@ from worker.jobs.retrain import run_retrain
 def retrain(project: str) -> dict[str, Any]:
     """The rq job of a retrain; see `run_retrain`."""
     settings = load_settings()
-    with _job("retrain", project) as job_id, Workshop.open(settings, make_trainer(settings)) as shop:
-        return run_retrain(shop, project, job_id)
+    with _job("retrain", project) as job_id, JobContext.open(settings, make_trainer(settings)) as context:
+        return run_retrain(context, project, job_id)
 
 
 def adopt(project: str, training: str) -> dict[str, Any]:
@@ -31,20 +31,20 @@ def adopt(project: str, training: str) -> dict[str, Any]:
     from segloop.aws.training.route import AdoptedTraining
 
     settings = load_settings()
-    with _job("adopt", project) as job_id, Workshop.open(settings) as shop:
-        return run_adopt(shop, project, AdoptedTraining(settings, training, project_id_of(project)), job_id)
+    with _job("adopt", project) as job_id, JobContext.open(settings) as context:
+        return run_adopt(context, project, AdoptedTraining(settings, training, project_id_of(project)), job_id)
 
 
 def prelabel(project: str, version: str) -> dict[str, Any]:
     """The rq job that predicts the unlabelled tasks; see `run_prelabel`."""
-    with _job("prelabel", project) as job_id, Workshop.open(load_settings()) as shop:
-        return run_prelabel(shop, project, version, job_id)
+    with _job("prelabel", project) as job_id, JobContext.open(load_settings()) as context:
+        return run_prelabel(context, project, version, job_id)
 
 
 def reconcile() -> dict[str, Any]:
     """The rq job that asks Label Studio what changed; see `run_reconcile`."""
-    with _job("reconcile"), Workshop.open(load_settings()) as shop:
-        return run_reconcile(shop)
+    with _job("reconcile"), JobContext.open(load_settings()) as context:
+        return run_reconcile(context)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from segloop.label_config import LabelConfig
 from segloop.metrics.uncertainty import MAX_ORDER, ORDER_LIMIT, ORDER_STEP, k_center_greedy
 from segloop.serving.predict import Predictor
 from segloop.settings import Settings
-from worker.jobs.context import Workshop, project_id_of
+from worker.jobs.context import JobContext, project_id_of
 
 if TYPE_CHECKING:
     from segloop.serving import Segmentation, ServedModel
@@ -54,7 +54,12 @@ class Embeddings:
 
 
 def put_in_order(
-    shop: Workshop, project: str, config: LabelConfig, model: ServedModel, embeddings: Embeddings, settings: Settings
+    context: JobContext,
+    project: str,
+    config: LabelConfig,
+    model: ServedModel,
+    embeddings: Embeddings,
+    settings: Settings,
 ) -> int:
     """Give the first `acquisition_batch` tasks scores in the order in which they should be labelled; how many it gave.
 
@@ -68,13 +73,13 @@ def put_in_order(
         LabelStudioUnreachable, RegistryError: try again later.
     """
     size = settings.acquisition_batch
-    tasks = shop.label_studio.tasks.least_sure(project_id_of(project), CANDIDATES * size, predicted_by=model.version)
+    tasks = context.label_studio.tasks.least_sure(project_id_of(project), CANDIDATES * size, predicted_by=model.version)
     places = [round(task["score"] / ORDER_STEP) for task in tasks if task["score"] < ORDER_LIMIT]
     place = max(places, default=0)
     count = min(size - len(places), MAX_ORDER - place)
     if count <= 0 or len(places) == len(tasks):
         return 0
-    vectors = _vectors(shop, tasks, config, model, embeddings, settings)
+    vectors = _vectors(context, tasks, config, model, embeddings, settings)
     tasks = [task for task in tasks if task["id"] in vectors]
     if not tasks:
         return 0
@@ -82,16 +87,16 @@ def put_in_order(
     matrix = np.stack([vectors[task["id"]] for task in tasks]).astype(np.float32)
     ordered = 0
     for row in k_center_greedy(matrix, count, range(picked)):
-        if not serves(shop, project, model.version):
+        if not serves(context, project, model.version):
             break
         ordered += 1
-        shop.label_studio.predictions.set_score(tasks[row]["id"], model.version, (place + ordered) * ORDER_STEP)
+        context.label_studio.predictions.set_score(tasks[row]["id"], model.version, (place + ordered) * ORDER_STEP)
     logger.info("project %s: %d tasks put in order for %s", project, ordered, model.version)
     return ordered
 
 
 def _vectors(
-    shop: Workshop,
+    context: JobContext,
     tasks: Sequence[dict[str, Any]],
     config: LabelConfig,
     model: ServedModel,
@@ -106,32 +111,32 @@ def _vectors(
         found[task["id"]] = segmentation.embedding
 
     for start in range(0, len(missing), settings.prelabel_batch):
-        if not serves(shop, model.project, model.version):
+        if not serves(context, model.project, model.version):
             break
         batch = missing[start : start + settings.prelabel_batch]
-        Predictor(config, model, shop.images, settings, watch=watch).predict(batch)
+        Predictor(config, model, context.images, settings, watch=watch).predict(batch)
     return found
 
 
-def keep_ordered_view(shop: Workshop, project: str) -> None:
+def keep_ordered_view(context: JobContext, project: str) -> None:
     """Keep the tab of the tasks to label, by the setting `ordered_view`. Never raises: it is a convenience."""
     try:
-        shop.label_studio.views.keep_ordered(project_id_of(project))
+        context.label_studio.views.keep_ordered(project_id_of(project))
     except LabelStudioError as error:
         logger.error("project %s: its tab of tasks to label cannot be kept: %s", project, error)
 
 
-def least_sure_before(shop: Workshop, project: str, version: str, limit: int) -> list[dict[str, Any]]:
+def least_sure_before(context: JobContext, project: str, version: str, limit: int) -> list[dict[str, Any]]:
     """The tasks that the version before was least sure of: they are predicted first. Empty where none can be told, or
     not in time: it is a convenience too."""
     try:
-        return shop.label_studio.tasks.least_sure(project_id_of(project), limit, not_predicted_by=version)
+        return context.label_studio.tasks.least_sure(project_id_of(project), limit, not_predicted_by=version)
     except LabelStudioError as error:
         logger.warning("project %s: its tasks cannot be sorted by their scores: %s", project, error)
         return []
 
 
-def serves(shop: Workshop, project: str, version: str) -> bool:
+def serves(context: JobContext, project: str, version: str) -> bool:
     """Whether a version is the champion of a project."""
-    champion = shop.registry.champion(project)
+    champion = context.registry.champion(project)
     return champion is not None and champion.version == version

@@ -12,17 +12,17 @@ from segloop.dataset import Mirror, sync, sync_target
 from segloop.dataset.sync_api import API, Progress
 from segloop.errors import SegloopError
 from segloop.labelstudio import TargetStorage
-from worker.jobs.context import Workshop, project_id_of
+from worker.jobs.context import JobContext, project_id_of
 
 
 @contextmanager
-def open_mirror(shop: Workshop, project: str) -> Iterator[Mirror]:
+def open_mirror(context: JobContext, project: str) -> Iterator[Mirror]:
     """The mirror of a project's annotated tasks on this machine.
 
     Raises:
         SegloopError: its file cannot be used, in the block too.
     """
-    folder = shop.settings.data_dir.absolute() / "mirror" / project
+    folder = context.settings.data_dir.absolute() / "mirror" / project
     try:
         with Mirror(folder) as mirror:
             yield mirror
@@ -32,15 +32,15 @@ def open_mirror(shop: Workshop, project: str) -> Iterator[Mirror]:
         ) from error
 
 
-def sync_mirror(shop: Workshop, mirror: Mirror, project: str, progress: Progress | None = None) -> None:
+def sync_mirror(context: JobContext, mirror: Mirror, project: str, progress: Progress | None = None) -> None:
     """Bring it up to date with where the settings say that annotations are.
 
     Raises:
         LabelStudioError: that cannot be read.
     """
-    source = shop.settings.annotations_from
+    source = context.settings.annotations_from
     if source == API:
-        sync(mirror, shop.label_studio.tasks, project_id_of(project), progress)
+        sync(mirror, context.label_studio.tasks, project_id_of(project), progress)
     else:
         sync_target(mirror, TargetStorage(source, project_id_of(project)), progress)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from segloop.label_config import parse_label_config
 from segloop.serving.predict import Predictor
-from worker.jobs.context import Workshop, project_id_of, tell
+from worker.jobs.context import JobContext, project_id_of, set_backend_title
 from worker.jobs.label_order import (
     CANDIDATES,
     Embeddings,
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 HEAD_START: Final = 200
 
 
-def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dict[str, Any]:
+def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -> dict[str, Any]:
     """Title the backend with the version, and predict every task without an annotation and without a prediction of it.
 
     Those that the version before was least sure of come first, as people are served them first. Each prediction's
@@ -39,51 +39,51 @@ def run_prelabel(shop: Workshop, project: str, version: str, job_id: str) -> dic
         LabelStudioError: Label Studio refuses.
         LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
     """
-    settings = shop.settings_of(project)
+    settings = context.settings_of(project)
     project_id = project_id_of(project)
     predicted, failed, ordered = 0, list[int](), 0
     result = {"version": version, "predicted": predicted, "failed": failed, "ordered": ordered, "superseded": True}
-    if not serves(shop, project, version):
+    if not serves(context, project, version):
         return result
     # The title decides whose scores Label Studio sorts by: after it, those of the version before are out of reach.
-    first = least_sure_before(shop, project, version, HEAD_START)
-    tell(shop, project, version)
-    config = parse_label_config(shop.label_studio.projects.get(project_id)["label_config"])
+    first = least_sure_before(context, project, version, HEAD_START)
+    set_backend_title(context, project, version)
+    config = parse_label_config(context.label_studio.projects.get(project_id)["label_config"])
     model = None
     embeddings = Embeddings(CANDIDATES * settings.acquisition_batch)
     diverse = settings.acquisition == "entropy+diversity"
-    others = _others(shop, project_id, version, failed)
+    others = _others(context, project_id, version, failed)
     for batch in chain(_batched(first, settings.prelabel_batch), _batched(others, settings.prelabel_batch)):
-        if not serves(shop, project, version):
+        if not serves(context, project, version):
             return {**result, "predicted": predicted}
-        model = model or shop.load_model(shop.registry, project, version, settings)
+        model = model or context.load_model(context.registry, project, version, settings)
         watch = embeddings.watch if diverse else None
-        predictions = Predictor(config, model, shop.images, settings, watch=watch).predict(batch)
+        predictions = Predictor(config, model, context.images, settings, watch=watch).predict(batch)
         rows = [{"task": task["id"], **one} for task, one in zip(batch, predictions, strict=True)]
         failed += [row["task"] for row in rows if row["score"] is None]
         rows = [row for row in rows if row["score"] is not None]
-        predicted += shop.label_studio.predictions.create(project_id, rows)
-        shop.jobs.counters.count_prelabelled(len(rows), len(batch) - len(rows))
+        predicted += context.label_studio.predictions.create(project_id, rows)
+        context.jobs.counters.count_prelabelled(len(rows), len(batch) - len(rows))
         embeddings.keep({row["task"]: row["score"] for row in rows})
         message = f"{predicted} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
-        shop.jobs.report(job_id, {"phase": "predicting", "step": predicted + len(failed), "message": message})
-    if serves(shop, project, version):
+        context.jobs.report(job_id, {"phase": "predicting", "step": predicted + len(failed), "message": message})
+    if serves(context, project, version):
         # Once more: Label Studio saves a backend's whole row when its page is opened, and may have undone it meanwhile.
-        tell(shop, project, version)
+        set_backend_title(context, project, version)
     if diverse:
-        shop.jobs.report(job_id, {"phase": "ordering", "message": "The least sure tasks are put in order."})
-        model = model or shop.load_model(shop.registry, project, version, settings)
-        ordered = put_in_order(shop, project, config, model, embeddings, settings)
+        context.jobs.report(job_id, {"phase": "ordering", "message": "The least sure tasks are put in order."})
+        model = model or context.load_model(context.registry, project, version, settings)
+        ordered = put_in_order(context, project, config, model, embeddings, settings)
     if settings.ordered_view:
-        keep_ordered_view(shop, project)
+        keep_ordered_view(context, project)
     logger.info("project %s: %d tasks predicted with %s, %d failed", project, predicted, version, len(failed))
     return {**result, "predicted": predicted, "ordered": ordered, "superseded": False}
 
 
-def _others(shop: Workshop, project_id: int, version: str, failed: list[int]) -> Iterator[dict[str, Any]]:
+def _others(context: JobContext, project_id: int, version: str, failed: list[int]) -> Iterator[dict[str, Any]]:
     """Tasks without a prediction of the version, but for those that failed before the first of these is asked for."""
     tried = set(failed)
-    yield from (task for task in shop.label_studio.tasks.unlabelled(project_id, version) if task["id"] not in tried)
+    yield from (task for task in context.label_studio.tasks.unlabelled(project_id, version) if task["id"] not in tried)
 
 
 def _batched(tasks: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.policy import Recipe, should_promote
 from segloop.settings import Settings
 from segloop.trainers.base import Run
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 
 if TYPE_CHECKING:
     from segloop.registry import Champion
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def judge(
-    shop: Workshop, settings: Settings, project: str, folder: Path, bundle: Path, manifest: Manifest
+    context: JobContext, settings: Settings, project: str, folder: Path, bundle: Path, manifest: Manifest
 ) -> dict[str, Any]:
     """Metrics of candidate and champion on the same tasks, and the decision; kept in outcome.json."""
-    champion = shop.registry.champion(project)
+    champion = context.registry.champion(project)
     outcome: dict[str, Any] = read_json(folder / "outcome.json") or {}
     if outcome and (
         outcome["generation"] == _generation(champion)
@@ -36,9 +36,9 @@ def judge(
     classes = tuple(manifest.classes)
     theirs, new_classes = None, frozenset[str]()
     if champion is not None:
-        theirs = shop.registry.bundle(project, champion.version, [WEIGHTS_FILE])
-        new_classes = frozenset(classes) - frozenset(shop.registry.get(project, champion.version).classes)
-    compared = shop.compare(bundle, theirs, folder / "snapshot", classes, settings)
+        theirs = context.registry.bundle(project, champion.version, [WEIGHTS_FILE])
+        new_classes = frozenset(classes) - frozenset(context.registry.get(project, champion.version).classes)
+    compared = context.compare(bundle, theirs, folder / "snapshot", classes, settings)
     decision = should_promote(
         compared["metrics"],
         compared["champion_metrics"],
@@ -57,7 +57,7 @@ def judge(
     return outcome
 
 
-def export(shop: Workshop, settings: Settings, folder: Path, bundle: Path, recipe: Recipe) -> dict[str, Any]:
+def export(context: JobContext, settings: Settings, folder: Path, bundle: Path, recipe: Recipe) -> dict[str, Any]:
     """The bundle's models for other engines, added to it, and what version.json says of them.
 
     Also for a candidate that loses: it can be promoted by hand. One that cannot be exported is served by torch's
@@ -70,7 +70,7 @@ def export(shop: Workshop, settings: Settings, folder: Path, bundle: Path, recip
     made = folder / "engines"
     shutil.rmtree(made, ignore_errors=True)
     try:
-        engines = shop.export(bundle, folder / "snapshot" if recipe == "full" else None, made, settings)
+        engines = context.export(bundle, folder / "snapshot" if recipe == "full" else None, made, settings)
     except EngineError as error:
         logger.error("run %s: no models for other engines: %s", folder.name, error)
         engines = {"error": str(error)}
@@ -82,7 +82,7 @@ def export(shop: Workshop, settings: Settings, folder: Path, bundle: Path, recip
 
 
 def promote(
-    shop: Workshop,
+    context: JobContext,
     settings: Settings,
     project: str,
     run: Run,
@@ -97,18 +97,18 @@ def promote(
     info = {**read_json(bundle / VERSION_FILE), "parent": parent, **judged, "engines": engines}
     # what `segloop reproduce` trains with again
     info["recipe"] = {**(info.get("recipe") or {}), "hyperparameters": dict(run.hyperparameters)}
-    version = shop.registry.add(project, bundle, info)
+    version = context.registry.add(project, bundle, info)
     write_json(run.folder / "outcome.json", {**outcome, "version": version})
     while True:
-        champion = shop.registry.champion(project)
+        champion = context.registry.champion(project)
         if champion is not None and champion.version == version:
             return version, True
         if _generation(champion) == outcome["generation"]:
             break
         # Somebody rolled back or promoted meanwhile: the candidate has to win against what is served now.
-        outcome.update(judge(shop, settings, project, run.folder, bundle, manifest))
+        outcome.update(judge(context, settings, project, run.folder, bundle, manifest))
     if outcome["decision"]["act"]:
-        shop.registry.promote(project, version, outcome["decision"]["reason"])
+        context.registry.promote(project, version, outcome["decision"]["reason"])
     return version, bool(outcome["decision"]["act"])
 
 

@@ -13,13 +13,13 @@ from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
 from segloop.errors import RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
 from segloop.trainers.base import Run
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.mirrors import open_mirror, sync_mirror
 
 Progress = Callable[[dict[str, Any]], None]
 
 
-def run_reproduce(shop: Workshop, project: str, version: str, progress: Progress) -> dict[str, Any]:
+def run_reproduce(context: JobContext, project: str, version: str, progress: Progress) -> dict[str, Any]:
     """Rebuild a version's snapshot, train on it with the same hyperparameters from the same parent, and measure.
 
     Nothing is added to the registry. Returns `version`, `snapshot` (its hash), `tasks`, `metrics` (of the version),
@@ -30,28 +30,28 @@ def run_reproduce(shop: Workshop, project: str, version: str, progress: Progress
         TrainingError: the snapshot cannot be rebuilt (the text names the tasks), or the training failed.
         LabelStudioError: an image or an annotation is needed of Label Studio, and it cannot be reached.
     """
-    info = shop.registry.get(project, version)
+    info = context.registry.get(project, version)
     hyperparameters = info.recipe.get("hyperparameters")
     if MANIFEST not in info.files or not isinstance(hyperparameters, dict):
         raise RegistryError(f"{version} was made before versions kept what reproduces them: choose a newer one")
-    manifest = read_manifest(shop.registry.bundle(project, version, [MANIFEST]) / MANIFEST)
+    manifest = read_manifest(context.registry.bundle(project, version, [MANIFEST]) / MANIFEST)
     if manifest.hash != info.snapshot:
         raise RegistryError(f"{version}: its {MANIFEST} is not of the snapshot {info.snapshot[:12]} that it names")
-    runs = shop.settings.data_dir.absolute() / "runs"
+    runs = context.settings.data_dir.absolute() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="reproduce-", dir=runs))
     try:
-        _rebuild(shop, project, manifest, folder / "snapshot", progress)
+        _rebuild(context, project, manifest, folder / "snapshot", progress)
         parent = info.parent
         run = Run(
             id=folder.name,
             folder=folder,
             snapshot=folder / "snapshot",
-            champion=shop.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
+            champion=context.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
             hyperparameters={name: str(value) for name, value in hyperparameters.items()},
         )
-        bundle = _train(shop, run, progress)
-        compared = shop.compare(bundle, None, folder / "snapshot", tuple(manifest.classes), shop.settings)
+        bundle = _train(context, run, progress)
+        compared = context.compare(bundle, None, folder / "snapshot", tuple(manifest.classes), context.settings)
         reproduced: dict[str, Any] = compared["metrics"]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,23 +66,23 @@ def run_reproduce(shop: Workshop, project: str, version: str, progress: Progress
     }
 
 
-def _rebuild(shop: Workshop, project: str, manifest: Manifest, dest: Path, progress: Progress) -> None:
+def _rebuild(context: JobContext, project: str, manifest: Manifest, dest: Path, progress: Progress) -> None:
     progress({"phase": "snapshot", "message": f"Rebuilding the snapshot {manifest.hash[:12]}."})
-    with open_mirror(shop, project) as mirror:
-        sync_mirror(shop, mirror, project, progress)
-        rebuild(manifest, mirror, images=shop.images, dest=dest)
+    with open_mirror(context, project) as mirror:
+        sync_mirror(context, mirror, project, progress)
+        rebuild(manifest, mirror, images=context.images, dest=dest)
 
 
-def _train(shop: Workshop, run: Run, progress: Progress) -> Path:
-    shop.trainer.submit(run)
+def _train(context: JobContext, run: Run, progress: Progress) -> Path:
+    context.trainer.submit(run)
     try:
-        while (status := shop.trainer.poll(run)).state == "running":
+        while (status := context.trainer.poll(run)).state == "running":
             if status.progress is not None:
                 progress(dict(status.progress))
-            time.sleep(shop.poll_s)
+            time.sleep(context.poll_s)
     except BaseException:
-        shop.trainer.stop(run)
+        context.trainer.stop(run)
         raise
     if status.state != "finished":
         raise TrainingError(status.reason)
-    return shop.trainer.collect(run)
+    return context.trainer.collect(run)

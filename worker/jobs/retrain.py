@@ -17,7 +17,7 @@ from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
-from worker.jobs.context import Workshop, tell, thresholds
+from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.promote import export, judge, promote
 from worker.jobs.snapshot import take_snapshot
 from worker.jobs.train import train
@@ -45,7 +45,7 @@ HYPERPARAMETERS = (
 )
 
 
-def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
+def run_retrain(context: JobContext, project: str, job_id: str) -> dict[str, Any]:
     """Snapshot, train, compare with the champion, promote if better, tell Label Studio.
 
     Everything done is on disk under the job's id or in the registry, so that a second call with the same id
@@ -57,16 +57,16 @@ def run_retrain(shop: Workshop, project: str, job_id: str) -> dict[str, Any]:
         TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
         LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
     """
-    settings = shop.settings_of(project)
+    settings = context.settings_of(project)
     folder = run_folder(settings, project, job_id)
-    recipe = _recipe(shop, project, folder)
+    recipe = _recipe(context, project, folder)
     return supervised(
-        shop,
+        context,
         settings,
         project,
         job_id,
         recipe,
-        lambda: _retrain(shop, settings, project, job_id, folder, recipe),
+        lambda: _retrain(context, settings, project, job_id, folder, recipe),
     )
 
 
@@ -76,7 +76,12 @@ def run_folder(settings: Settings, project: str, job_id: str) -> Path:
 
 
 def supervised(
-    shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe, work: Callable[[], dict[str, Any]]
+    context: JobContext,
+    settings: Settings,
+    project: str,
+    job_id: str,
+    recipe: Recipe,
+    work: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
     """Do the work of a project's live retrain; at its end, good or bad, the next is queued, if policy wants it.
 
@@ -87,55 +92,55 @@ def supervised(
         result = work()
     except JobTimeout as error:
         failure = TrainingError(f"The retrain took longer than job_timeout_s={settings.job_timeout_s}.")
-        _fail(shop, settings, project, job_id, recipe, failure)
+        _fail(context, settings, project, job_id, recipe, failure)
         raise failure from error
     except OUTAGES:
         raise
     except SegloopError as error:
-        _fail(shop, settings, project, job_id, recipe, error)
+        _fail(context, settings, project, job_id, recipe, error)
         raise
     ended = {"phase": "done", "message": result["reason"], "version": result["version"], "promoted": result["promoted"]}
-    shop.jobs.report(job_id, ended)
+    context.jobs.report(job_id, ended)
     outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
-    shop.jobs.counters.count_retrain(job_id, recipe, outcome, result.get("seconds"))
-    _finish(shop, settings, project, job_id, recipe)
+    context.jobs.counters.count_retrain(job_id, recipe, outcome, result.get("seconds"))
+    _finish(context, settings, project, job_id, recipe)
     return result
 
 
 def _retrain(
-    shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe
+    context: JobContext, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe
 ) -> dict[str, Any]:
     # before it began, or while it waited for something; a training that may have begun is stopped where it runs
-    if shop.jobs.stop_asked(project, job_id) and not (folder / "snapshot" / MANIFEST).is_file():
-        shop.jobs.take_changes(project, recipe)
+    if context.jobs.stop_asked(project, job_id) and not (folder / "snapshot" / MANIFEST).is_file():
+        context.jobs.take_changes(project, recipe)
         raise TrainingStopped("Somebody stopped the training.")
-    parent = _parent(shop, project, folder)
-    if recipe == "quick" and parent is None and not shop.has_weights(settings):
-        shop.jobs.take_changes(project, recipe)
+    parent = _parent(context, project, folder)
+    if recipe == "quick" and parent is None and not context.has_weights(settings):
+        context.jobs.take_changes(project, recipe)
         reason = (
             f"The weights {settings.weights} cannot be had and no version is served: only a full retrain can begin."
         )
         return {"version": None, "promoted": False, "recipe": recipe, "reason": reason}
-    shop.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
+    context.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
     with Stage("snapshot"):
-        manifest = take_snapshot(shop, settings, project, job_id, folder, recipe)
+        manifest = take_snapshot(context, settings, project, job_id, folder, recipe)
     prune(folder)
 
     run = Run(
         id=job_id,
         folder=folder,
         snapshot=folder / "snapshot",
-        champion=shop.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
+        champion=context.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
         hyperparameters={"recipe": recipe, **{name: str(getattr(settings, name)) for name in HYPERPARAMETERS}},
     )
     with Stage("training"):
-        bundle = train(shop, settings, project, run, recipe)
+        bundle = train(context, settings, project, run, recipe)
     shutil.copyfile(folder / "snapshot" / MANIFEST, bundle / MANIFEST)
-    return conclude(shop, settings, project, run, bundle, manifest, parent, recipe)
+    return conclude(context, settings, project, run, bundle, manifest, parent, recipe)
 
 
 def conclude(
-    shop: Workshop,
+    context: JobContext,
     settings: Settings,
     project: str,
     run: Run,
@@ -150,22 +155,22 @@ def conclude(
         parent: the version that the training began with.
     """
     job_id, folder = run.id, run.folder
-    shop.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
+    context.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
     with Stage("evaluating"):
-        outcome = judge(shop, settings, project, folder, bundle, manifest)
-    shop.jobs.report(job_id, {"phase": "exporting", "message": "Preparing the version for serving."})
+        outcome = judge(context, settings, project, folder, bundle, manifest)
+    context.jobs.report(job_id, {"phase": "exporting", "message": "Preparing the version for serving."})
     with Stage("exporting"):
-        engines = export(shop, settings, folder, bundle, recipe)
-    shop.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
+        engines = export(context, settings, folder, bundle, recipe)
+    context.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
     with Stage("promoting"):
-        version, promoted = promote(shop, settings, project, run, bundle, manifest, outcome, parent, engines)
+        version, promoted = promote(context, settings, project, run, bundle, manifest, outcome, parent, engines)
     logger.info("project %s: job %s made %s: %s", project, job_id, version, outcome["decision"]["reason"])
     if promoted:
         try:
-            tell(shop, project, version)
+            set_backend_title(context, project, version)
         except LabelStudioError as error:
             logger.warning("project %s: the title cannot be set now, the prelabel job does it: %s", project, error)
-        shop.jobs.enqueue_prelabel(project, version)
+        context.jobs.enqueue_prelabel(project, version)
     return {
         "version": version,
         "promoted": promoted,
@@ -179,9 +184,9 @@ def conclude(
     }
 
 
-def _finish(shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe) -> None:
-    has_backbone = settings.weights != "none" or shop.registry.champion(project) is not None
-    shop.jobs.finish_retrain(
+def _finish(context: JobContext, settings: Settings, project: str, job_id: str, recipe: Recipe) -> None:
+    has_backbone = settings.weights != "none" or context.registry.champion(project) is not None
+    context.jobs.finish_retrain(
         project,
         job_id,
         lambda changes, requested: should_rerun(
@@ -194,30 +199,32 @@ def _finish(shop: Workshop, settings: Settings, project: str, job_id: str, recip
     )
 
 
-def _fail(shop: Workshop, settings: Settings, project: str, job_id: str, recipe: Recipe, error: SegloopError) -> None:
+def _fail(
+    context: JobContext, settings: Settings, project: str, job_id: str, recipe: Recipe, error: SegloopError
+) -> None:
     logger.error("project %s: job %s failed: %s", project, job_id, error)
     phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
-    shop.jobs.report(job_id, {"phase": phase, "message": str(error)})
-    shop.jobs.counters.count_retrain(job_id, recipe, phase)
-    _finish(shop, settings, project, job_id, recipe)
+    context.jobs.report(job_id, {"phase": phase, "message": str(error)})
+    context.jobs.counters.count_retrain(job_id, recipe, phase)
+    _finish(context, settings, project, job_id, recipe)
 
 
-def _recipe(shop: Workshop, project: str, folder: Path) -> Recipe:
+def _recipe(context: JobContext, project: str, folder: Path) -> Recipe:
     """The recipe of the run: what was asked for when it first got here."""
     known = read_json(folder / "recipe.json")
     if known is None:
-        known = {"recipe": shop.jobs.recipe(project)}
+        known = {"recipe": context.jobs.recipe(project)}
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "recipe.json", known)
     recipe: Recipe = known["recipe"]
     return recipe
 
 
-def _parent(shop: Workshop, project: str, folder: Path) -> str | None:
+def _parent(context: JobContext, project: str, folder: Path) -> str | None:
     """The version the run starts from: the champion when it first got here."""
     known = read_json(folder / "parent.json")
     if known is None:
-        champion = shop.registry.champion(project)
+        champion = context.registry.champion(project)
         known = {"version": champion.version if champion is not None else None}
         write_json(folder / "parent.json", known)
     version: str | None = known["version"]

@@ -11,23 +11,23 @@ from segloop.dataset import (
     Manifest,
     Memory,
     ProjectSplits,
+    exclude_trained,
     join_splits,
     load_manifest,
     snapshot,
-    without_learnt,
     write_manifest,
 )
 from segloop.errors import TrainingError
 from segloop.policy import Recipe
 from segloop.settings import Settings
-from worker.jobs.context import Workshop, project_id_of
+from worker.jobs.context import JobContext, project_id_of
 from worker.jobs.mirrors import mark, open_mirror, sync_mirror
 
 logger = logging.getLogger(__name__)
 
 
 def take_snapshot(
-    shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe = "full"
+    context: JobContext, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe = "full"
 ) -> Manifest:
     """The run's snapshot: the one that is there, or a new one.
 
@@ -38,21 +38,21 @@ def take_snapshot(
     if dest.is_dir():
         return load_manifest(dest)
     partial = folder / "snapshot.partial"
-    shop.jobs.take_changes(project, recipe)
-    manifest, marked = _draw(shop, settings, project, job_id, partial)
+    context.jobs.take_changes(project, recipe)
+    manifest, marked = _draw(context, settings, project, job_id, partial)
     if recipe == "quick":
-        known = shop.registry.read_json(project, "snapshot.json") or {}
+        known = context.registry.read_json(project, "snapshot.json") or {}
         marked = {
             **{name: known[name] for name in marked if name in known},
             **{f"quick_{name}": value for name, value in marked.items()},
         }
-    shop.registry.write_json(project, "snapshot.json", {**marked, "job": job_id})
+    context.registry.write_json(project, "snapshot.json", {**marked, "job": job_id})
     partial.replace(dest)
     return manifest
 
 
 def take_comparison(
-    shop: Workshop, settings: Settings, project: str, job_id: str, folder: Path, learnt: Manifest
+    context: JobContext, settings: Settings, project: str, job_id: str, folder: Path, learnt: Manifest
 ) -> Manifest:
     """A snapshot to compare a candidate on that was trained elsewhere, from the training set `learnt`.
 
@@ -68,8 +68,8 @@ def take_comparison(
     if dest.is_dir():
         return load_manifest(dest)
     partial = folder / "snapshot.partial"
-    shop.jobs.take_changes(project)
-    splits = ProjectSplits(shop.registry, project)
+    context.jobs.take_changes(project)
+    splits = ProjectSplits(context.registry, project)
     known = splits.load()
     joined = join_splits(known, learnt)
     if "val" not in joined.values():
@@ -82,26 +82,26 @@ def take_comparison(
     moved = sorted(task for task, side in known.items() if side != joined[task])
     if moved:
         logger.warning("project %s: held out no more, as %s trained on them: tasks %s", project, job_id, moved)
-    manifest, _ = _draw(shop, settings, project, job_id, partial)
-    manifest = without_learnt(manifest, learnt)
+    manifest, _ = _draw(context, settings, project, job_id, partial)
+    manifest = exclude_trained(manifest, learnt)
     write_manifest(partial, manifest)
-    shop.registry.write_json(project, "snapshot.json", {"since": learnt.created_at, "job": job_id})
+    context.registry.write_json(project, "snapshot.json", {"since": learnt.created_at, "job": job_id})
     partial.replace(dest)
     return manifest
 
 
 def _draw(
-    shop: Workshop, settings: Settings, project: str, job_id: str, partial: Path
+    context: JobContext, settings: Settings, project: str, job_id: str, partial: Path
 ) -> tuple[Manifest, dict[str, str]]:
     """A snapshot of what is annotated now, and its mark for snapshot.json."""
-    label_config = shop.label_studio.projects.get(project_id_of(project))["label_config"]
+    label_config = context.label_studio.projects.get(project_id_of(project))["label_config"]
     started = datetime.now(UTC)
 
     def report(progress: dict[str, Any]) -> None:
-        shop.jobs.report(job_id, progress)
+        context.jobs.report(job_id, progress)
 
-    with open_mirror(shop, project) as mirror:
-        sync_mirror(shop, mirror, project, report)
+    with open_mirror(context, project) as mirror:
+        sync_mirror(context, mirror, project, report)
         # Label Studio's clock decides what is newer than the snapshot; ours only, where a page was read before a change.
         since = min(mirror.newest() or datetime.fromtimestamp(0, UTC), started)
         marked = mark(mirror, since)
@@ -109,8 +109,8 @@ def _draw(
             project,
             mirror.tasks(),
             label_config,
-            images=shop.images,
-            splits=ProjectSplits(shop.registry, project),
+            images=context.images,
+            splits=ProjectSplits(context.registry, project),
             dest=partial,
             settings=settings,
             progress=report,

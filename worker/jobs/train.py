@@ -15,7 +15,7 @@ from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 
 logger = logging.getLogger(__name__)
 
@@ -29,40 +29,40 @@ MAX_LOST = 3
 LONGEST_LOOK_S = 300.0
 
 
-def train(shop: Workshop, settings: Settings, project: str, run: Run, recipe: Recipe) -> Path:
+def train(context: JobContext, settings: Settings, project: str, run: Run, recipe: Recipe) -> Path:
     """Train a run; its bundle.
 
     Raises:
         Parked: the training goes on elsewhere; this is to be called again.
         TrainingError: it failed, was lost too often, took too long, or somebody asked for its stop.
     """
-    shop.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe]})
-    if shop.trainer.poll_later_s is None:
-        return _train_here(shop, project, run, recipe)
-    return _train_elsewhere(shop, settings, project, run, recipe, shop.trainer.poll_later_s)
+    context.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe]})
+    if context.trainer.poll_later_s is None:
+        return _train_here(context, project, run, recipe)
+    return _train_elsewhere(context, settings, project, run, recipe, context.trainer.poll_later_s)
 
 
-def _train_here(shop: Workshop, project: str, run: Run, recipe: Recipe) -> Path:
+def _train_here(context: JobContext, project: str, run: Run, recipe: Recipe) -> Path:
     """Train with this process, to the end."""
     lost = 0
     shown: Mapping[str, Any] | None = None
     trained: Mapping[str, Any] = {}
-    shop.trainer.submit(run)
+    context.trainer.submit(run)
     try:
-        while (status := shop.trainer.poll(run)).state != "finished":
-            lost = _go_on(shop, project, run, status, lost)
+        while (status := context.trainer.poll(run)).state != "finished":
+            lost = _go_on(context, project, run, status, lost)
             if status.progress is not None and status.progress != shown:
                 shown = status.progress
                 trained = shown if shown.get("phase", "training") == "training" else trained
                 told = {"phase": "training", "message": TRAINING[recipe], **trained}
                 if shown is not trained:
                     told["message"] = _measuring(shown)
-                shop.jobs.report(run.id, told, status.curves)
-            time.sleep(shop.poll_s)
+                context.jobs.report(run.id, told, status.curves)
+            time.sleep(context.poll_s)
     except BaseException:
-        shop.trainer.stop(run)
+        context.trainer.stop(run)
         raise
-    return shop.trainer.collect(run)
+    return context.trainer.collect(run)
 
 
 def _measuring(shown: Mapping[str, Any]) -> str:
@@ -72,7 +72,9 @@ def _measuring(shown: Mapping[str, Any]) -> str:
     return f"Measuring on the held-out tasks: image {shown.get('step')} of {shown.get('steps')}."
 
 
-def _train_elsewhere(shop: Workshop, settings: Settings, project: str, run: Run, recipe: Recipe, poll_s: float) -> Path:
+def _train_elsewhere(
+    context: JobContext, settings: Settings, project: str, run: Run, recipe: Recipe, poll_s: float
+) -> Path:
     """Submit a run that goes on by itself, or look how it is: its bundle once it has finished.
 
     Nothing is stopped by an interruption: the next worker looks again.
@@ -82,24 +84,24 @@ def _train_elsewhere(shop: Workshop, settings: Settings, project: str, run: Run,
     """
     known = read_json(run.folder / "training.json")
     if known is None:
-        shop.trainer.submit(run)
+        context.trainer.submit(run)
         known = {"submitted_at": time.time(), "lost": 0}
         write_json(run.folder / "training.json", known)
     age_s = time.time() - known["submitted_at"]
-    status = shop.trainer.poll(run)
+    status = context.trainer.poll(run)
     if status.state == "finished":
-        return shop.trainer.collect(run)
+        return context.trainer.collect(run)
     if age_s > settings.job_timeout_s:
-        shop.trainer.stop(run)
+        context.trainer.stop(run)
         raise TrainingError(f"The training took longer than job_timeout_s={settings.job_timeout_s}.")
-    lost = _go_on(shop, project, run, status, known["lost"])
+    lost = _go_on(context, project, run, status, known["lost"])
     seen = [*known.get("seen", []), *_seen(status)]
     write_json(run.folder / "training.json", {**known, "lost": lost, "seen": seen})
     curves = Curves()
     for point in seen:
         curves.take(point)
     progress = {"phase": "training", "message": TRAINING[recipe], **(status.progress or {})}
-    shop.jobs.report(run.id, progress, curves.as_dict())
+    context.jobs.report(run.id, progress, curves.as_dict())
     raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
 
 
@@ -110,14 +112,14 @@ def _seen(status: RunStatus) -> Iterator[dict[str, Any]]:
         yield {"step": progress["step"], "loss": progress.get("loss"), "evaluated": progress.get("miou")}
 
 
-def _go_on(shop: Workshop, project: str, run: Run, status: RunStatus, lost: int) -> int:
+def _go_on(context: JobContext, project: str, run: Run, status: RunStatus, lost: int) -> int:
     """Submit a lost run again; how often it was lost by now.
 
     Raises:
         TrainingError: it failed, was lost too often, or somebody asked for its stop.
     """
-    if shop.jobs.stop_asked(project, run.id):
-        shop.trainer.stop(run)
+    if context.jobs.stop_asked(project, run.id):
+        context.trainer.stop(run)
         raise TrainingStopped("Somebody stopped the training.")
     if status.state == "failed":
         raise TrainingError(status.reason)
@@ -126,5 +128,5 @@ def _go_on(shop: Workshop, project: str, run: Run, status: RunStatus, lost: int)
     if lost >= MAX_LOST:
         raise TrainingError(f"The training was killed {lost + 1} times: {status.reason}")
     logger.warning("run %s: %s Going on from its checkpoint.", run.id, status.reason)
-    shop.trainer.submit(run)
+    context.trainer.submit(run)
     return lost + 1

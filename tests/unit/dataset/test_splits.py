@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segloop.dataset import Manifest, ProjectSplits, Split, assign_splits, find_twins, join_splits, without_learnt
+from segloop.dataset import Manifest, ProjectSplits, Split, assign_splits, exclude_trained, find_twins, join_splits
 from segloop.errors import NothingToTrain
 from tests.labelling import PROJECT
 
@@ -136,11 +136,11 @@ def test_what_was_trained_on_elsewhere_is_trained_on_from_now_on() -> None:
 def test_no_held_out_task_is_one_that_was_trained_on() -> None:
     learnt = manifest_of(t1="train", t2="val", t6="train")
     # 1 itself, and 4, which has the image of 6
-    left = without_learnt(manifest_of(t1="val", t2="val", t3="train", t4_6="val", t5="val"), learnt)
+    left = exclude_trained(manifest_of(t1="val", t2="val", t3="train", t4_6="val", t5="val"), learnt)
     assert [(item.task, item.split) for item in left.items] == [(2, "val"), (3, "train"), (5, "val")]
     assert [one.task for one in left.skipped] == [1, 4]
     assert left.hash == left.digest()
     same = manifest_of(t2="val", t6="train")
-    assert without_learnt(same, learnt) is same
+    assert exclude_trained(same, learnt) is same
     with pytest.raises(NothingToTrain, match="cannot be compared"):
-        without_learnt(manifest_of(t1="val", t3="train"), learnt)
+        exclude_trained(manifest_of(t1="val", t3="train"), learnt)

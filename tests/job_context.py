@@ -1,4 +1,4 @@
-"""A workshop for jobs: a real Valkey, a real registry and real snapshots; fakes for Label Studio, images and training."""
+"""A context for jobs: a real Valkey, a real registry and real snapshots; fakes for Label Studio, images and training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus, Trainer
 from tests.toys import BRUSH, toy_model
-from worker.jobs.context import Workshop
+from worker.jobs.context import JobContext
 from worker.jobs.retrain import run_retrain
 
 PROJECT = "29.1795383040"
@@ -194,15 +194,15 @@ def jobs(settings: Settings) -> Iterator[Jobs]:
 
 
 @pytest.fixture
-def shop(settings: Settings, jobs: Jobs) -> Workshop:
-    return make_shop(settings, jobs, FakeTrainer())
+def context(settings: Settings, jobs: Jobs) -> JobContext:
+    return make_context(settings, jobs, FakeTrainer())
 
 
-def make_shop(settings: Settings, jobs: Jobs, trainer: Trainer) -> Workshop:
-    """A workshop over a real registry and queue, with everything else faked but the trainer."""
+def make_context(settings: Settings, jobs: Jobs, trainer: Trainer) -> JobContext:
+    """A context over a real registry and queue, with everything else faked but the trainer."""
     registry = open_registry(settings)
     registry.write_json(PROJECT, "project.json", {"project": PROJECT, "label_config": BRUSH})
-    return Workshop(
+    return JobContext(
         settings,
         registry,
         FakeLabelStudio(),  # type: ignore[arg-type]
@@ -238,15 +238,15 @@ def queued(jobs: Jobs, name: str) -> list[list[str]]:
     return [list(job.args) for job in queue.get_jobs() if job is not None]
 
 
-def retrain(shop: Workshop) -> dict[str, Any]:
-    return run_retrain(shop, PROJECT, begin(shop.jobs))
+def retrain(context: JobContext) -> dict[str, Any]:
+    return run_retrain(context, PROJECT, begin(context.jobs))
 
 
 @pytest.fixture
-def quick_shop(shop: Workshop, settings: Settings) -> Workshop:
-    """A workshop of which five changed tasks ask for a quick adaptation, and fifty for a full retrain."""
+def quick_context(context: JobContext, settings: Settings) -> JobContext:
+    """A context in which five changed tasks ask for a quick adaptation, and fifty for a full retrain."""
     own = settings.model_copy(update={"adapt_threshold": 5, "retrain_threshold": 50, "weights": "coco"})
-    return replace(shop, settings=own)
+    return replace(context, settings=own)
 
 
 class Fuse:
@@ -279,26 +279,26 @@ class Fuse:
 
         return Wrapped()
 
-    def fit(self, shop: Workshop) -> Workshop:
+    def fit(self, context: JobContext) -> JobContext:
         return replace(
-            shop,
-            registry=self.wrap(shop.registry, ("add", "promote", "write_json", "champion")),
-            label_studio=self.wrap(shop.label_studio, ("set_title", "totals", "annotated_pages")),
+            context,
+            registry=self.wrap(context.registry, ("add", "promote", "write_json", "champion")),
+            label_studio=self.wrap(context.label_studio, ("set_title", "totals", "annotated_pages")),
             jobs=self.wrap(
-                shop.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report", "counters.count_retrain")
+                context.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report", "counters.count_retrain")
             ),
-            trainer=self.wrap(shop.trainer, ("submit", "collect")),
-            compare=self.wrap(StepsOf(shop), ("compare",)).compare,
-            export=self.wrap(StepsOf(shop), ("export",)).export,
+            trainer=self.wrap(context.trainer, ("submit", "collect")),
+            compare=self.wrap(StepsOf(context), ("compare",)).compare,
+            export=self.wrap(StepsOf(context), ("export",)).export,
         )
 
 
 @dataclass
 class StepsOf:
-    shop: Workshop
+    context: JobContext
 
     def compare(self, *args: Any) -> dict[str, Any]:
-        return self.shop.compare(*args)
+        return self.context.compare(*args)
 
     def export(self, *args: Any) -> dict[str, Any]:
-        return self.shop.export(*args)
+        return self.context.export(*args)
