@@ -16,7 +16,7 @@ from PIL import Image
 
 from demo.data import DemoData, Example
 from demo.stack import clean_environment
-from segloop.dataset import MANIFEST, AnnotationRef, Item, Manifest, Split
+from segloop.dataset import AnnotationRef, Item, Manifest, Split, write_manifest
 from segloop.formats import IGNORED, VERSION_FILE
 
 PROJECT = "1.1795382829"
@@ -66,9 +66,8 @@ def write_snapshot(folder: Path, data: DemoData) -> Manifest:
         classes=data.classes,
         unlabelled="ignore" if data.unlabelled == "ignore" else "background",
         items=tuple(items),
-    )
-    manifest = manifest.model_copy(update={"hash": manifest.digest()})
-    (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
+    ).sealed()
+    write_manifest(folder, manifest)
     return manifest
 
 

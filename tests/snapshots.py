@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segloop.dataset import MANIFEST, AnnotationRef, Item, Manifest, Split
+from segloop.dataset import AnnotationRef, Item, Manifest, Split, write_manifest
 
 Example = tuple[NDArray[np.uint8], NDArray[np.uint8], Split]
 
@@ -51,9 +51,8 @@ def write_snapshot(
         classes=tuple(classes),
         unlabelled="background",
         items=tuple(items),
-    )
-    manifest = manifest.model_copy(update={"hash": manifest.digest()})
-    (folder / MANIFEST).write_text(manifest.text(), "utf-8")
+    ).sealed()
+    write_manifest(folder, manifest)
     return manifest
 
 

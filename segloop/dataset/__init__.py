@@ -5,6 +5,7 @@ A mirror of the project's annotated tasks feeds them, so that only what changed 
 
 from segloop.dataset.class_maps import counting_annotations, current_annotation, majority
 from segloop.dataset.files import Memory
+from segloop.dataset.items import SnapshotInputs
 from segloop.dataset.manifest import (
     MANIFEST,
     AnnotationRef,
@@ -41,6 +42,7 @@ __all__ = [
     "Mirror",
     "ProjectSplits",
     "Skipped",
+    "SnapshotInputs",
     "Split",
     "SplitStore",
     "Synced",

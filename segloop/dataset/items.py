@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +14,10 @@ from segloop.dataset.class_maps import Drawer, counting_annotations, majority, m
 from segloop.dataset.files import KnownImage, Memory, Objects
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import content_of
+from segloop.dataset.splits import SplitStore
 from segloop.errors import ImageError, MaskError
 from segloop.formats import IGNORED
-from segloop.label_config import LabelConfig
+from segloop.label_config import parse_label_config
 from segloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,32 +29,45 @@ Task = Mapping[str, Any]
 _DRAWING: Final = 1
 
 
-class Taker:
-    """Turns tasks into items whose files lie in the snapshot folder."""
+@dataclass(frozen=True)
+class SnapshotInputs:
+    """What a snapshot of a project is made from, besides its tasks.
 
-    def __init__(
-        self,
-        config: LabelConfig,
-        label_config: str,
-        images: Images,
-        settings: Settings,
-        memory: Memory | None,
-        dest: Path,
-    ) -> None:
-        self._config = config
-        self._images = images
-        self._settings = settings
-        self._drawer = Drawer(config, settings.unlabelled)
-        self._memory = memory
-        self._objects = Objects(dest) if memory is None else memory.objects
+    Attributes:
+        project: its key.
+        splits: where its split is kept.
+        memory: what earlier snapshots found; with it, only what changed is fetched, decoded and drawn.
+    """
+
+    project: str
+    label_config: str
+    images: Images
+    splits: SplitStore
+    settings: Settings
+    memory: Memory | None = None
+
+
+class ItemBuilder:
+    """Builds the items of tasks, whose files lie in the snapshot folder `dest`.
+
+    Raises:
+        LabelConfigError: the label config cannot be used.
+    """
+
+    def __init__(self, inputs: SnapshotInputs, dest: Path) -> None:
+        settings = inputs.settings
+        self.config = parse_label_config(inputs.label_config)
+        self._images, self._annotators, self._memory = inputs.images, settings.annotators, inputs.memory
+        self._drawer = Drawer(self.config, settings.unlabelled)
+        self._objects = Objects(dest) if inputs.memory is None else inputs.memory.objects
         self._dest = dest
-        self._rules = [_DRAWING, label_config, settings.unlabelled, settings.annotators]
+        self._rules = [_DRAWING, inputs.label_config, settings.unlabelled, settings.annotators]
 
-    def take(self, task: Task) -> tuple[list[Item], list[Skipped]]:
+    def build(self, task: Task) -> tuple[list[Item], list[Skipped]]:
         """The items of a task, not split yet, and what of it was left out."""
         number = task["id"]
         if self._memory is None:
-            taken = self._draw(task)
+            built = self._draw(task)
         else:
             key = self._key(task)
             known = self._memory.drawn(number, key)
@@ -60,11 +75,11 @@ class Taker:
                 self._memory.forget_drawn(number)
                 known = self._draw(task)
                 self._memory.keep_drawn(number, key, *known)
-            taken = known
-        for item in taken[0]:
+            built = known
+        for item in built[0]:
             self._objects.link(item.image, self._dest)
             self._objects.link(item.mask, self._dest)
-        return taken
+        return built
 
     def _key(self, task: Task) -> str:
         """Names all that a task's drawings depend upon."""
@@ -72,10 +87,10 @@ class Taker:
         return hashlib.sha256(orjson.dumps([*self._rules, content, task["data"]])).hexdigest()
 
     def _draw(self, task: Task) -> tuple[list[Item], list[Skipped]]:
-        counting = counting_annotations(task["annotations"], self._settings.annotators)
+        counting = counting_annotations(task["annotations"], self._annotators)
         if not counting:
             raise MaskError("it has no annotation that was not skipped")
-        places = [(tag.name, index, uri) for tag, index, uri in self._config.addresses(task["data"])]
+        places = [(tag.name, index, uri) for tag, index, uri in self.config.addresses(task["data"])]
         if not places:
             raise ImageError("its data has no image that the label config names")
         images = [self._image(task["id"], *place) for place in places]

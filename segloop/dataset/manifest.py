@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,8 +15,6 @@ from segloop.files import write_bytes
 Split = Literal["train", "val"]
 
 MANIFEST: Final = "manifest.json"
-# What the hash does not cover: all else defines the training set.
-_NOT_HASHED: Final = ("created_at", "skipped", "warnings", "hash")
 
 
 class _Frozen(BaseModel):
@@ -47,7 +45,6 @@ class Item(_Frozen):
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     split: Split
-    # Not hashed: what a training set holds is the image's content, and whoever fetches it again checks that.
     address: str | None = None
 
 
@@ -72,6 +69,10 @@ class Manifest(_Frozen):
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
     hash: str = ""
 
+    def sealed(self) -> Manifest:
+        """The same with its hash."""
+        return self.model_copy(update={"hash": self.digest()})
+
     def part(self, split: Split) -> tuple[Item, ...]:
         """The items of one side of the split."""
         return tuple(item for item in self.items if item.split == split)
@@ -81,19 +82,20 @@ class Manifest(_Frozen):
         return len({item.task for item in self.part(split)})
 
     def digest(self) -> str:
-        """sha256 in hex over the canonical JSON of everything that defines the training set."""
-        defining = {name: value for name, value in self._plain().items() if name not in _NOT_HASHED}
-        for item in defining["items"]:
-            item.pop("address", None)
+        """sha256 in hex over the canonical JSON of everything that defines the training set.
+
+        The address of an image is left out: its content counts, and whoever fetches it again checks that.
+        """
+        left_out = dict.fromkeys(("created_at", "skipped", "warnings", "hash"), True)
+        defining = self.model_dump(
+            mode="json", exclude_none=True, exclude={**left_out, "items": {"__all__": {"address"}}}
+        )
         text = json.dumps(defining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def text(self) -> str:
         """The manifest as its file holds it."""
-        return json.dumps(self._plain(), indent=1, ensure_ascii=False) + "\n"
-
-    def _plain(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -119,7 +121,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(file: Path) -> Manifest:
-    """A manifest alone, without the files that it names, once its hash has been checked.
+    """A manifest left_out, without the files that it names, once its hash has been checked.
 
     Raises:
         TrainingError: it is missing, malformed or altered.

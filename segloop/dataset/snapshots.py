@@ -6,18 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sized
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from segloop.dataset.files import Memory, Objects
-from segloop.dataset.items import Taker, Task
+from segloop.dataset.files import Objects
+from segloop.dataset.items import ItemBuilder, SnapshotInputs, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
-from segloop.dataset.splits import SplitStore, assign_splits, find_twins
+from segloop.dataset.splits import assign_splits, find_twins
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
-from segloop.label_config import parse_label_config
 from segloop.settings import Settings
-
-if TYPE_CHECKING:
-    from segloop.images import Images
 
 _log = logging.getLogger(__name__)
 
@@ -26,16 +22,11 @@ _PROGRESS_STEPS: Final = 200
 
 
 def snapshot(
-    project: str,
+    inputs: SnapshotInputs,
     tasks: Iterable[Task],
-    label_config: str,
-    *,
-    images: Images,
-    splits: SplitStore,
     dest: Path,
-    settings: Settings,
+    *,
     progress: Progress | None = None,
-    memory: Memory | None = None,
     steps: int | None = None,
 ) -> Manifest:
     """Freeze labelled tasks as a snapshot folder `dest`; its manifest is written last.
@@ -47,11 +38,8 @@ def snapshot(
     of the split; where they were put on both sides before, those to train on are left out.
 
     Args:
-        project: key of the project.
         tasks: `{"id", "data", "annotations"}` each, such as `Mirror.tasks` gives.
-        splits: where the project's split is kept.
         progress: told `{"phase": "snapshot", "step", "steps", "message"}` now and then.
-        memory: what earlier snapshots found; with it, only what changed is fetched, decoded and drawn.
         steps: the number of tasks, where `tasks` does not tell.
 
     Raises:
@@ -61,15 +49,17 @@ def snapshot(
     """
     # The beginning, so that whoever asks for changes since then misses none that came while tasks were read.
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
-    config = parse_label_config(label_config)
-    folder = _Folder(dest)
-    taker = Taker(config, label_config, images, settings, memory, dest)
+    project, settings = inputs.project, inputs.settings
+    builder = ItemBuilder(inputs, dest)
+    folder = Objects(dest)
+    # A folder counts as a snapshot by its manifest.
+    (dest / MANIFEST).unlink(missing_ok=True)
     items: list[Item] = []
     skipped: list[Skipped] = []
     steps = len(tasks) if isinstance(tasks, Sized) else steps
     for step, task in enumerate(tasks, start=1):
         try:
-            drawn, problems = taker.take(task)
+            built, problems = builder.build(task)
         except LabelStudioError:
             raise
         except SegloopError as error:
@@ -78,12 +68,12 @@ def snapshot(
             _log.exception("project %s: task %s is left out of the snapshot", project, task["id"])
             skipped.append(Skipped(task=task["id"], reason=f"{type(error).__name__}: {error}"))
         else:
-            items += drawn
+            items += built
             skipped += problems
         if progress is not None:
-            _tell(progress, step, steps)
+            _report(progress, step, steps)
     twins = find_twins((item.task, item.image) for item in items)
-    assigned = _sticky(project, {item.task for item in items}, splits, settings.val_fraction, twins)
+    assigned = _assign(inputs, {item.task for item in items}, twins)
     leaks = _leaks(items, assigned)
     skipped += leaks
     for left_out in skipped:
@@ -96,8 +86,8 @@ def snapshot(
     manifest = Manifest(
         project=project,
         created_at=created_at,
-        label_config=label_config,
-        classes=config.classes,
+        label_config=inputs.label_config,
+        classes=builder.config.classes,
         unlabelled=settings.unlabelled,
         items=tuple(
             item.model_copy(update={"split": assigned[item.task]})
@@ -106,28 +96,27 @@ def snapshot(
         ),
         skipped=tuple(skipped),
         warnings=warnings,
-    )
-    manifest = manifest.model_copy(update={"hash": manifest.digest()})
-    folder.finish(manifest)
-    if memory is not None:
-        memory.prune()
+    ).sealed()
+    # An earlier attempt may have left files.
+    folder.prune(name for item in manifest.items for name in (item.image, item.mask))
+    write_manifest(dest, manifest)
+    if inputs.memory is not None:
+        inputs.memory.prune()
     return manifest
 
 
-def _tell(progress: Progress, step: int, steps: int | None) -> None:
+def _report(progress: Progress, step: int, steps: int | None) -> None:
     if steps is None:
         progress({"phase": "snapshot", "step": step, "message": f"Drawing: {step} tasks"})
     elif step % max(steps // _PROGRESS_STEPS, 1) == 0 or step == steps:
         progress({"phase": "snapshot", "step": step, "steps": steps, "message": f"Drawing: {step} of {steps} tasks"})
 
 
-def _sticky(
-    project: str, tasks: set[int], store: SplitStore, val_fraction: float, twins: Mapping[int, int]
-) -> dict[int, Split]:
-    known = store.load()
-    assigned = assign_splits(project, tasks, known, val_fraction, twins)
+def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Mapping[int, int]) -> dict[int, Split]:
+    known = inputs.splits.load()
+    assigned = assign_splits(inputs.project, tasks, known, inputs.settings.val_fraction, twins)
     if assigned.keys() - known.keys():
-        store.save({**known, **assigned})
+        inputs.splits.save({**known, **assigned})
     return assigned
 
 
@@ -165,18 +154,3 @@ def _too_few(project: str, tasks: int, skipped: list[Skipped]) -> str:
 
 def _order(item: Item) -> tuple[int, str, int]:
     return item.task, item.image_tag, item.item_index or 0
-
-
-class _Folder:
-    """A snapshot folder being written: files are named by content, the manifest comes last."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._objects = Objects(path)
-        # A folder counts as a snapshot by its manifest.
-        (path / MANIFEST).unlink(missing_ok=True)
-
-    def finish(self, manifest: Manifest) -> None:
-        """Remove what an earlier attempt left behind, and write the manifest."""
-        self._objects.prune(name for item in manifest.items for name in (item.image, item.mask))
-        write_manifest(self._path, manifest)

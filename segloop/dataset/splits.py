@@ -88,23 +88,23 @@ def assign_splits(
     return splits
 
 
-def join_splits(known: Mapping[int, Split], learnt: Manifest) -> dict[int, Split]:
+def join_splits(known: Mapping[int, Split], training_set: Manifest) -> dict[int, Split]:
     """A project's split with that of a training set which was taken elsewhere.
 
     A task that was trained on there is on the training side from now on; of the others, those that are known stay.
     """
-    theirs = {item.task: item.split for item in learnt.items}
+    theirs = {item.task: item.split for item in training_set.items}
     trained = {task: side for task, side in theirs.items() if side == "train"}
     return {**theirs, **known, **trained}
 
 
-def exclude_trained(manifest: Manifest, learnt: Manifest) -> Manifest:
+def exclude_trained(manifest: Manifest, training_set: Manifest) -> Manifest:
     """A snapshot's manifest without the held-out tasks that, or whose images, a training set has to train on.
 
     Raises:
         NothingToTrain: none is left.
     """
-    trained = learnt.part("train")
+    trained = training_set.part("train")
     tasks, images = {item.task for item in trained}, {item.image for item in trained}
     seen = {item.task for item in manifest.part("val") if item.task in tasks or item.image in images}
     if not seen:
@@ -118,8 +118,7 @@ def exclude_trained(manifest: Manifest, learnt: Manifest) -> Manifest:
     skipped = tuple(
         Skipped(task=task, reason="the candidate was trained on it or on its image") for task in sorted(seen)
     )
-    left = manifest.model_copy(update={"items": kept, "skipped": (*manifest.skipped, *skipped)})
-    return left.model_copy(update={"hash": left.digest()})
+    return manifest.model_copy(update={"items": kept, "skipped": (*manifest.skipped, *skipped)}).sealed()
 
 
 def find_twins(images: Iterable[tuple[int, str]]) -> dict[int, int]:

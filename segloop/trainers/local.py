@@ -57,9 +57,9 @@ class LocalTrainer:
         process = self._running.get(run.id)
         code = process.poll() if process is not None else None
         if process is not None and code is None:
-            return self._told("running", run)
+            return self._status("running", run)
         if _is_finished(base):
-            return self._told("finished", run)
+            return self._status("finished", run)
         failure = base / "output" / "failure"
         if failure.is_file():
             return RunStatus("failed", reason=failure.read_text(encoding="utf-8", errors="replace").strip()[-2000:])
@@ -89,7 +89,7 @@ class LocalTrainer:
             process.kill()
             process.wait()
 
-    def _told(self, state: Literal["running", "finished"], run: Run) -> RunStatus:
+    def _status(self, state: Literal["running", "finished"], run: Run) -> RunStatus:
         file = self._progress.setdefault(run.id, ProgressFile(_base(run) / "output" / "data" / "progress.jsonl"))
         file.read()
         return RunStatus(state, file.last, curves=file.curves.as_dict())

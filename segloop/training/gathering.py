@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, Split, snapshot, sync_target
+from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, SnapshotInputs, Split, snapshot, sync_target
 from segloop.errors import ImageForbidden, RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
 from segloop.images import Image
@@ -101,13 +101,9 @@ def gather(container: Container, scratch: Path) -> Manifest:
     with Mirror(scratch / "mirror") as mirror, _Images(route.images, settings) as images:
         sync_target(mirror, TargetStorage(route.annotations, route.project))
         manifest = snapshot(
-            key,
+            SnapshotInputs(key, label_config, images, splits, settings),
             images.ahead(mirror.tasks(), parse_label_config(label_config)),
-            label_config,
-            images=images,
-            splits=splits,
-            dest=container.snapshot,
-            settings=settings,
+            container.snapshot,
             progress=lambda progress: container.report(**progress),
             steps=len(mirror),
         )

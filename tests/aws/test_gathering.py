@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from segloop.dataset import MANIFEST, Mirror, ProjectSplits, load_manifest, snapshot, sync_target
+from segloop.dataset import MANIFEST, Mirror, ProjectSplits, SnapshotInputs, load_manifest, snapshot, sync_target
 from segloop.errors import NothingToTrain, SegloopError, TrainingError
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, TargetStorage
@@ -100,15 +100,8 @@ def own_snapshot(tmp_path: Path, splits: Any, **own: Any) -> Any:
     try:
         with Mirror(tmp_path / "own" / "mirror") as mirror:
             sync_target(mirror, TargetStorage(GIVEN["segloop_annotations"], PROJECT_ID))
-            return snapshot(
-                KEY,
-                mirror.tasks(),
-                CONFIG,
-                images=images,
-                splits=splits,
-                dest=tmp_path / "own" / "s",
-                settings=settings,
-            )
+            inputs = SnapshotInputs(KEY, CONFIG, images, splits, settings)
+            return snapshot(inputs, mirror.tasks(), tmp_path / "own" / "s")
     finally:
         images.close()
 

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from demo.label_studio import RunningLabelStudio
-from segloop.dataset import Mirror, ProjectSplits, load_manifest, snapshot, sync
+from segloop.dataset import Mirror, ProjectSplits, SnapshotInputs, load_manifest, snapshot, sync
 from segloop.errors import LabelStudioError
 from segloop.images import ImageSource
 from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, BackendSpec, Credentials, LabelStudio
@@ -297,14 +297,12 @@ def test_snapshot_of_a_real_project(
     settings = Settings(label_studio_url=running.url, label_studio_api_key=running.api_key, data_dir=tmp_path / "data")
     credentials = Credentials(running.url, settings.label_studio_api_key)
     with closing(ImageSource(settings, credentials, tmp_path / "cache")) as images:
+        key = project_key(described)
+        splits = ProjectSplits(open_registry(settings), key)
         manifest = snapshot(
-            project_key(described),
+            SnapshotInputs(key, described["label_config"], images, splits, settings),
             [task for page in studio.tasks.annotated_pages(project) for task in page],
-            described["label_config"],
-            images=images,
-            splits=ProjectSplits(open_registry(settings), project_key(described)),
-            dest=tmp_path / "snapshot",
-            settings=settings,
+            tmp_path / "snapshot",
         )
     assert load_manifest(tmp_path / "snapshot") == manifest
     assert ([item.task for item in manifest.items], manifest.skipped) == (tasks[:3], ())

@@ -11,6 +11,7 @@ from segloop.dataset import (
     Manifest,
     Memory,
     ProjectSplits,
+    SnapshotInputs,
     exclude_trained,
     join_splits,
     load_manifest,
@@ -106,15 +107,17 @@ def _draw(
         since = min(mirror.newest() or datetime.fromtimestamp(0, UTC), started)
         marked = mark(mirror, since)
         manifest = snapshot(
-            project,
+            SnapshotInputs(
+                project,
+                label_config,
+                context.images,
+                ProjectSplits(context.registry, project),
+                settings,
+                Memory(mirror),
+            ),
             mirror.tasks(),
-            label_config,
-            images=context.images,
-            splits=ProjectSplits(context.registry, project),
-            dest=partial,
-            settings=settings,
+            partial,
             progress=report,
-            memory=Memory(mirror),
             steps=len(mirror),
         )
     for warning in manifest.warnings:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segloop.dataset import Manifest, Memory, Mirror, load_manifest, rebuild, snapshot, sync
+from segloop.dataset import Manifest, Memory, Mirror, SnapshotInputs, load_manifest, rebuild, snapshot, sync
 from segloop.errors import LabelStudioUnreachable, TrainingError
 from segloop.settings import Settings
 from tests.labelling import CONFIG, PROJECT, FakeImages, MemorySplits, Studio, half
@@ -35,17 +35,9 @@ class World:
         """A snapshot of the project as it is now, in a folder of this name."""
         self.images.loaded.clear()
         sync(self.mirror, self.studio, PROJECT_ID)
-        return snapshot(
-            PROJECT,
-            self.mirror.tasks(),
-            config,
-            images=self.images,
-            splits=self.splits,
-            dest=self.folder / name,
-            settings=Settings(data_dir=self.folder, **settings),
-            memory=Memory(self.mirror),
-            steps=len(self.mirror),
-        )
+        memory, own = Memory(self.mirror), Settings(data_dir=self.folder, **settings)
+        inputs = SnapshotInputs(PROJECT, config, self.images, self.splits, own, memory)
+        return snapshot(inputs, self.mirror.tasks(), self.folder / name, steps=len(self.mirror))
 
     def objects(self) -> set[str]:
         return {

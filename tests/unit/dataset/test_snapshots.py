@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segloop.dataset import (
-    current_annotation,
-    load_manifest,
-    snapshot,
-)
+from segloop.dataset import Manifest, SnapshotInputs, current_annotation, load_manifest, snapshot
 from segloop.errors import LabelConfigError, LabelStudioUnreachable, NothingToTrain, TrainingError
 from segloop.settings import Settings
 from tests.labelling import (
@@ -42,13 +39,13 @@ TWO_IMAGES = """<View><Image name="left" value="$l"/><Image name="right" value="
 <RectangleLabels name="box" toName="left"><Label value="Sky"/></RectangleLabels></View>"""
 
 
-def take(dest: Path, tasks: list[dict[str, Any]], **arguments: Any) -> Any:
-    defaults: dict[str, Any] = {
-        "images": FakeImages(),
-        "splits": MemorySplits(),
-        "settings": Settings(data_dir=dest / "data"),
-    }
-    return snapshot(PROJECT, tasks, arguments.pop("config", CONFIG), dest=dest / "snap", **(defaults | arguments))
+def inputs(folder: Path, config: str = CONFIG, **own: Any) -> SnapshotInputs:
+    defaults = SnapshotInputs(PROJECT, config, FakeImages(), MemorySplits(), Settings(data_dir=folder / "data"))
+    return replace(defaults, **own)
+
+
+def take(dest: Path, tasks: list[dict[str, Any]], progress: Any = None, **own: Any) -> Manifest:
+    return snapshot(inputs(dest, **own), tasks, dest / "snap", progress=progress)
 
 
 def mask(dest: Path, name: str) -> NDArray[np.uint8]:
@@ -213,9 +210,7 @@ def test_snapshot_is_dated_before_its_first_task_was_read(tmp_path: Path) -> Non
         yield from two_tasks()
 
     begin = datetime.now(UTC)
-    manifest = snapshot(
-        PROJECT, tasks(), CONFIG, images=FakeImages(), splits=MemorySplits(), dest=tmp_path, settings=Settings()
-    )
+    manifest = snapshot(inputs(tmp_path), tasks(), tmp_path)
     assert datetime.fromisoformat(manifest.created_at) <= begin + timedelta(seconds=1)
 
 
