@@ -146,13 +146,7 @@ def evaluate(
 
 
 def compare(
-    candidate: Path,
-    champion: Path | None,
-    snapshot: Path,
-    classes: Sequence[str],
-    device: torch.device,
-    progress: Progress | None = None,
-    gallery: Path | None = None,
+    candidate: Path, champion: Path | None, snapshot: Path, device: torch.device, gallery: Path | None = None
 ) -> dict[str, Any]:
     """Candidate and champion (bundles) on the same held-out tasks: `metrics`, `champion_metrics` (None without one) and
     `interval`, the difference of their mIoU with the ends of its paired bootstrap interval (None where there is none).
@@ -164,13 +158,14 @@ def compare(
         RegistryError: a bundle cannot be loaded.
         TrainingError: as `evaluate`.
     """
-    worst = WorstExamples()
-    ours = evaluate(Network.load(candidate, device), snapshot, classes, progress, worst.add)
+    worst, manifest = WorstExamples(), load_manifest(snapshot)
+    classes = manifest.classes
+    ours = evaluate(Network.load(candidate, device), snapshot, classes, watch=worst.add)
     theirs = None
     if champion is not None:
-        theirs = evaluate(Network.load(champion, device), snapshot, classes, progress, worst.add_champion)
+        theirs = evaluate(Network.load(champion, device), snapshot, classes, watch=worst.add_champion)
     if gallery is not None:
-        colours = parse_label_config(load_manifest(snapshot).label_config).colours
+        colours = parse_label_config(manifest.label_config).colours
         write_gallery(gallery, worst.entries(), classes, colours)
     metrics = ours.summary
     if len(classes) <= CONFUSION_CLASSES:

@@ -140,9 +140,9 @@ def test_second_snapshot_loads_no_image_and_says_what_it_does(context: JobContex
         def __getattr__(self, name: str) -> Any:
             return self.report if name == "report" else getattr(context.jobs, name)
 
-        def report(self, job_id: str, progress: dict[str, Any]) -> None:
+        def report(self, job_id: str, progress: dict[str, Any], curves: Any = None) -> None:
             shown.append(progress["message"])
-            honest(job_id, progress)
+            honest(job_id, progress, curves)
 
     class NoImages:
         def load(self, uri: str, task_id: int | None) -> SourceImage:
@@ -187,6 +187,28 @@ def test_a_rollback_during_the_comparison_is_compared_with(context: JobContext) 
     champion = context.registry.champion(PROJECT)
     assert champion is not None
     assert champion.version == result["version"] not in (first["version"], second["version"])
+
+
+def test_a_second_comparison_outlives_a_kill_after_its_promotion(context: JobContext) -> None:
+    retrain(context), retrain(context)
+    honest = scores(0.55, 0.6, 0.5)
+    seen: list[Path] = []
+
+    def compare(bundle: Path, *args: Any) -> dict[str, Any]:
+        seen.append(bundle)
+        compared = honest(bundle, *args)
+        if len(seen) == 1:
+            context.registry.rollback(PROJECT, "somebody")
+        return compared
+
+    job_id = begin(context.jobs)
+    world = replace(context, compare=compare)
+    fuse = Fuse(1, after=True)
+    with pytest.raises(Killed):
+        run_retrain(replace(world, registry=fuse.wrap(context.registry, ("promote",))), PROJECT, job_id)
+    result = run_retrain(world, PROJECT, job_id)
+    assert (result["promoted"], len(seen)) == (True, 2)
+    assert result["reason"].startswith("The candidate wins: mIoU 0.5500 against the champion's 0.5000")
 
 
 def test_a_failing_training_is_final_and_frees_the_project(context: JobContext) -> None:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError, VersionNotFound
-from segloop.files import read_json
-from segloop.formats import VERSION_FILE
 from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
-from segloop.settings import Settings
-from segloop.trainers.base import Run
 from worker.jobs.context import JobContext, project_id_of
-from worker.jobs.retrain import conclude, prune, run_folder, supervised
-from worker.jobs.snapshot import take_comparison
-from worker.jobs.train import train
+from worker.jobs.retrain import Retrain
+from worker.jobs.run_state import Candidate, RetrainResult
 
 if TYPE_CHECKING:
     from segloop.aws.training.route import AdoptedTraining
@@ -31,8 +25,8 @@ WAIT_S: Final = 30.0
 LOOK_BACK: Final = timedelta(days=7)
 
 
-def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_id: str) -> dict[str, Any]:
-    """Follow a training to its end, compare its version with the champion, promote if better, tell Label Studio.
+def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_id: str) -> RetrainResult:
+    """Follow a training to its end, compare its version with the champion, promote if better, set the title in Label Studio.
 
     As with `run_retrain`, a second call with the same id does only what the first did not get to. What became of the
     training is kept in the store, so that it is adopted once.
@@ -41,28 +35,29 @@ def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_
         Parked: the training goes on, or another retrain of the project is under way; this is to be called again.
         Those of `run_retrain`.
     """
-    settings = context.settings_of(project)
+    retrain = Retrain(replace(context, trainer=training), project, job_id, context.settings_of(project))
     live = context.jobs.claim_retrain(project, job_id)
     if live is not None:
-        message = f"{training.job} waits for the retrain {live}, which is under way."
-        context.jobs.report(job_id, {"phase": "waiting", "message": message, "job": training.job})
+        retrain.report("waiting", f"{training.job} waits for the retrain {live}, which is under way.", job=training.job)
         raise Parked(WAIT_S)
-    folder = run_folder(settings, project, job_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    retrain.folder.mkdir(parents=True, exist_ok=True)
 
-    def work() -> dict[str, Any]:
-        outcome: dict[str, Any] = {"job": job_id}
+    def keep(**outcome: Any) -> None:
+        ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+        remember(context.registry, project, training.job, {"job": job_id, **outcome, "ended_at": ended_at})
+
+    def work() -> RetrainResult:
         try:
-            result = _adopt(replace(context, trainer=training), settings, project, training, job_id, folder)
+            result = _adopt(retrain, training)
         except OUTAGES:
             raise
         except (SegloopError, JobTimeout) as error:
-            _remember(context, project, training, {**outcome, "error": str(error)})
+            keep(error=str(error))
             raise
-        _remember(context, project, training, {**outcome, **{name: result[name] for name in ("version", "promoted")}})
+        keep(version=result["version"], promoted=result["promoted"])
         return result
 
-    return supervised(context, settings, project, job_id, "full", work)
+    return retrain.finish(work)
 
 
 def take_up_missed(context: JobContext) -> list[str]:
@@ -84,35 +79,24 @@ def take_up_missed(context: JobContext) -> list[str]:
     return taken
 
 
-def _adopt(
-    context: JobContext, settings: Settings, project: str, training: AdoptedTraining, job_id: str, folder: Path
-) -> dict[str, Any]:
-    run = Run(job_id, folder, folder / "snapshot", None, {})
-    bundle = train(context, settings, project, run, "full")
+def _adopt(retrain: Retrain, training: AdoptedTraining) -> RetrainResult:
+    bundle = retrain.train({})
     learnt = read_manifest(bundle / MANIFEST)
-    if learnt.project not in (project, str(project_id_of(project))):
+    if learnt.project not in (retrain.project, str(project_id_of(retrain.project))):
         raise TrainingError(
-            f"{training.job} was trained for the project {learnt.project}, an earlier one with the id of {project}: "
+            f"{training.job} was trained for the project {learnt.project}, an earlier one with the id of {retrain.project}: "
             "run `segloop aws connect` again."
         )
-    context.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting what to compare on."})
-    manifest = take_comparison(context, settings, project, job_id, folder, learnt)
-    prune(folder)
-    run = replace(run, hyperparameters={"recipe": "full", **training.hyperparameters()})
-    parent = _parent(context, project, bundle)
-    result = conclude(context, settings, project, run, bundle, manifest, parent, "full")
+    manifest = retrain.snapshot(learnt)
+    candidate = Candidate(bundle, manifest, {"recipe": "full", **training.hyperparameters()})
+    result = replace(retrain, parent=_parent(retrain, candidate)).conclude(candidate)
     return {**result, "training": training.job, "learnt": learnt.tasks("train")}
 
 
-def _parent(context: JobContext, project: str, bundle: Path) -> str | None:
+def _parent(retrain: Retrain, candidate: Candidate) -> str | None:
     """The version that the training began with, if it is one of the project's."""
-    parent = (read_json(bundle / VERSION_FILE) or {}).get("parent")
+    parent = candidate.info().get("parent")
     try:
-        return context.registry.get(project, parent).version if isinstance(parent, str) else None
+        return retrain.context.registry.get(retrain.project, parent).version if isinstance(parent, str) else None
     except VersionNotFound:
         return None
-
-
-def _remember(context: JobContext, project: str, training: AdoptedTraining, outcome: dict[str, Any]) -> None:
-    ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-    remember(context.registry, project, training.job, {**outcome, "ended_at": ended_at})

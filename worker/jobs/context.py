@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TITLED_FILE = "titled.json"
 
-Compare = Callable[[Path, Path | None, Path, tuple[str, ...], Settings], dict[str, Any]]
+Compare = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
 Export = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
@@ -117,7 +118,13 @@ def set_backend_title(context: JobContext, project: str, version: str) -> None:
         logger.warning("project %s: Label Studio knows no ML backend there, so its title stays", project)
     else:
         context.label_studio.backends.set_title(backend, version)
-    context.registry.write_json(project, "titled.json", {"version": version})
+    context.registry.write_json(project, _TITLED_FILE, {"version": version})
+
+
+def titled_version(context: JobContext, project: str) -> str | None:
+    """The version that `set_backend_title` named last; None before."""
+    titled = context.registry.read_json(project, _TITLED_FILE)
+    return None if titled is None else str(titled["version"])
 
 
 def thresholds(settings: Settings) -> Thresholds:
@@ -130,9 +137,7 @@ def project_id_of(project: str) -> int:
     return int(project.partition(".")[0])
 
 
-def compare_bundles(
-    candidate: Path, champion: Path | None, snapshot: Path, classes: tuple[str, ...], settings: Settings
-) -> dict[str, Any]:
+def compare_bundles(candidate: Path, champion: Path | None, snapshot: Path, settings: Settings) -> dict[str, Any]:
     """Candidate and champion on a snapshot's held-out tasks; see `segloop.training.compare`.
 
     Puts the candidate's gallery into its bundle, once: a version's name comes from its files, so that a later comparison
@@ -142,14 +147,7 @@ def compare_bundles(
     from segloop.training import compare
 
     gallery = candidate / GALLERY
-    return compare(
-        candidate,
-        champion,
-        snapshot,
-        classes,
-        pick_device(settings),
-        gallery=None if gallery.exists() else gallery,
-    )
+    return compare(candidate, champion, snapshot, pick_device(settings), None if gallery.exists() else gallery)
 
 
 def has_weights(settings: Settings) -> bool:

@@ -17,16 +17,17 @@ from worker.jobs.context import JobContext, make_trainer, project_id_of
 from worker.jobs.prelabel import run_prelabel
 from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
+from worker.jobs.run_state import RetrainResult
 
 
-def retrain(project: str) -> dict[str, Any]:
+def retrain(project: str) -> RetrainResult:
     """The rq job of a retrain; see `run_retrain`."""
     settings = load_settings()
     with _job("retrain", project) as job_id, JobContext.open(settings, make_trainer(settings)) as context:
         return run_retrain(context, project, job_id)
 
 
-def adopt(project: str, training: str) -> dict[str, Any]:
+def adopt(project: str, training: str) -> RetrainResult:
     """The rq job that follows a training of the managed route; see `run_adopt`."""
     from segloop.aws.training.route import AdoptedTraining
 
@@ -41,7 +42,7 @@ def prelabel(project: str, version: str) -> dict[str, Any]:
         return run_prelabel(context, project, version, job_id)
 
 
-def reconcile() -> dict[str, Any]:
+def reconcile() -> dict[str, list[str]]:
     """The rq job that asks Label Studio what changed; see `run_reconcile`."""
     with _job("reconcile"), JobContext.open(load_settings()) as context:
         return run_reconcile(context)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 from segloop.errors import SegloopError
 from segloop.policy import should_retrain
 from segloop.queue import OUTAGES
 from worker.jobs.adopt import take_up_missed
-from worker.jobs.context import JobContext, set_backend_title, thresholds
-from worker.jobs.mirrors import changed, open_mirror, sync_mirror
+from worker.jobs.context import JobContext, set_backend_title, thresholds, titled_version
+from worker.jobs.mirrors import SnapshotState, changed, open_mirror, sync_mirror
 
 logger = logging.getLogger(__name__)
 
 
-def run_reconcile(context: JobContext) -> dict[str, Any]:
+def run_reconcile(context: JobContext) -> dict[str, list[str]]:
     """For each project: ask Label Studio what changed since the last snapshot, and queue what policy wants.
 
-    Finds what no webhook told of, promotions and rollbacks that Label Studio was not told of, and trainings of the
-    managed route that no event told of. A project that fails is logged; the others are still served.
+    Finds changes without a webhook, promotions and rollbacks whose version the backend's title does not name, and trainings
+    of the managed route without an event. A project that fails is logged; the others are still served.
     """
     queued: list[str] = []
     for project in context.registry.projects():
@@ -35,8 +34,7 @@ def run_reconcile(context: JobContext) -> dict[str, Any]:
 
 def _reconcile(context: JobContext, project: str) -> Iterator[str]:
     champion = context.registry.champion(project)
-    told = context.registry.read_json(project, "titled.json") or {}
-    if champion is not None and champion.version != told.get("version"):
+    if champion is not None and champion.version != titled_version(context, project):
         yield context.jobs.enqueue_prelabel(project, champion.version).job_id
     elif champion is not None:
         # Label Studio saves a backend's whole row when its page is opened, and may so undo a title set meanwhile.
@@ -46,9 +44,9 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
         return
     with open_mirror(context, project) as mirror:
         sync_mirror(context, mirror, project)
-        state = context.registry.read_json(project, "snapshot.json") or {}
-        tasks = changed(mirror, state)
-        recent = changed(mirror, state, "quick_") if "quick_since" in state else None
+        state = SnapshotState.read(context.registry, project)
+        tasks = changed(mirror, state.full)
+        recent = None if state.quick is None else changed(mirror, state.quick)
     if context.jobs.live_retrain(project) is not None:
         return
     settings = context.settings_of(project)

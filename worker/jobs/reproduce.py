@@ -51,7 +51,7 @@ def run_reproduce(context: JobContext, project: str, version: str, progress: Pro
             hyperparameters={name: str(value) for name, value in hyperparameters.items()},
         )
         bundle = _train(context, run, progress)
-        compared = context.compare(bundle, None, folder / "snapshot", tuple(manifest.classes), context.settings)
+        compared = context.compare(bundle, None, folder / "snapshot", context.settings)
         reproduced: dict[str, Any] = compared["metrics"]
     finally:
         shutil.rmtree(folder, ignore_errors=True)

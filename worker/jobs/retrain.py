@@ -1,52 +1,42 @@
-"""The retrain: snapshot, training, comparison, promotion."""
+"""The retrain, step by step: snapshot, train, compare, export, register, promote, announce."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from segloop.dataset import MANIFEST, Manifest
-from segloop.errors import LabelStudioError, SegloopError, TrainingError, TrainingStopped
-from segloop.files import read_json, write_json
-from segloop.formats import VERSION_FILE, WEIGHTS_FILE
-from segloop.policy import Recipe, should_rerun
+from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
+from segloop.errors import EngineError, LabelStudioError, SegloopError, TrainingError, TrainingStopped
+from segloop.formats import WEIGHTS_FILE
+from segloop.policy import Recipe, should_promote, should_rerun
 from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
 from worker.jobs.context import JobContext, set_backend_title, thresholds
-from worker.jobs.promote import export, judge, promote
-from worker.jobs.snapshot import take_snapshot
-from worker.jobs.train import train
+from worker.jobs.mirrors import Mark, SnapshotState
+from worker.jobs.run_state import (
+    Beginning,
+    Candidate,
+    RetrainResult,
+    Verdict,
+    generation_of,
+    read_state,
+    write_state,
+)
+from worker.jobs.snapshot import freeze_annotations, hold_out_nothing_of
+from worker.jobs.train import Training, hyperparameters_of
 
 logger = logging.getLogger(__name__)
 
-#: The settings that a training run gets as its hyperparameters.
-HYPERPARAMETERS = (
-    "adapt_minutes",
-    "arch",
-    "weights",
-    "output_stride",
-    "device",
-    "input_size",
-    "long_side",
-    "train_epochs",
-    "train_min_steps",
-    "train_minutes",
-    "train_batch_size",
-    "train_lr",
-    "train_seed",
-    "train_patience",
-    "train_precision",
-    "train_compile",
-)
 
-
-def run_retrain(context: JobContext, project: str, job_id: str) -> dict[str, Any]:
-    """Snapshot, train, compare with the champion, promote if better, tell Label Studio.
+def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult:
+    """Snapshot, train, compare with the champion, promote if better, set the title in Label Studio.
 
     Everything done is on disk under the job's id or in the registry, so that a second call with the same id
     does only what the first did not get to. Afterwards one more retrain is queued, if policy wants it. A quick
@@ -57,182 +47,279 @@ def run_retrain(context: JobContext, project: str, job_id: str) -> dict[str, Any
         TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
         LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
     """
-    settings = context.settings_of(project)
-    folder = run_folder(settings, project, job_id)
-    recipe = _recipe(context, project, folder)
-    return supervised(
-        context,
-        settings,
-        project,
-        job_id,
-        recipe,
-        lambda: _retrain(context, settings, project, job_id, folder, recipe),
-    )
+    retrain = Retrain.begin(context, project, job_id)
+    return retrain.finish(retrain.work)
 
 
-def run_folder(settings: Settings, project: str, job_id: str) -> Path:
-    """The folder of a retrain, for as long as it is the project's latest."""
-    return settings.data_dir.absolute() / "runs" / project / job_id
+@dataclass(frozen=True)
+class Retrain:
+    """A project's live retrain. Each step may be killed anywhere and called again, and ends the same.
 
-
-def supervised(
-    context: JobContext,
-    settings: Settings,
-    project: str,
-    job_id: str,
-    recipe: Recipe,
-    work: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Do the work of a project's live retrain; at its end, good or bad, the next is queued, if policy wants it.
-
-    Raises:
-        Those of `run_retrain`.
+    Attributes:
+        settings: the project's own.
+        parent: the version that the training begins with; None: it begins with the settings' weights.
     """
-    try:
-        result = work()
-    except JobTimeout as error:
-        failure = TrainingError(f"The retrain took longer than job_timeout_s={settings.job_timeout_s}.")
-        _fail(context, settings, project, job_id, recipe, failure)
-        raise failure from error
-    except OUTAGES:
-        raise
-    except SegloopError as error:
-        _fail(context, settings, project, job_id, recipe, error)
-        raise
-    ended = {"phase": "done", "message": result["reason"], "version": result["version"], "promoted": result["promoted"]}
-    context.jobs.report(job_id, ended)
-    outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
-    context.jobs.counters.count_retrain(job_id, recipe, outcome, result.get("seconds"))
-    _finish(context, settings, project, job_id, recipe)
-    return result
 
+    context: JobContext
+    project: str
+    job_id: str
+    settings: Settings
+    recipe: Recipe = "full"
+    parent: str | None = None
 
-def _retrain(
-    context: JobContext, settings: Settings, project: str, job_id: str, folder: Path, recipe: Recipe
-) -> dict[str, Any]:
-    # before it began, or while it waited for something; a training that may have begun is stopped where it runs
-    if context.jobs.stop_asked(project, job_id) and not (folder / "snapshot" / MANIFEST).is_file():
-        context.jobs.take_changes(project, recipe)
-        raise TrainingStopped("Somebody stopped the training.")
-    parent = _parent(context, project, folder)
-    if recipe == "quick" and parent is None and not context.has_weights(settings):
-        context.jobs.take_changes(project, recipe)
-        reason = (
-            f"The weights {settings.weights} cannot be had and no version is served: only a full retrain can begin."
+    @classmethod
+    def begin(cls, context: JobContext, project: str, job_id: str) -> Retrain:
+        """The retrain of a job: by the recipe that is asked for, from the champion, when this is first called."""
+        retrain = cls(context, project, job_id, context.settings_of(project))
+        path = retrain.folder / "run.json"
+        known = read_state(path, Beginning)
+        if known is None:
+            champion = context.registry.champion(project)
+            known = Beginning(context.jobs.recipe(project), None if champion is None else champion.version)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_state(path, known)
+        return replace(retrain, recipe=known.recipe, parent=known.parent)
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, for as long as it is the project's latest."""
+        return self.settings.data_dir.absolute() / "runs" / self.project / self.job_id
+
+    @property
+    def snapshot_folder(self) -> Path:
+        """The folder of its snapshot, which is there when it is whole."""
+        return self.folder / "snapshot"
+
+    def work(self) -> RetrainResult:
+        """All of a retrain whose training begins here."""
+        # before it began, or while it waited for something; a training that may have begun is stopped where it runs
+        if self.context.jobs.stop_asked(self.project, self.job_id) and not self.snapshot_folder.is_dir():
+            self.context.jobs.take_changes(self.project, self.recipe)
+            raise TrainingStopped("Somebody stopped the training.")
+        if self.recipe == "quick" and self.parent is None and not self.context.has_weights(self.settings):
+            self.context.jobs.take_changes(self.project, self.recipe)
+            missing = f"The weights {self.settings.weights} cannot be had and no version is served"
+            reason = f"{missing}: only a full retrain can begin."
+            return {"version": None, "promoted": False, "recipe": self.recipe, "reason": reason}
+        manifest = self.snapshot()
+        hyperparameters = hyperparameters_of(self.settings, self.recipe)
+        bundle = self.train(hyperparameters)
+        shutil.copyfile(self.snapshot_folder / MANIFEST, bundle / MANIFEST)
+        return self.conclude(Candidate(bundle, manifest, hyperparameters))
+
+    def conclude(self, candidate: Candidate) -> RetrainResult:
+        """The steps after the training."""
+        with self._stage("evaluating", "Comparing with the served version."):
+            verdict = self.compare(candidate)
+        with self._stage("exporting", "Preparing the version for serving."):
+            engines = self.export(candidate)
+        with self._stage("promoting", verdict.decision["reason"]):
+            verdict = self.register(candidate, verdict, engines)
+            verdict, promoted = self.promote(candidate, verdict)
+        version, reason = verdict.version, verdict.decision["reason"]
+        logger.info("project %s: job %s made %s: %s", self.project, self.job_id, version, reason)
+        if promoted:
+            self.announce(version)
+        return {
+            "version": version,
+            "promoted": promoted,
+            "recipe": self.recipe,
+            "seconds": (candidate.info().get("recipe") or {}).get("seconds"),
+            "reason": reason,
+            "metrics": verdict.metrics,
+            "champion_metrics": verdict.champion_metrics,
+            "tasks": len(candidate.manifest.items),
+            "skipped": len(candidate.manifest.skipped),
+        }
+
+    # -- the steps
+
+    def snapshot(self, learnt: Manifest | None = None) -> Manifest:
+        """The run's snapshot: the one that is there, or a new one. The project's earlier runs leave the disk.
+
+        Args:
+            learnt: the training set of a candidate that was trained elsewhere. Tasks that it was trained on are not held
+                out any more, and changes count from when it was taken.
+
+        Raises:
+            TrainingError: the candidate was trained on every task that segloop holds out.
+            NothingToTrain: too few tasks are left.
+        """
+        with self._stage("snapshot", "Collecting annotations and images."):
+            manifest = load_manifest(self.snapshot_folder) if self.snapshot_folder.is_dir() else self._freeze(learnt)
+        for other in self.folder.parent.iterdir():
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+        return manifest
+
+    def _freeze(self, learnt: Manifest | None) -> Manifest:
+        partial, registry, jobs = self.folder / "snapshot.partial", self.context.registry, self.context.jobs
+        jobs.take_changes(self.project, self.recipe)
+        if learnt is not None:
+            hold_out_nothing_of(learnt, ProjectSplits(registry, self.project))
+        manifest, mark = freeze_annotations(
+            self.context, self.project, self.settings, partial, lambda progress: jobs.report(self.job_id, progress)
         )
-        return {"version": None, "promoted": False, "recipe": recipe, "reason": reason}
-    context.jobs.report(job_id, {"phase": "snapshot", "message": "Collecting annotations and images."})
-    with Stage("snapshot"):
-        manifest = take_snapshot(context, settings, project, job_id, folder, recipe)
-    prune(folder)
+        if learnt is not None:
+            manifest, mark = exclude_trained(manifest, learnt), Mark(learnt.created_at)
+            write_manifest(partial, manifest)
+        full, quick = (
+            (SnapshotState.read(registry, self.project).full, mark) if self.recipe == "quick" else (mark, None)
+        )
+        SnapshotState(full, quick, self.job_id).write(registry, self.project)
+        partial.replace(self.snapshot_folder)
+        return manifest
 
-    run = Run(
-        id=job_id,
-        folder=folder,
-        snapshot=folder / "snapshot",
-        champion=context.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
-        hyperparameters={"recipe": recipe, **{name: str(getattr(settings, name)) for name in HYPERPARAMETERS}},
-    )
-    with Stage("training"):
-        bundle = train(context, settings, project, run, recipe)
-    shutil.copyfile(folder / "snapshot" / MANIFEST, bundle / MANIFEST)
-    return conclude(context, settings, project, run, bundle, manifest, parent, recipe)
+    def train(self, hyperparameters: Mapping[str, str]) -> Path:
+        """The bundle folder of the training, once it has ended.
 
+        Raises:
+            Parked: the training goes on elsewhere; this is to be called again.
+            TrainingError: it failed, was lost too often, took too long, or somebody asked for its stop.
+        """
+        registry = self.context.registry
+        parent = None if self.parent is None else registry.bundle(self.project, self.parent, [WEIGHTS_FILE])
+        run = Run(self.job_id, self.folder, self.snapshot_folder, parent, hyperparameters)
+        with Stage("training"):
+            return Training(self.context, self.project, run, self.recipe, self.settings.job_timeout_s).finish()
 
-def conclude(
-    context: JobContext,
-    settings: Settings,
-    project: str,
-    run: Run,
-    bundle: Path,
-    manifest: Manifest,
-    parent: str | None,
-    recipe: Recipe,
-) -> dict[str, Any]:
-    """Compare a run's bundle with the champion on the held-out tasks of `manifest`, promote it if better, tell Label Studio.
+    def compare(self, candidate: Candidate, version: str = "") -> Verdict:
+        """Candidate and champion on the same tasks, and the decision: the one that is known, while the champion stays.
 
-    Args:
-        parent: the version that the training began with.
-    """
-    job_id, folder = run.id, run.folder
-    context.jobs.report(job_id, {"phase": "evaluating", "message": "Comparing with the served version."})
-    with Stage("evaluating"):
-        outcome = judge(context, settings, project, folder, bundle, manifest)
-    context.jobs.report(job_id, {"phase": "exporting", "message": "Preparing the version for serving."})
-    with Stage("exporting"):
-        engines = export(context, settings, folder, bundle, recipe)
-    context.jobs.report(job_id, {"phase": "promoting", "message": outcome["decision"]["reason"]})
-    with Stage("promoting"):
-        version, promoted = promote(context, settings, project, run, bundle, manifest, outcome, parent, engines)
-    logger.info("project %s: job %s made %s: %s", project, job_id, version, outcome["decision"]["reason"])
-    if promoted:
+        Args:
+            version: the candidate's, once it is registered.
+        """
+        registry, settings = self.context.registry, self.settings
+        champion = registry.champion(self.project)
+        known = read_state(self.folder / "verdict.json", Verdict)
+        if known is not None and known.holds(champion):
+            return known
+        theirs, new_classes = None, frozenset[str]()
+        if champion is not None:
+            theirs = registry.bundle(self.project, champion.version, [WEIGHTS_FILE])
+            served = registry.get(self.project, champion.version).classes
+            new_classes = frozenset(candidate.manifest.classes) - frozenset(served)
+        compared = self.context.compare(candidate.bundle, theirs, self.snapshot_folder, settings)
+        metrics, champion_metrics = compared["metrics"], compared["champion_metrics"]
+        decision = should_promote(
+            metrics,
+            champion_metrics,
+            tolerance=settings.promote_tolerance,
+            class_limit=settings.promote_class_limit,
+            new_classes=new_classes,
+            interval=compared["interval"],
+        )
+        decided = {"act": decision.act, "reason": decision.reason, "interval": compared["interval"]}
+        return self._keep(Verdict(generation_of(champion), metrics, champion_metrics, decided, version))
+
+    def export(self, candidate: Candidate) -> dict[str, Any]:
+        """The candidate's models for other engines, added to its bundle, and what version.json says of them.
+
+        Also for a candidate that loses: it can be promoted by hand. One that cannot be exported is served by torch's
+        weights as they are. A quick adaptation's int8 model is left out: to make and to judge it takes longer than the
+        training did.
+        """
+        path, made = self.folder / "engines.json", self.folder / "engines"
+        engines: dict[str, Any] | None = read_state(path, dict)
+        if engines is not None:
+            return engines
+        shutil.rmtree(made, ignore_errors=True)
+        judged_on = self.snapshot_folder if self.recipe == "full" else None
         try:
-            set_backend_title(context, project, version)
+            engines = self.context.export(candidate.bundle, judged_on, made, self.settings)
+        except EngineError as error:
+            logger.error("run %s: no models for other engines: %s", self.job_id, error)
+            engines = {"error": str(error)}
+        else:
+            for file in sorted(made.iterdir()):
+                file.replace(candidate.bundle / file.name)
+        write_state(path, engines)
+        return engines
+
+    def register(self, candidate: Candidate, verdict: Verdict, engines: Mapping[str, Any]) -> Verdict:
+        """Put the candidate into the registry; the verdict with its version."""
+        info = candidate.info()
+        # what `segloop reproduce` trains with again
+        recipe = {**(info.get("recipe") or {}), "hyperparameters": dict(candidate.hyperparameters)}
+        judged = {name: getattr(verdict, name) for name in ("metrics", "champion_metrics", "decision")}
+        info = {**info, "parent": self.parent, **judged, "engines": engines, "recipe": recipe}
+        return self._keep(replace(verdict, version=self.context.registry.add(self.project, candidate.bundle, info)))
+
+    def promote(self, candidate: Candidate, verdict: Verdict) -> tuple[Verdict, bool]:
+        """Make the candidate the champion, if the verdict says so; the verdict that decided, and whether it is served."""
+        while not verdict.holds(champion := self.context.registry.champion(self.project)):
+            # Somebody rolled back or promoted meanwhile: the candidate has to win against what is served now.
+            verdict = self.compare(candidate, verdict.version)
+        if verdict.made(champion):
+            return verdict, True
+        if verdict.decision["act"]:
+            self.context.registry.promote(self.project, verdict.version, verdict.decision["reason"])
+        return verdict, bool(verdict.decision["act"])
+
+    def announce(self, version: str) -> None:
+        """Title the backend in Label Studio with the version that is served now, and have it predict the tasks."""
+        try:
+            set_backend_title(self.context, self.project, version)
         except LabelStudioError as error:
-            logger.warning("project %s: the title cannot be set now, the prelabel job does it: %s", project, error)
-        context.jobs.enqueue_prelabel(project, version)
-    return {
-        "version": version,
-        "promoted": promoted,
-        "recipe": recipe,
-        "seconds": (read_json(bundle / VERSION_FILE).get("recipe") or {}).get("seconds"),
-        "reason": outcome["decision"]["reason"],
-        "metrics": outcome["metrics"],
-        "champion_metrics": outcome["champion_metrics"],
-        "tasks": len(manifest.items),
-        "skipped": len(manifest.skipped),
-    }
+            logger.warning("project %s: the title cannot be set now, the prelabel job does it: %s", self.project, error)
+        self.context.jobs.enqueue_prelabel(self.project, version)
 
+    # -- progress, and the end
 
-def _finish(context: JobContext, settings: Settings, project: str, job_id: str, recipe: Recipe) -> None:
-    has_backbone = settings.weights != "none" or context.registry.champion(project) is not None
-    context.jobs.finish_retrain(
-        project,
-        job_id,
-        lambda changes, requested: should_rerun(
-            changes=changes,
-            thresholds=thresholds(settings),
-            requested=requested,
-            ended=recipe,
-            has_backbone=has_backbone,
-        ),
-    )
+    def report(self, phase: str, message: str, **more: Any) -> None:
+        """Publish how far it is."""
+        self.context.jobs.report(self.job_id, {"phase": phase, "message": message, **more})
 
+    def finish(self, work: Callable[[], RetrainResult]) -> RetrainResult:
+        """Do the work; at its end, good or bad, the project's next retrain is queued, if policy wants it.
 
-def _fail(
-    context: JobContext, settings: Settings, project: str, job_id: str, recipe: Recipe, error: SegloopError
-) -> None:
-    logger.error("project %s: job %s failed: %s", project, job_id, error)
-    phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
-    context.jobs.report(job_id, {"phase": phase, "message": str(error)})
-    context.jobs.counters.count_retrain(job_id, recipe, phase)
-    _finish(context, settings, project, job_id, recipe)
+        Raises:
+            Those of `run_retrain`.
+        """
+        try:
+            result = work()
+        except JobTimeout as error:
+            failure = TrainingError(f"The retrain took longer than job_timeout_s={self.settings.job_timeout_s}.")
+            self._fail(failure)
+            raise failure from error
+        except OUTAGES:
+            raise
+        except SegloopError as error:
+            self._fail(error)
+            raise
+        self.report("done", result["reason"], version=result["version"], promoted=result["promoted"])
+        outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
+        self.context.jobs.counters.count_retrain(self.job_id, self.recipe, outcome, result.get("seconds"))
+        self._queue_next()
+        return result
 
+    def _fail(self, error: SegloopError) -> None:
+        logger.error("project %s: job %s failed: %s", self.project, self.job_id, error)
+        phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
+        self.report(phase, str(error))
+        self.context.jobs.counters.count_retrain(self.job_id, self.recipe, phase)
+        self._queue_next()
 
-def _recipe(context: JobContext, project: str, folder: Path) -> Recipe:
-    """The recipe of the run: what was asked for when it first got here."""
-    known = read_json(folder / "recipe.json")
-    if known is None:
-        known = {"recipe": context.jobs.recipe(project)}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "recipe.json", known)
-    recipe: Recipe = known["recipe"]
-    return recipe
+    def _queue_next(self) -> None:
+        has_backbone = self.settings.weights != "none" or self.context.registry.champion(self.project) is not None
+        self.context.jobs.finish_retrain(
+            self.project,
+            self.job_id,
+            lambda changes, requested: should_rerun(
+                changes=changes,
+                thresholds=thresholds(self.settings),
+                requested=requested,
+                ended=self.recipe,
+                has_backbone=has_backbone,
+            ),
+        )
 
+    @contextmanager
+    def _stage(self, phase: str, message: str) -> Iterator[None]:
+        self.report(phase, message)
+        with Stage(phase):
+            yield
 
-def _parent(context: JobContext, project: str, folder: Path) -> str | None:
-    """The version the run starts from: the champion when it first got here."""
-    known = read_json(folder / "parent.json")
-    if known is None:
-        champion = context.registry.champion(project)
-        known = {"version": champion.version if champion is not None else None}
-        write_json(folder / "parent.json", known)
-    version: str | None = known["version"]
-    return version
-
-
-def prune(folder: Path) -> None:
-    """Remove the folders of the project's earlier runs: their versions are in the registry."""
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+    def _keep(self, verdict: Verdict) -> Verdict:
+        write_state(self.folder / "verdict.json", verdict)
+        return verdict

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segloop.errors import TrainingError, TrainingStopped
-from segloop.files import read_json, write_json
 from segloop.metrics.curves import Curves
 from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 from worker.jobs.context import JobContext
+from worker.jobs.run_state import TrainingState, read_state, write_state
 
 logger = logging.getLogger(__name__)
+
+#: The settings that a training run gets as its hyperparameters.
+_HYPERPARAMETERS = (
+    "adapt_minutes",
+    "arch",
+    "weights",
+    "output_stride",
+    "device",
+    "input_size",
+    "long_side",
+    "train_epochs",
+    "train_min_steps",
+    "train_minutes",
+    "train_batch_size",
+    "train_lr",
+    "train_seed",
+    "train_patience",
+    "train_precision",
+    "train_compile",
+)
 
 #: What progress says of a run that trains.
 TRAINING: Mapping[Recipe, str] = {"full": "Training.", "quick": "Quick adaptation: training the head alone."}
@@ -29,40 +50,108 @@ MAX_LOST = 3
 LONGEST_LOOK_S = 300.0
 
 
-def train(context: JobContext, settings: Settings, project: str, run: Run, recipe: Recipe) -> Path:
-    """Train a run; its bundle.
+@dataclass(frozen=True)
+class Training:
+    """The training of a project's run; the context's trainer decides where."""
 
-    Raises:
-        Parked: the training goes on elsewhere; this is to be called again.
-        TrainingError: it failed, was lost too often, took too long, or somebody asked for its stop.
-    """
-    context.jobs.report(run.id, {"phase": "training", "message": TRAINING[recipe]})
-    if context.trainer.poll_later_s is None:
-        return _train_here(context, project, run, recipe)
-    return _train_elsewhere(context, settings, project, run, recipe, context.trainer.poll_later_s)
+    context: JobContext
+    project: str
+    run: Run
+    recipe: Recipe
+    timeout_s: float
+
+    def finish(self) -> Path:
+        """Train to the end, or look how a training elsewhere is; the bundle folder.
+
+        Raises:
+            Parked: the training goes on elsewhere; this is to be called again.
+            TrainingError: it failed, was lost too often, took too long, or somebody asked for its stop.
+        """
+        self._report({})
+        poll_s = self.context.trainer.poll_later_s
+        return self._finish_here() if poll_s is None else self._look_elsewhere(poll_s)
+
+    def _finish_here(self) -> Path:
+        """Train with this process, to the end."""
+        trainer = self.context.trainer
+        lost = 0
+        shown: Mapping[str, Any] | None = None
+        trained: Mapping[str, Any] = {}
+        trainer.submit(self.run)
+        try:
+            while (status := trainer.poll(self.run)).state != "finished":
+                lost = self._go_on(status, lost)
+                if status.progress is not None and status.progress != shown:
+                    shown = status.progress
+                    if shown.get("phase", "training") == "training":
+                        trained = shown
+                        self._report(trained, status.curves)
+                    else:
+                        self._report({**trained, "message": _measuring(shown)}, status.curves)
+                time.sleep(self.context.poll_s)
+        except BaseException:
+            trainer.stop(self.run)
+            raise
+        return trainer.collect(self.run)
+
+    def _look_elsewhere(self, poll_s: float) -> Path:
+        """Submit a run that goes on by itself, or look how it is: its bundle once it has finished.
+
+        Nothing is stopped by an interruption: the next worker looks again.
+
+        Raises:
+            Parked: it still runs; the next look is after a tenth of the time that it has taken, at least `poll_s`.
+        """
+        trainer, path = self.context.trainer, self.run.folder / "training.json"
+        state = read_state(path, TrainingState)
+        if state is None:
+            trainer.submit(self.run)
+            state = TrainingState(submitted_at=time.time())
+            write_state(path, state)
+        age_s = time.time() - state.submitted_at
+        status = trainer.poll(self.run)
+        if status.state == "finished":
+            return trainer.collect(self.run)
+        if age_s > self.timeout_s:
+            trainer.stop(self.run)
+            raise TrainingError(f"The training took longer than job_timeout_s={self.timeout_s}.")
+        progress = status.progress or {}
+        step = [(progress["step"], progress.get("loss"), progress.get("miou"))] if "step" in progress else []
+        state = replace(state, lost=self._go_on(status, state.lost), seen=(*state.seen, *step))
+        write_state(path, state)
+        curves = Curves()
+        for one in state.seen:
+            curves.take(dict(zip(("step", "loss", "evaluated"), one, strict=True)))
+        self._report(progress, curves.as_dict())
+        raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
+
+    def _go_on(self, status: RunStatus, lost: int) -> int:
+        """Submit a lost run again; how often it was lost by now.
+
+        Raises:
+            TrainingError: it failed, was lost too often, or somebody asked for its stop.
+        """
+        if self.context.jobs.stop_asked(self.project, self.run.id):
+            self.context.trainer.stop(self.run)
+            raise TrainingStopped("Somebody stopped the training.")
+        if status.state == "failed":
+            raise TrainingError(status.reason)
+        if status.state != "lost":
+            return lost
+        if lost >= MAX_LOST:
+            raise TrainingError(f"The training was killed {lost + 1} times: {status.reason}")
+        logger.warning("run %s: %s Going on from its checkpoint.", self.run.id, status.reason)
+        self.context.trainer.submit(self.run)
+        return lost + 1
+
+    def _report(self, progress: Mapping[str, Any], curves: Mapping[str, Any] | None = None) -> None:
+        known = {"phase": "training", "message": TRAINING[self.recipe], **progress}
+        self.context.jobs.report(self.run.id, known, curves)
 
 
-def _train_here(context: JobContext, project: str, run: Run, recipe: Recipe) -> Path:
-    """Train with this process, to the end."""
-    lost = 0
-    shown: Mapping[str, Any] | None = None
-    trained: Mapping[str, Any] = {}
-    context.trainer.submit(run)
-    try:
-        while (status := context.trainer.poll(run)).state != "finished":
-            lost = _go_on(context, project, run, status, lost)
-            if status.progress is not None and status.progress != shown:
-                shown = status.progress
-                trained = shown if shown.get("phase", "training") == "training" else trained
-                told = {"phase": "training", "message": TRAINING[recipe], **trained}
-                if shown is not trained:
-                    told["message"] = _measuring(shown)
-                context.jobs.report(run.id, told, status.curves)
-            time.sleep(context.poll_s)
-    except BaseException:
-        context.trainer.stop(run)
-        raise
-    return context.trainer.collect(run)
+def hyperparameters_of(settings: Settings, recipe: Recipe) -> dict[str, str]:
+    """The hyperparameters of a training by a project's settings."""
+    return {"recipe": recipe, **{name: str(getattr(settings, name)) for name in _HYPERPARAMETERS}}
 
 
 def _measuring(shown: Mapping[str, Any]) -> str:
@@ -70,63 +159,3 @@ def _measuring(shown: Mapping[str, Any]) -> str:
     if message := shown.get("message"):
         return str(message)
     return f"Measuring on the held-out tasks: image {shown.get('step')} of {shown.get('steps')}."
-
-
-def _train_elsewhere(
-    context: JobContext, settings: Settings, project: str, run: Run, recipe: Recipe, poll_s: float
-) -> Path:
-    """Submit a run that goes on by itself, or look how it is: its bundle once it has finished.
-
-    Nothing is stopped by an interruption: the next worker looks again.
-
-    Raises:
-        Parked: it still runs; the next look is after a tenth of the time that it has taken, at least `poll_s`.
-    """
-    known = read_json(run.folder / "training.json")
-    if known is None:
-        context.trainer.submit(run)
-        known = {"submitted_at": time.time(), "lost": 0}
-        write_json(run.folder / "training.json", known)
-    age_s = time.time() - known["submitted_at"]
-    status = context.trainer.poll(run)
-    if status.state == "finished":
-        return context.trainer.collect(run)
-    if age_s > settings.job_timeout_s:
-        context.trainer.stop(run)
-        raise TrainingError(f"The training took longer than job_timeout_s={settings.job_timeout_s}.")
-    lost = _go_on(context, project, run, status, known["lost"])
-    seen = [*known.get("seen", []), *_seen(status)]
-    write_json(run.folder / "training.json", {**known, "lost": lost, "seen": seen})
-    curves = Curves()
-    for point in seen:
-        curves.take(point)
-    progress = {"phase": "training", "message": TRAINING[recipe], **(status.progress or {})}
-    context.jobs.report(run.id, progress, curves.as_dict())
-    raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
-
-
-def _seen(status: RunStatus) -> Iterator[dict[str, Any]]:
-    """What a look at a training elsewhere adds to its curves."""
-    progress = status.progress or {}
-    if "step" in progress:
-        yield {"step": progress["step"], "loss": progress.get("loss"), "evaluated": progress.get("miou")}
-
-
-def _go_on(context: JobContext, project: str, run: Run, status: RunStatus, lost: int) -> int:
-    """Submit a lost run again; how often it was lost by now.
-
-    Raises:
-        TrainingError: it failed, was lost too often, or somebody asked for its stop.
-    """
-    if context.jobs.stop_asked(project, run.id):
-        context.trainer.stop(run)
-        raise TrainingStopped("Somebody stopped the training.")
-    if status.state == "failed":
-        raise TrainingError(status.reason)
-    if status.state != "lost":
-        return lost
-    if lost >= MAX_LOST:
-        raise TrainingError(f"The training was killed {lost + 1} times: {status.reason}")
-    logger.warning("run %s: %s Going on from its checkpoint.", run.id, status.reason)
-    context.trainer.submit(run)
-    return lost + 1

@@ -224,9 +224,9 @@ def test_confidence_is_at_the_temperature(learned):
 
 def test_candidate_and_champion_are_compared_on_the_same_tasks(learned, tmp_path):
     snapshot = learned / "input/data/snapshot"
-    first = compare(learned / "model", None, snapshot, CLASSES, CPU)
+    first = compare(learned / "model", None, snapshot, CPU)
     assert (first["champion_metrics"], first["interval"]) == (None, None)
-    twin = compare(learned / "model", learned / "model", snapshot, CLASSES, CPU, gallery=tmp_path / "gallery.zip")
+    twin = compare(learned / "model", learned / "model", snapshot, CPU, gallery=tmp_path / "gallery.zip")
     assert (
         twin["metrics"] == first["metrics"] == {**twin["champion_metrics"], "confusion": twin["metrics"]["confusion"]}
     )

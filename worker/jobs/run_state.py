@@ -1,0 +1,112 @@
+"""What a retrain knows of itself; the states that outlive a kill are dataclasses, each in a JSON file of the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
+
+from pydantic import TypeAdapter
+
+from segloop.dataset import Manifest
+from segloop.files import read_json, write_bytes
+from segloop.formats import VERSION_FILE
+from segloop.policy import Recipe
+
+if TYPE_CHECKING:
+    from segloop.registry import Champion
+
+_State = TypeVar("_State")
+
+
+class RetrainResult(TypedDict):
+    """What a retrain's job returns. Without a version there is a reason alone; `seconds` are those of the training."""
+
+    version: str | None
+    promoted: bool
+    recipe: Recipe
+    reason: str
+    seconds: NotRequired[float | None]
+    metrics: NotRequired[dict[str, Any]]
+    champion_metrics: NotRequired[dict[str, Any] | None]
+    tasks: NotRequired[int]
+    skipped: NotRequired[int]
+    #: Of an adopted training: SageMaker's job, and how many tasks it learnt from.
+    training: NotRequired[str]
+    learnt: NotRequired[int]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a training made: its bundle folder, the snapshot that it is compared on, and what it was trained with."""
+
+    bundle: Path
+    manifest: Manifest
+    hyperparameters: Mapping[str, str]
+
+    def info(self) -> dict[str, Any]:
+        """version.json, as the training wrote it."""
+        info: dict[str, Any] = read_json(self.bundle / VERSION_FILE)
+        return info
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """run.json: what a retrain was when it first began; it stays so, whatever is asked for or promoted meanwhile.
+
+    `parent` is the version that the training begins with; None: it begins with the settings' weights.
+    """
+
+    recipe: Recipe
+    parent: str | None
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """training.json: a training that goes on elsewhere, as far as it was seen.
+
+    `seen` has the step, its loss and the mIoU of its evaluation for every look that found a step.
+    """
+
+    submitted_at: float
+    lost: int = 0
+    seen: tuple[tuple[float, float | None, float | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict.json: a candidate's metrics and the champion's on the same tasks, and the decision.
+
+    `generation` is the champion's that it was compared with (0: there was none), `version` the candidate's name, once it
+    is registered.
+    """
+
+    generation: int
+    metrics: dict[str, Any]
+    champion_metrics: dict[str, Any] | None
+    decision: dict[str, Any]
+    version: str = ""
+
+    def made(self, champion: Champion | None) -> bool:
+        """Whether the candidate is the champion."""
+        return champion is not None and champion.version == self.version
+
+    def holds(self, champion: Champion | None) -> bool:
+        """Whether it needs no other comparison: it was one with this champion, or has made it."""
+        return self.made(champion) or self.generation == generation_of(champion)
+
+
+def generation_of(champion: Champion | None) -> int:
+    """The generation of a project's champion; 0 without one."""
+    return 0 if champion is None else champion.generation
+
+
+def read_state(path: Path, kind: type[_State]) -> _State | None:
+    """The state that a file holds; None if there is none."""
+    return TypeAdapter(kind).validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def write_state(path: Path, state: object) -> None:
+    """Write a state whole."""
+    write_bytes(path, TypeAdapter(type(state)).dump_json(state, indent=1))
