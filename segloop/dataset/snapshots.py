@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from segloop.dataset.files import Objects
 from segloop.dataset.items import ItemBuilder, SnapshotInputs, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
 from segloop.dataset.splits import assign_splits, find_twins
+from segloop.dataset.sync_api import Progress
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
 from segloop.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[dict[str, Any]], None]
 _PROGRESS_STEPS: Final = 200
 
 

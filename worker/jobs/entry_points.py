@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rq import get_current_job
 
@@ -14,7 +13,7 @@ from segloop.telemetry import tracing
 from segloop.telemetry.notes import REQUEST_ID
 from worker.jobs.adopt import run_adopt
 from worker.jobs.context import JobContext, make_trainer, project_id_of
-from worker.jobs.prelabel import run_prelabel
+from worker.jobs.prelabel import PrelabelResult, run_prelabel
 from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
 from worker.jobs.run_state import RetrainResult
@@ -36,7 +35,7 @@ def adopt(project: str, training: str) -> RetrainResult:
         return run_adopt(context, project, AdoptedTraining(settings, training, project_id_of(project)), job_id)
 
 
-def prelabel(project: str, version: str) -> dict[str, Any]:
+def prelabel(project: str, version: str) -> PrelabelResult:
     """The rq job that predicts the unlabelled tasks; see `run_prelabel`."""
     with _job("prelabel", project) as job_id, JobContext.open(load_settings()) as context:
         return run_prelabel(context, project, version, job_id)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import LabelStudioError
-from segloop.label_config import LabelConfig
 from segloop.metrics.uncertainty import MAX_ORDER, ORDER_LIMIT, ORDER_STEP, k_center_greedy
 from segloop.serving.predict import Predictor
-from segloop.settings import Settings
 from worker.jobs.context import JobContext, project_id_of
 
 if TYPE_CHECKING:
-    from segloop.serving import Segmentation, ServedModel
+    from segloop.serving import Segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +52,7 @@ class Embeddings:
         return None if found is None else found[1]
 
 
-def put_in_order(
-    context: JobContext,
-    project: str,
-    config: LabelConfig,
-    model: ServedModel,
-    embeddings: Embeddings,
-    settings: Settings,
-) -> int:
+def put_in_order(context: JobContext, predictor: Predictor, embeddings: Embeddings) -> int:
     """Give the first `acquisition_batch` tasks scores in the order in which they should be labelled; how many it gave.
 
     They are picked among the least sure, each as unlike those before it as can be. Scores below ORDER_LIMIT are places
@@ -72,14 +64,15 @@ def put_in_order(
         LabelStudioError: Label Studio refuses.
         LabelStudioUnreachable, RegistryError: try again later.
     """
-    size = settings.acquisition_batch
-    tasks = context.label_studio.tasks.least_sure(project_id_of(project), CANDIDATES * size, predicted_by=model.version)
+    project, version = predictor.model.project, predictor.model.version
+    size = predictor.settings.acquisition_batch
+    tasks = context.label_studio.tasks.least_sure(project_id_of(project), CANDIDATES * size, predicted_by=version)
     places = [round(task["score"] / ORDER_STEP) for task in tasks if task["score"] < ORDER_LIMIT]
     place = max(places, default=0)
     count = min(size - len(places), MAX_ORDER - place)
     if count <= 0 or len(places) == len(tasks):
         return 0
-    vectors = _vectors(context, tasks, config, model, embeddings, settings)
+    vectors = _vectors(context, predictor, tasks, embeddings)
     tasks = [task for task in tasks if task["id"] in vectors]
     if not tasks:
         return 0
@@ -87,21 +80,16 @@ def put_in_order(
     matrix = np.stack([vectors[task["id"]] for task in tasks]).astype(np.float32)
     ordered = 0
     for row in k_center_greedy(matrix, count, range(picked)):
-        if not serves(context, project, model.version):
+        if not serves(context, project, version):
             break
         ordered += 1
-        context.label_studio.predictions.set_score(tasks[row]["id"], model.version, (place + ordered) * ORDER_STEP)
-    logger.info("project %s: %d tasks put in order for %s", project, ordered, model.version)
+        context.label_studio.predictions.set_score(tasks[row]["id"], version, (place + ordered) * ORDER_STEP)
+    logger.info("project %s: %d tasks put in order for %s", project, ordered, version)
     return ordered
 
 
 def _vectors(
-    context: JobContext,
-    tasks: Sequence[dict[str, Any]],
-    config: LabelConfig,
-    model: ServedModel,
-    embeddings: Embeddings,
-    settings: Settings,
+    context: JobContext, predictor: Predictor, tasks: Sequence[dict[str, Any]], embeddings: Embeddings
 ) -> dict[int, Embedding]:
     """The embedding of each task, but for those that cannot be predicted any more."""
     found = {task["id"]: vector for task in tasks if (vector := embeddings.get(task["id"])) is not None}
@@ -110,11 +98,11 @@ def _vectors(
     def watch(task: Mapping[str, Any], segmentation: Segmentation) -> None:
         found[task["id"]] = segmentation.embedding
 
-    for start in range(0, len(missing), settings.prelabel_batch):
-        if not serves(context, model.project, model.version):
+    watched, size = replace(predictor, watch=watch), predictor.settings.prelabel_batch
+    for start in range(0, len(missing), size):
+        if not serves(context, predictor.model.project, predictor.model.version):
             break
-        batch = missing[start : start + settings.prelabel_batch]
-        Predictor(config, model, context.images, settings, watch=watch).predict(batch)
+        watched.predict(missing[start : start + size])
     return found
 
 

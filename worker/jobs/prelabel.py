@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import chain, islice
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from segloop.label_config import parse_label_config
 from segloop.serving.predict import Predictor
@@ -25,7 +26,20 @@ logger = logging.getLogger(__name__)
 HEAD_START: Final = 200
 
 
-def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -> dict[str, Any]:
+class PrelabelResult(TypedDict):
+    """What a prelabel job returns: how many tasks it predicted and put in order, and the ids of those that failed.
+
+    `superseded`: another version is the champion, so that it ended early.
+    """
+
+    version: str
+    predicted: int
+    failed: list[int]
+    ordered: int
+    superseded: bool
+
+
+def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -> PrelabelResult:
     """Title the backend with the version, and predict every task without an annotation and without a prediction of it.
 
     Those that the version before was least sure of come first, as people are served them first. Each prediction's
@@ -41,43 +55,47 @@ def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -
     """
     settings = context.settings_of(project)
     project_id = project_id_of(project)
-    predicted, failed, ordered = 0, list[int](), 0
-    result = {"version": version, "predicted": predicted, "failed": failed, "ordered": ordered, "superseded": True}
+    failed: list[int] = []
+    result: PrelabelResult = {"version": version, "predicted": 0, "failed": failed, "ordered": 0, "superseded": True}
     if not serves(context, project, version):
         return result
     # The title decides whose scores Label Studio sorts by: after it, those of the version before are out of reach.
     first = least_sure_before(context, project, version, HEAD_START)
     set_backend_title(context, project, version)
     config = parse_label_config(context.label_studio.projects.get(project_id)["label_config"])
-    model = None
     embeddings = Embeddings(CANDIDATES * settings.acquisition_batch)
     diverse = settings.acquisition == "entropy+diversity"
+
+    @cache
+    def predictor() -> Predictor:
+        model = context.load_model(context.registry, project, version, settings)
+        return Predictor(config, model, context.images, settings, watch=embeddings.watch if diverse else None)
+
     others = _others(context, project_id, version, failed)
     for batch in chain(_batched(first, settings.prelabel_batch), _batched(others, settings.prelabel_batch)):
         if not serves(context, project, version):
-            return {**result, "predicted": predicted}
-        model = model or context.load_model(context.registry, project, version, settings)
-        watch = embeddings.watch if diverse else None
-        predictions = Predictor(config, model, context.images, settings, watch=watch).predict(batch)
+            return result
+        predictions = predictor().predict(batch)
         rows = [{"task": task["id"], **one} for task, one in zip(batch, predictions, strict=True)]
         failed += [row["task"] for row in rows if row["score"] is None]
         rows = [row for row in rows if row["score"] is not None]
-        predicted += context.label_studio.predictions.create(project_id, rows)
+        result["predicted"] += context.label_studio.predictions.create(project_id, rows)
         context.jobs.counters.count_prelabelled(len(rows), len(batch) - len(rows))
         embeddings.keep({row["task"]: row["score"] for row in rows})
-        message = f"{predicted} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
-        context.jobs.report(job_id, {"phase": "predicting", "step": predicted + len(failed), "message": message})
+        message = f"{result['predicted']} tasks predicted" + (f", {len(failed)} failed." if failed else ".")
+        step = result["predicted"] + len(failed)
+        context.jobs.report(job_id, {"phase": "predicting", "step": step, "message": message})
     if serves(context, project, version):
         # Once more: Label Studio saves a backend's whole row when its page is opened, and may have undone it meanwhile.
         set_backend_title(context, project, version)
     if diverse:
         context.jobs.report(job_id, {"phase": "ordering", "message": "The least sure tasks are put in order."})
-        model = model or context.load_model(context.registry, project, version, settings)
-        ordered = put_in_order(context, project, config, model, embeddings, settings)
+        result["ordered"] = put_in_order(context, predictor(), embeddings)
     if settings.ordered_view:
         keep_ordered_view(context, project)
-    logger.info("project %s: %d tasks predicted with %s, %d failed", project, predicted, version, len(failed))
-    return {**result, "predicted": predicted, "ordered": ordered, "superseded": False}
+    result["superseded"] = False
+    logger.info("project %s: %d tasks predicted with %s, %d failed", project, result["predicted"], version, len(failed))
+    return result
 
 
 def _others(context: JobContext, project_id: int, version: str, failed: list[int]) -> Iterator[dict[str, Any]]:

@@ -5,25 +5,34 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
+from segloop.dataset.sync_api import Progress
 from segloop.errors import RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
 from segloop.trainers.base import Run
 from worker.jobs.context import JobContext
 from worker.jobs.mirrors import open_mirror, sync_mirror
 
-Progress = Callable[[dict[str, Any]], None]
+
+class Reproduction(TypedDict):
+    """A version trained again: its snapshot's hash and number of tasks, its metrics, those that were `reproduced`, and
+    the `difference` of their mIoU; None where either has none."""
+
+    version: str
+    snapshot: str
+    tasks: int
+    metrics: dict[str, Any]
+    reproduced: dict[str, Any]
+    difference: float | None
 
 
-def run_reproduce(context: JobContext, project: str, version: str, progress: Progress) -> dict[str, Any]:
+def run_reproduce(context: JobContext, project: str, version: str, progress: Progress) -> Reproduction:
     """Rebuild a version's snapshot, train on it with the same hyperparameters from the same parent, and measure.
 
-    Nothing is added to the registry. Returns `version`, `snapshot` (its hash), `tasks`, `metrics` (of the version),
-    `reproduced` (those found now) and `difference`, of their mIoU (None where either has none).
+    Nothing is added to the registry.
 
     Raises:
         RegistryError, VersionNotFound: the version, or its parent, cannot be read, or is from before versions had it all.
