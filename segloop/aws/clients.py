@@ -1,26 +1,25 @@
-"""Clients of AWS, and what its errors mean."""
+"""The one maker of AWS clients, and what AWS's errors mean. boto3 is imported when the first client is made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import boto3
-from boto3.exceptions import Boto3Error
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from typing import TYPE_CHECKING, Any, Final
 
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError
+from segloop.installation import missing_extra, require_extra
 from segloop.settings import Settings
 
-_CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 60
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+
 #: Times that a call is tried in all where AWS throttles or errs, with botocore's growing pauses between.
-ATTEMPTS = 8
+ATTEMPTS: Final = 8
 #: Uploads at a time.
-CONNECTIONS = 16
+CONNECTIONS: Final = 16
 
 _THROTTLED = {
     "RequestLimitExceeded",
@@ -42,43 +41,137 @@ _CREDENTIALS = {
 }
 
 
+@dataclass(frozen=True)
+class ClientOptions:
+    """How a client finds its service, waits and tries again.
+
+    Args:
+        region: AWS region; empty for that of the AWS configuration.
+        endpoint: address of a service that is not AWS's; empty for AWS's, or for AWS_ENDPOINT_URL.
+        anonymous: whether requests are sent without credentials.
+        connect_timeout_s: longest wait for a connection.
+        read_timeout_s: longest wait for the next bytes.
+        attempts: times that a call is tried in all.
+        connections: connections that are kept, for as many threads at a time.
+    """
+
+    region: str = ""
+    endpoint: str = ""
+    anonymous: bool = False
+    connect_timeout_s: float = 5
+    read_timeout_s: float = 60
+    attempts: int = 4
+    connections: int = 10
+
+
+_DEFAULTS: Final = ClientOptions()
+
+
+def aws_client(service: str, options: ClientOptions = _DEFAULTS) -> Any:
+    """A client of a service, by boto3's default chain of credentials. Thread-safe.
+
+    Raises:
+        SettingsError: boto3 is not installed.
+        BotoCoreError: no region is known, or the AWS configuration is damaged.
+    """
+    require_extra("aws")
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=options.connect_timeout_s,
+        read_timeout=options.read_timeout_s,
+        retries={"mode": "standard", "total_max_attempts": options.attempts},
+        max_pool_connections=options.connections,
+        signature_version=UNSIGNED if options.anonymous else None,
+        # A server that is not AWS's need not have a name for each bucket.
+        s3={"addressing_style": "path"} if options.endpoint else None,
+    )
+    # A session of its own: boto3's default session is not thread-safe. Any: the stubs of boto3 come with S3's alone.
+    make: Any = boto3.session.Session(region_name=options.region or None).client
+    return make(service, config=config, endpoint_url=options.endpoint or None)
+
+
+def s3_client(options: ClientOptions = _DEFAULTS) -> S3Client:
+    """A client of S3; errors as of `aws_client`."""
+    client: S3Client = aws_client("s3", options)
+    return client
+
+
+def default_region() -> str:
+    """The region of the AWS configuration; empty where it has none."""
+    require_extra("aws")
+    import boto3
+
+    return boto3.session.Session().region_name or ""
+
+
+def bucket_region(bucket: str, endpoint: str = "") -> str:
+    """The region of a bucket, as S3 tells everybody, with or without the right to read it; empty where it does not.
+
+    Label Studio has to know it, to sign addresses that work.
+
+    Args:
+        endpoint: address of an S3 that is not AWS's; empty for AWS.
+    """
+    options = ClientOptions("us-east-1", endpoint, anonymous=True, read_timeout_s=5, attempts=1)
+    try:
+        with closing(aws_client("s3", options)) as client:
+            answer = client.head_bucket(Bucket=bucket)
+    except (SettingsError, ValueError):
+        return ""  # no boto3 here, or an endpoint that is no address
+    except aws_errors() as error:
+        answer = response_of(error)
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("x-amz-bucket-region", ""))
+
+
 class Clients:
-    """Clients of one region; boto3's default chain of credentials.
+    """Clients of one region, for SageMaker, the managed route and what they need.
 
     Args:
         attempts: times that a call is tried in all.
+        region: AWS region. Empty: that of the settings, else of the AWS configuration.
 
     Raises:
-        SettingsError: no region is known.
+        SettingsError: no region is known, or boto3 is not installed.
     """
 
-    def __init__(self, settings: Settings, attempts: int = ATTEMPTS) -> None:
-        self._session = boto3.session.Session(region_name=settings.sagemaker_region or None)
-        if not self._session.region_name:
+    def __init__(self, settings: Settings, attempts: int = ATTEMPTS, region: str = "") -> None:
+        self.region = region or settings.sagemaker_region or default_region()
+        if not self.region:
             raise SettingsError("SEGLOOP_SAGEMAKER_REGION is empty and AWS_DEFAULT_REGION too: set one, as us-east-1.")
-        self.region: str = self._session.region_name
-        self._config = Config(
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            max_pool_connections=CONNECTIONS,
-        )
+        self._options = ClientOptions(self.region, attempts=attempts, connections=CONNECTIONS)
 
     def client(self, service: str) -> Any:
         """A new client of a service."""
-        # Any: the stubs of boto3 come with S3's alone.
-        make: Any = self._session.client
-        return make(service, config=self._config)
+        return aws_client(service, self._options)
 
     @cached_property
-    def s3(self) -> Any:
+    def s3(self) -> S3Client:
         """S3."""
-        return self.client("s3")
+        return s3_client(self._options)
 
     @cached_property
     def sagemaker(self) -> Any:
         """SageMaker, whose client takes half a second to make."""
         return self.client("sagemaker")
+
+    @cached_property
+    def cloudformation(self) -> Any:
+        """CloudFormation."""
+        return self.client("cloudformation")
+
+
+def aws_errors() -> tuple[type[Exception], ...]:
+    """What the calls of a client raise, for an `except`: AWS's refusals, and whatever kept AWS from being asked."""
+    if missing_extra("aws"):
+        return (OSError,)
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (ClientError, BotoCoreError, Boto3Error, OSError)
 
 
 @contextmanager
@@ -89,13 +182,15 @@ def explained(action: str) -> Iterator[None]:
         TrainingError: AWS refused; to ask again would not help.
         TrainerUnavailable: it throttles, errs or cannot be reached; to ask later may help.
     """
+    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+
     try:
         yield
     except ClientError as error:
         raise meaning(action, error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise TrainingError(f"There are no AWS credentials for {action}: {error}. See docs/sagemaker.md.") from error
-    except (BotoCoreError, Boto3Error, OSError) as error:
+    except aws_errors() as error:
         # boto3's transfers hide the answer of S3.
         if isinstance(error.__context__, ClientError):
             raise meaning(action, error.__context__) from error
@@ -104,8 +199,8 @@ def explained(action: str) -> Iterator[None]:
 
 def meaning(action: str, error: ClientError) -> SegloopError:
     """What an answer of AWS means for a run."""
-    code, message = code_of(error), str(error.response.get("Error", {}).get("Message", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    code, message = code_of(error), str(response_of(error).get("Error", {}).get("Message", ""))
+    status = response_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
     if code in _THROTTLED or status >= 500:
         return TrainerUnavailable(f"AWS answers {action} with {code} ({message}).")
     if code == "ResourceLimitExceeded":
@@ -123,6 +218,12 @@ def meaning(action: str, error: ClientError) -> SegloopError:
     return TrainingError(f"AWS refused {action}: {code}: {message}")
 
 
-def code_of(error: ClientError) -> str:
-    """The code of an error of AWS."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+def code_of(error: Exception) -> str:
+    """The code of AWS's refusal, such as `NoSuchKey`; empty for an error that is none of AWS's own."""
+    return str(response_of(error).get("Error", {}).get("Code", ""))
+
+
+def response_of(error: Exception) -> Any:
+    """AWS's answer, as botocore has it; {} for an error that is none of AWS's own."""
+    # botocore gives some errors of the connection a response that is None
+    return getattr(error, "response", None) or {}

@@ -123,8 +123,11 @@ class Bucket:
 
     def _copy(self, source: str, key: str) -> None:
         with explained("s3:PutObject"):
-            origin = {"Bucket": self.name, "Key": self._prefix + source}
-            self._client.copy_object(Bucket=self.name, Key=self._prefix + key, CopySource=origin)
+            self._client.copy_object(
+                Bucket=self.name,
+                Key=self._prefix + key,
+                CopySource={"Bucket": self.name, "Key": self._prefix + source},
+            )
 
 
 def _all(results: Iterable[None]) -> None:

@@ -14,7 +14,7 @@ from segloop.settings import load_settings
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from segloop.aws.route import Aws
+    from segloop.aws.clients import Clients
     from segloop.aws.route.change_sets import Event
 
 _MARKS = {"created": "green", "updated": "yellow", "planned": "yellow", "unchanged": "dim"}
@@ -160,10 +160,10 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
         click.echo(f"{item['what']}: {item['done']}{changed}, {item['place']}{synced}")
 
 
-def _account(region: str) -> Aws:
-    from segloop.aws.route import Aws
+def _account(region: str) -> Clients:
+    from segloop.aws.clients import Clients
 
-    return Aws(load_settings(), region)
+    return Clients(load_settings(), region=region)
 
 
 class _Watch:

@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from segloop.aws.bucket_region import bucket_region
+from segloop.aws.clients import bucket_region
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import ImageError, ImageForbidden, LabelConfigError
 from segloop.images import ImageSource

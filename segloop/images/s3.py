@@ -7,7 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from segloop.errors import ImageError
+from segloop.aws.clients import ClientOptions, aws_errors, code_of, s3_client
+from segloop.errors import ImageError, SettingsError
 from segloop.images.addresses import describe, too_large
 from segloop.images.fetch import Response, Validators
 
@@ -52,8 +53,6 @@ class S3Reader:
             ImageTooLarge: the object has more than `max_bytes` bytes.
             ImageError: the address is malformed, or the time is up.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
         bucket, _, key = uri.partition("://")[2].partition("/")
         if not _BUCKET.fullmatch(bucket) or not key:
             raise ImageError(f"{describe(uri)} is not s3://bucket/key")
@@ -69,27 +68,21 @@ class S3Reader:
                     data += chunk
                     if time.monotonic() > deadline:
                         raise ImageError(f"{describe(uri)} took longer than SEGLOOP_IMAGE_TIMEOUT_S to arrive")
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
+        except SettingsError as error:
+            raise StorageError(str(error)) from error
+        except aws_errors() as error:
+            code = code_of(error)
             if code in ("304", "NotModified"):
                 return Response(None, Validators())
-            raise StorageError(f"S3 answered {code}") from error
-        except BotoCoreError as error:
-            raise StorageError(f"S3: {error}") from error
+            raise StorageError(f"S3 answered {code}" if code else f"S3: {error}") from error
         if len(data) > max_bytes:
             raise too_large(describe(uri), max_bytes)
         return Response(bytes(data), Validators(found.get("ETag", "")))
 
     def _connected(self) -> S3Client:
-        import boto3
-        from botocore.config import Config
-
         with self._lock:
             if self._client is None:
-                config = Config(
-                    connect_timeout=min(_CONNECT_TIMEOUT_S, self._timeout_s),
-                    read_timeout=self._timeout_s,
-                    retries={"total_max_attempts": 2},
-                )
-                self._client = boto3.session.Session().client("s3", config=config)
+                connect_s = min(_CONNECT_TIMEOUT_S, self._timeout_s)
+                options = ClientOptions(connect_timeout_s=connect_s, read_timeout_s=self._timeout_s, attempts=2)
+                self._client = s3_client(options)
             return self._client

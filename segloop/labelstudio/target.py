@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from segloop.aws.clients import aws_errors, code_of, s3_client
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 _KEY: Final = re.compile(r"\d+(\.json)?")
 _READERS: Final = 8
-_CONNECT_TIMEOUT_S: Final = 5
-_READ_TIMEOUT_S: Final = 60
-_ATTEMPTS: Final = 4
 #: Codes of S3 that no repetition mends.
 _FINAL: Final = frozenset({"AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "404"})
 
@@ -81,29 +79,16 @@ class TargetStorage:
 
     @cached_property
     def _client(self) -> S3Client:
-        import boto3
-        from botocore.config import Config
-
-        config = Config(
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            max_pool_connections=_READERS,
-        )
-        return boto3.session.Session().client("s3", config=config)
+        return s3_client()
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         sentence = f"the target storage {self.url} (annotations_from) cannot be read"
         try:
             yield
-        except ClientError as error:
-            final = error.response.get("Error", {}).get("Code") in _FINAL
+        except aws_errors() as error:
+            final = code_of(error) in _FINAL
             raise (LabelStudioError if final else LabelStudioUnreachable)(f"{sentence}: {error}") from error
-        except (BotoCoreError, OSError) as error:
-            raise LabelStudioUnreachable(f"{sentence}: {error}") from error
 
 
 def parse_object(body: bytes, project_id: int) -> Parsed:

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from segloop.aws.clients import aws_errors, code_of, s3_client
 from segloop.errors import RegistryError, SettingsError
 from segloop.registry.store import Blob
 
-_CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 60
-_ATTEMPTS = 4
 _MISSING = {"NoSuchKey", "404"}
 # 412: somebody else wrote; 409: somebody else is writing now; 404: the key that If-Match names is gone.
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
@@ -25,32 +23,20 @@ class S3Store:
     """
 
     def __init__(self, url: str) -> None:
-        import boto3
-        from botocore.config import Config
-
         self._url = url
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not self._bucket:
             raise SettingsError(f"setting store: {url!r} names no bucket; write s3://bucket/prefix")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         with self._trouble():
-            self._client = boto3.client(
-                "s3",
-                config=Config(
-                    connect_timeout=_CONNECT_TIMEOUT_S,
-                    read_timeout=_READ_TIMEOUT_S,
-                    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-                ),
-            )
+            self._client = s3_client()
 
     def read(self, key: str) -> Blob | None:
-        from botocore.exceptions import ClientError
-
         with self._trouble():
             try:
                 reply = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            except ClientError as error:
-                if _code(error) in _MISSING:
+            except aws_errors() as error:
+                if code_of(error) in _MISSING:
                     return None
                 raise
             return Blob(reply["Body"].read(), reply["ETag"])
@@ -60,14 +46,12 @@ class S3Store:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
 
     def write_if(self, key: str, data: bytes, tag: str | None) -> bool:
-        from botocore.exceptions import ClientError
-
         condition: Any = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
         with self._trouble():
             try:
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, **condition)
-            except ClientError as error:
-                if _code(error) not in _LOST:
+            except aws_errors() as error:
+                if code_of(error) not in _LOST:
                     raise
                 # boto3 repeats a PUT whose answer got lost, and is then refused by its own first write.
                 current = self.read(key)
@@ -100,14 +84,7 @@ class S3Store:
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             yield
-        except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+        except aws_errors() as error:
             raise RegistryError(f"the store {self._url} cannot be used: {error}") from error
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

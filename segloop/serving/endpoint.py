@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segloop.aws.clients import ClientOptions, aws_client, aws_errors, default_region
 from segloop.errors import EngineError, SettingsError
 
 _NPY: Final = "application/x-npy"
@@ -38,20 +39,17 @@ class SageMakerEngine:
     def __init__(
         self, endpoint: str, version: str, *, region: str = "", timeout_s: float = 20.0, attempts: int = 3
     ) -> None:
-        import boto3
-        from botocore.config import Config
-
-        session = boto3.session.Session(region_name=region or None)
-        if not session.region_name:
+        region = region or default_region()
+        if not region:
             raise SettingsError(f"engine=sagemaker:{endpoint} needs a region: set SEGLOOP_SAGEMAKER_REGION.")
-        config = Config(
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=timeout_s,
-            max_pool_connections=_CONNECTIONS,
-            retries={"mode": "standard", "total_max_attempts": attempts},
+        options = ClientOptions(
+            region,
+            connect_timeout_s=_CONNECT_TIMEOUT_S,
+            read_timeout_s=timeout_s,
+            attempts=attempts,
+            connections=_CONNECTIONS,
         )
-        # Any: the stubs of boto3 come with S3's alone.
-        self._client: Any = session.client("sagemaker-runtime", config=config)
+        self._client = aws_client("sagemaker-runtime", options)
         self._endpoint = endpoint
         self._version = version
 
@@ -61,8 +59,6 @@ class SageMakerEngine:
         Raises:
             EngineError: the endpoint does not answer, or not with logits of this batch.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
         body = io.BytesIO()
         np.save(body, np.ascontiguousarray(batch, np.float32), allow_pickle=False)
         try:
@@ -75,7 +71,7 @@ class SageMakerEngine:
             )
             with reply["Body"] as stream:
                 answer: bytes = stream.read(_ANSWER_BYTES + 1)
-        except (BotoCoreError, ClientError, OSError) as error:
+        except aws_errors() as error:
             raise EngineError(f"the SageMaker endpoint {self._endpoint} does not answer: {error}") from error
         return self._checked(answer, len(batch))
 

@@ -4,7 +4,6 @@ from segloop.aws.route.connect import Storages, connect
 from segloop.aws.route.deploy import Deployment
 from segloop.aws.route.destroy import Removal
 from segloop.aws.route.options import Options
-from segloop.aws.route.session import Aws
 from segloop.aws.route.status import look
 
-__all__ = ["Aws", "Deployment", "Options", "Removal", "Storages", "connect", "look"]
+__all__ = ["Deployment", "Options", "Removal", "Storages", "connect", "look"]

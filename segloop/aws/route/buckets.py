@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.clients import code_of, explained
-from segloop.aws.route.session import Aws
+from segloop.aws.clients import Clients, code_of, explained
 from segloop.errors import StackError
 
 _MISSING = ("404", "NoSuchBucket", "NotFound")
@@ -24,13 +24,19 @@ class Buckets:
         TrainerUnavailable: S3 cannot be reached now.
     """
 
-    def __init__(self, aws: Aws) -> None:
-        self._aws = aws
-        self._s3: Any = aws.s3
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._s3: Any = clients.s3
+
+    @cached_property
+    def account(self) -> str:
+        """The number of the account."""
+        with explained("sts:GetCallerIdentity"):
+            return str(self._clients.client("sts").get_caller_identity()["Account"])
 
     def code_bucket(self, name: str) -> str:
         """The name of the bucket with the code of the stack `name`: CloudFormation reads it before there is a stack."""
-        return f"{name}-code-{self._aws.account}-{self._aws.region}"
+        return f"{name}-code-{self.account}-{self._clients.region}"
 
     def own(self) -> set[str]:
         """The names of the account's buckets."""
@@ -46,7 +52,7 @@ class Buckets:
         """
         with explained("s3:ListBucket"):
             try:
-                self._s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=self._aws.account)
+                self._s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=self.account)
             except ClientError as error:
                 if code_of(error) in _MISSING:
                     return False
@@ -61,7 +67,7 @@ class Buckets:
         """Have a bucket that only this account reads, over TLS alone; False if it is there already."""
         if self.exists(bucket):
             return False
-        region = self._aws.region
+        region = self._clients.region
         # us-east-1 takes no location
         place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         with explained("s3:CreateBucket"):
@@ -85,7 +91,7 @@ class Buckets:
 
     def put_once(self, bucket: str, key: str, data: bytes) -> bool:
         """Write an object whose name tells its content; False if it is there already."""
-        account = self._aws.account
+        account = self.account
         with explained("s3:GetObject"):
             try:
                 self._s3.head_object(Bucket=bucket, Key=key, ExpectedBucketOwner=account)

@@ -9,8 +9,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
-from segloop.aws.clients import code_of, explained
-from segloop.aws.route.session import Aws
+from segloop.aws.clients import Clients, code_of, explained
 from segloop.aws.route.stack import Stack
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SettingsError, StackError
 from segloop.labelstudio import SECRET_HEADER, Keys, LabelStudio, SourceStorage, TargetStorageEntry
@@ -62,7 +61,13 @@ def keys_of(settings: Settings) -> Keys:
 
 
 def connect(
-    aws: Aws, name: str, label_studio: LabelStudio, project_id: int, storages: Storages, *, webhook_url: str = ""
+    clients: Clients,
+    name: str,
+    label_studio: LabelStudio,
+    project_id: int,
+    storages: Storages,
+    *,
+    webhook_url: str = "",
 ) -> list[dict[str, Any]]:
     """Connect a project to the route `name`; doing it again changes what differs and syncs.
 
@@ -78,18 +83,20 @@ def connect(
         LabelStudioError: Label Studio refuses something; LabelStudioUnreachable, it cannot be reached now.
         TrainingError: AWS refused; TrainerUnavailable, it cannot be reached now.
     """
-    return _Connection(aws, name, label_studio, project_id, storages).make(webhook_url)
+    return _Connection(clients, name, label_studio, project_id, storages).make(webhook_url)
 
 
 class _Connection:
-    def __init__(self, aws: Aws, name: str, label_studio: LabelStudio, project_id: int, storages: Storages) -> None:
-        stack = Stack(aws, name)
+    def __init__(
+        self, clients: Clients, name: str, label_studio: LabelStudio, project_id: int, storages: Storages
+    ) -> None:
+        stack = Stack(clients, name)
         self._outputs, self._parameters = stack.outputs(), stack.parameters()
         if "WebhookUrl" not in self._outputs:
             raise StackError(
-                f"there is no route {name} in {aws.region}: deploy it first, by segloop aws deploy --name {name}"
+                f"there is no route {name} in {clients.region}: deploy it first, by segloop aws deploy --name {name}"
             )
-        self._aws, self._name, self._label_studio, self._storages = aws, name, label_studio, storages
+        self._clients, self._name, self._label_studio, self._storages = clients, name, label_studio, storages
         self._project = label_studio.projects.get(project_id)
         self._id = project_id
         self._prefix = f"projects/{project_id}"
@@ -110,7 +117,7 @@ class _Connection:
             title=f"segloop {self._name}: images",
             bucket=self._outputs["SourceBucketName"],
             prefix=self._prefix,
-            region_name=self._aws.region,
+            region_name=self._clients.region,
             regex_filter=given.regex,
             s3endpoint=given.endpoint,
             presign=given.presign,
@@ -122,7 +129,7 @@ class _Connection:
             title=f"segloop {self._name}: annotations",
             bucket=self._outputs["TargetBucketName"],
             prefix=self._prefix,
-            region_name=self._aws.region,
+            region_name=self._clients.region,
             s3endpoint=self._storages.endpoint,
         )
 
@@ -136,10 +143,10 @@ class _Connection:
         """Label Studio takes no source storage whose prefix has no object: a folder's marker is one, and no task."""
         bucket = self._outputs["SourceBucketName"]
         with explained("s3:ListBucket"):
-            found = self._aws.s3.list_objects_v2(Bucket=bucket, Prefix=f"{self._prefix}/", MaxKeys=1)
+            found = self._clients.s3.list_objects_v2(Bucket=bucket, Prefix=f"{self._prefix}/", MaxKeys=1)
         if not found.get("KeyCount"):
             with explained("s3:PutObject"):
-                self._aws.s3.put_object(Bucket=bucket, Key=f"{self._prefix}/", Body=b"")
+                self._clients.s3.put_object(Bucket=bucket, Key=f"{self._prefix}/", Body=b"")
 
     def _description(self) -> dict[str, Any]:
         bucket, key = self._outputs["ArtifactsBucketName"], f"{self._prefix}/project.json"
@@ -157,7 +164,7 @@ class _Connection:
         if changed:
             body = json.dumps(content, ensure_ascii=False, indent=1).encode()
             with explained("s3:PutObject"):
-                self._aws.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+                self._clients.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
         done = "unchanged" if not changed else "created" if before is None else "updated"
         return {
             "what": "description",
@@ -179,7 +186,7 @@ class _Connection:
     def _read(self, bucket: str, key: str) -> dict[str, Any] | None:
         with explained("s3:GetObject"):
             try:
-                body = self._aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+                body = self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
             except ClientError as error:
                 if code_of(error) == "NoSuchKey":
                     return None
@@ -193,7 +200,7 @@ class _Connection:
     def _webhook(self, url: str) -> dict[str, Any]:
         with explained("secretsmanager:GetSecretValue"):
             arn = self._outputs["WebhookSecretArn"]
-            secret = SecretStr(self._aws.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
+            secret = SecretStr(self._clients.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
         ensured = self._label_studio.webhooks.ensure(
             self._id, url, headers={SECRET_HEADER: secret}, actions=actions_of(self._parameters)
         )

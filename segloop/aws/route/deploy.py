@@ -9,12 +9,11 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from segloop.aws.clients import explained
+from segloop.aws.clients import Clients, explained
 from segloop.aws.route import templates
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import ChangeSet, Event
 from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
-from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import UNMADE, Stack
 from segloop.aws.training.code import ENTRY, code_files
 from segloop.aws.training.requests import default_image
@@ -54,11 +53,11 @@ class Deployment:
         TrainerUnavailable: AWS cannot be reached now.
     """
 
-    def __init__(self, aws: Aws, options: Options, watch: Watch) -> None:
-        self._aws, self._options, self._watch = aws, options, watch
-        self._buckets = Buckets(aws)
-        self._route = Stack(aws, options.name)
-        self._sagemaker = Stack(aws, sagemaker_name(options.name))
+    def __init__(self, clients: Clients, options: Options, watch: Watch) -> None:
+        self._clients, self._options, self._watch = clients, options, watch
+        self._buckets = Buckets(clients)
+        self._route = Stack(clients, options.name)
+        self._sagemaker = Stack(clients, sagemaker_name(options.name))
 
     def run(self, settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         """Deploy what differs; what was done to each stack (`created`, `updated`, `unchanged`), and the stacks' outputs.
@@ -84,8 +83,8 @@ class Deployment:
             self._put_secret(outputs.get("LabelStudioTokenArn"), settings.label_studio_api_key, "LABEL_STUDIO_API_KEY")
         return {
             "name": self._options.name,
-            "region": self._aws.region,
-            "account": self._aws.account,
+            "region": self._clients.region,
+            "account": self._buckets.account,
             "stacks": stacks,
             "outputs": outputs,
         }
@@ -110,7 +109,7 @@ class Deployment:
         buckets = {name: outputs.get(name, f"{self._options.name}-not-made-yet") for name in _BUCKETS}
         code = code_files(scratch)
         folder = Folder(f"code/{digest_of(code)}", code, ENTRY)
-        place = Bucket(self._aws, f"s3://{buckets['ArtifactsBucketName']}")
+        place = Bucket(self._clients, f"s3://{buckets['ArtifactsBucketName']}")
         if not dry_run and place.upload(folder):
             self._watch.say(f"Sent the training's code to {place.uri(folder.key)}/")
         values = sagemaker_parameters(self._options) | buckets | {"CodeUri": place.uri(f"{folder.key}/")}
@@ -124,7 +123,7 @@ class Deployment:
         if image is not None or (before and instance in (None, before.get("InstanceType"))):
             return {}
         named = instance or before.get("InstanceType") or self._default("InstanceType")
-        image = default_image(self._aws.region, named, named="--image is not given")
+        image = default_image(self._clients.region, named, named="--image is not given")
         return {"TrainingImage": image, "TrainingRepository": image.partition("/")[2].partition(":")[0]}
 
     def _deploy(self, stack: Stack, template: str, values: dict[str, str], dry_run: bool) -> dict[str, Any]:
@@ -160,7 +159,7 @@ class Deployment:
                 f"{setting} is empty: put its value into the secret {arn} yourself, or deploy again with it"
             )
             return
-        client = self._aws.client("secretsmanager")
+        client = self._clients.client("secretsmanager")
         with explained("secretsmanager:GetSecretValue"):
             before = client.get_secret_value(SecretId=arn)["SecretString"]
         if before != value.get_secret_value():

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from segloop.aws.clients import explained
+from segloop.aws.clients import Clients, explained
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import Event
 from segloop.aws.route.deploy import sagemaker_name
-from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import Stack
 
 
@@ -40,11 +39,11 @@ class Removal:
         TrainerUnavailable: AWS cannot be reached now.
     """
 
-    def __init__(self, aws: Aws, name: str, *, delete_data: bool) -> None:
-        self._aws, self._buckets = aws, Buckets(aws)
+    def __init__(self, clients: Clients, name: str, *, delete_data: bool) -> None:
+        self._clients, self._buckets = clients, Buckets(clients)
         self._name, self._delete_data = name, delete_data
         # the second stack uses what the first has
-        self._stacks = [Stack(aws, each) for each in (sagemaker_name(name), name)]
+        self._stacks = [Stack(clients, each) for each in (sagemaker_name(name), name)]
 
     def plan(self) -> Plan:
         """What a removal would do now; it changes nothing."""
@@ -77,10 +76,10 @@ class Removal:
         if group is None:
             return
         with explained("sagemaker:ListModelPackages"):
-            pages = self._aws.sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
+            pages = self._clients.sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
             models = [item["ModelPackageArn"] for page in pages for item in page["ModelPackageSummaryList"]]
         for model in models:
             with explained("sagemaker:DeleteModelPackage"):
-                self._aws.sagemaker.delete_model_package(ModelPackageName=model)
+                self._clients.sagemaker.delete_model_package(ModelPackageName=model)
         if models:
             say(f"Took {len(models)} models out of the group {group}")

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.clients import code_of, explained
+from segloop.aws.clients import Clients, code_of, explained
 from segloop.aws.route.change_sets import ChangeSet, Event, change_of
-from segloop.aws.route.session import Aws
 from segloop.errors import StackError
 
 _T = TypeVar("_T")
@@ -39,9 +38,9 @@ class Stack:
         TrainerUnavailable: AWS cannot be reached now.
     """
 
-    def __init__(self, aws: Aws, name: str) -> None:
+    def __init__(self, clients: Clients, name: str) -> None:
         self.name = name
-        self._client = aws.cloudformation
+        self._client = clients.cloudformation
 
     def describe(self) -> dict[str, Any] | None:
         """What DescribeStacks says; None if there is no such stack."""

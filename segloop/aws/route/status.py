@@ -8,9 +8,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.clients import code_of, explained
+from segloop.aws.clients import Clients, code_of, explained
 from segloop.aws.route.deploy import sagemaker_name
-from segloop.aws.route.session import Aws
 from segloop.aws.route.stack import Stack
 
 #: How many launches and executions are shown, the latest first.
@@ -21,7 +20,7 @@ _PROJECTS = "projects"
 _LAUNCHES = "launches"
 
 
-def look(aws: Aws, name: str) -> dict[str, Any]:
+def look(clients: Clients, name: str) -> dict[str, Any]:
     """The state of the route `name`.
 
     Returns:
@@ -36,12 +35,12 @@ def look(aws: Aws, name: str) -> dict[str, Any]:
         TrainingError: AWS refused.
         TrainerUnavailable: AWS cannot be reached now.
     """
-    route = Stack(aws, name)
-    stacks = [_stack(stack) for stack in (route, Stack(aws, sagemaker_name(name)))]
+    route = Stack(clients, name)
+    stacks = [_stack(stack) for stack in (route, Stack(clients, sagemaker_name(name)))]
     outputs, parameters = route.outputs(), route.parameters()
     found: dict[str, Any] = {
         "name": name,
-        "region": aws.region,
+        "region": clients.region,
         "stacks": [stack for stack in stacks if stack["status"]],
         "annotations_per_training": int(parameters.get("AnnotationsPerTraining", 0)),
         "projects": [],
@@ -51,13 +50,13 @@ def look(aws: Aws, name: str) -> dict[str, Any]:
         "executions": [],
     }
     if "TableName" in outputs:
-        found["projects"] = [_project(row) for row in _rows(aws, outputs["TableName"], _PROJECTS)]
-        launches = [_launch(row) for row in _rows(aws, outputs["TableName"], _LAUNCHES)]
+        found["projects"] = [_project(row) for row in _rows(clients, outputs["TableName"], _PROJECTS)]
+        launches = [_launch(row) for row in _rows(clients, outputs["TableName"], _LAUNCHES)]
         found["launches"] = sorted(launches, key=lambda launch: launch["claimed_at"], reverse=True)[:SHOWN]
-        found["queue"] = _queue(aws, outputs["QueueUrl"])
-        found["dead_letters"] = _queue(aws, outputs["DeadLetterQueueUrl"])
+        found["queue"] = _queue(clients, outputs["QueueUrl"])
+        found["dead_letters"] = _queue(clients, outputs["DeadLetterQueueUrl"])
     if parameters.get("Target") == "pipeline":
-        found["executions"] = _executions(aws, outputs["PipelineName"])
+        found["executions"] = _executions(clients, outputs["PipelineName"])
     found["last_error"] = _last_error(found)
     return found
 
@@ -73,10 +72,10 @@ def _stack(stack: Stack) -> dict[str, Any]:
     return {"name": stack.name, "status": status, "changed_at": _iso(changed), "failure": failure}
 
 
-def _rows(aws: Aws, table: str, pk: str) -> list[dict[str, Any]]:
+def _rows(clients: Clients, table: str, pk: str) -> list[dict[str, Any]]:
     with explained("dynamodb:Query"):
         pages = (
-            aws.client("dynamodb")
+            clients.client("dynamodb")
             .get_paginator("query")
             .paginate(TableName=table, KeyConditionExpression="pk = :pk", ExpressionAttributeValues={":pk": {"S": pk}})
         )
@@ -99,17 +98,17 @@ def _launch(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _queue(aws: Aws, url: str) -> dict[str, int]:
+def _queue(clients: Clients, url: str) -> dict[str, int]:
     with explained("sqs:GetQueueAttributes"):
-        found = aws.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
+        found = clients.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
     waiting, in_flight = (int(found.get(name, 0)) for name in _COUNTS)
     return {"waiting": waiting, "in_flight": in_flight}
 
 
-def _executions(aws: Aws, pipeline: str) -> list[dict[str, Any]]:
+def _executions(clients: Clients, pipeline: str) -> list[dict[str, Any]]:
     with explained("sagemaker:ListPipelineExecutions"):
         try:
-            found = aws.sagemaker.list_pipeline_executions(
+            found = clients.sagemaker.list_pipeline_executions(
                 PipelineName=pipeline, SortBy="CreationTime", SortOrder="Descending", MaxResults=SHOWN
             )
         except ClientError as error:

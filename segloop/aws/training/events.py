@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
-import boto3
-from botocore.config import Config
-
-from segloop.aws.clients import explained
+from segloop.aws.clients import ClientOptions, aws_client, explained
 from segloop.aws.training.requests import RUN
 from segloop.aws.training.route import RouteTraining, route_training
 from segloop.settings import Settings
@@ -32,10 +28,8 @@ class Events:
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
-        session = boto3.session.Session(region_name=settings.sagemaker_region or None)
         # Longer than the longest wait of SQS, 20 s.
-        config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
-        self._client: Any = session.client("sqs", config=config)
+        self._client = aws_client("sqs", ClientOptions(settings.sagemaker_region, read_timeout_s=30, attempts=3))
         self._url = url
 
     def take(self, ended: Callable[[str], None], on_route: RouteCall | None = None, wait_s: int = 0) -> int:
