@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from botocore.model import Shape
@@ -79,13 +79,14 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def check_request(client: Any, operation: str, request: dict[str, Any]) -> None:
+def check_request(client: Any, operation: str, request: Mapping[str, object]) -> None:
     """Hold a request against the service's model.
 
     Raises:
         SettingsError: it does not fit; the text names the setting where the value is one's.
     """
-    for name, value in request.get("HyperParameters", {}).items():
+    hyperparameters = request.get("HyperParameters")
+    for name, value in hyperparameters.items() if isinstance(hyperparameters, Mapping) else ():
         if len(value) > _HYPERPARAMETER_CHARACTERS:
             raise SettingsError(
                 f"SEGLOOP_{name.upper()} has {len(value)} characters; a training job takes {_HYPERPARAMETER_CHARACTERS}."

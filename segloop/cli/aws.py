@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from segloop.aws.clients import Clients
+    from segloop.aws.route import RouteStatus
     from segloop.aws.route.change_sets import Event
+    from segloop.aws.route.deploy import StackResult
 
 _MARKS = {"created": "green", "updated": "yellow", "planned": "yellow", "unchanged": "dim"}
 
@@ -72,9 +74,9 @@ def deploy(name: str, region: str, as_json: bool, dry_run: bool, **own: Any) -> 
     if as_json:
         print_json(result)
         return
-    for stack in result["stacks"]:
+    for stack in result.stacks:
         _print_changes(stack)
-    for line in result["outputs"].items():
+    for line in result.outputs.items():
         click.echo("{}: {}".format(*line))
     if not dry_run:
         click.echo(f"Next, for each project: segloop aws connect --name {name} --project ID")
@@ -84,14 +86,14 @@ def deploy(name: str, region: str, as_json: bool, dry_run: bool, **own: Any) -> 
 @_route
 def status(name: str, region: str, as_json: bool) -> None:
     """Show the stacks, each project's count, launches, dead letters, pipeline executions and the last error."""
-    from segloop.aws.route import look
+    from segloop.aws.route import route_status
 
-    found = look(_account(region), name)
+    found = route_status(_account(region), name)
     if as_json:
         print_json(found)
     else:
         _print_status(found)
-    if not found["stacks"]:
+    if not found.stacks:
         raise SystemExit(1)
 
 
@@ -138,7 +140,7 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
 
     Label Studio gets the access key of SEGLOOP_STORAGE_ACCESS_KEY_ID and SEGLOOP_STORAGE_SECRET_ACCESS_KEY, or none.
     """
-    from segloop.aws.route import connect as connect_project
+    from segloop.aws.route import Connection
     from segloop.aws.route.connect import IMAGES, Storages, keys_of
     from segloop.labelstudio import LabelStudio
 
@@ -148,16 +150,16 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
     )
     label_studio = LabelStudio.from_settings(settings)
     try:
-        done = connect_project(_account(region), name, label_studio, project, storages, webhook_url=webhook_url)
+        done = Connection(_account(region), name, label_studio, project, storages).make(webhook_url)
     finally:
         label_studio.close()
     if as_json:
         print_json(done)
         return
     for item in done:
-        changed = f" ({', '.join(item['changed'])})" if item["changed"] else ""
-        synced = f", {item['synced']} synced" if "synced" in item else ""
-        click.echo(f"{item['what']}: {item['done']}{changed}, {item['place']}{synced}")
+        changed = f" ({', '.join(item.changed)})" if item.changed else ""
+        synced = f", {item.synced} synced" if item.synced is not None else ""
+        click.echo(f"{item.what}: {item.done}{changed}, {item.place}{synced}")
 
 
 def _account(region: str) -> Clients:
@@ -211,52 +213,45 @@ class _Watch:
         self._progress.update(self._task, completed=len(self._ended))
 
 
-def _print_changes(stack: dict[str, Any]) -> None:
+def _print_changes(stack: StackResult) -> None:
     from rich.markup import escape
 
     out = console()
-    nothing = "nothing to change" if stack["done"] == "unchanged" else stack["done"]
-    out.print(f"[{_MARKS[stack['done']]}]{escape(stack['stack'])}: {nothing}[/]")
-    for change in stack["changes"]:
-        replaced = {"True": ", replaced", "Conditional": ", perhaps replaced"}.get(change["replacement"], "")
-        out.print(f"  {change['action'].lower()} {change['resource']} ({change['type']}{replaced})", markup=False)
+    nothing = "nothing to change" if stack.done == "unchanged" else stack.done
+    out.print(f"[{_MARKS[stack.done]}]{escape(stack.stack)}: {nothing}[/]")
+    for change in stack.changes:
+        replaced = {"True": ", replaced", "Conditional": ", perhaps replaced"}.get(change.replacement, "")
+        out.print(f"  {change.action.lower()} {change.resource} ({change.type}{replaced})", markup=False)
 
 
-def _print_status(found: dict[str, Any]) -> None:
+def _print_status(found: RouteStatus) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    if not found["stacks"]:
-        click.echo(f"there is no route {found['name']} in {found['region']}")
+    if not found.stacks:
+        click.echo(f"there is no route {found.name} in {found.region}")
         return
     out = console()
-    for stack in found["stacks"]:
-        out.print(f"{stack['name']}: {stack['status']} since {stack['changed_at']}", markup=False)
+    for stack in found.stacks:
+        out.print(f"{stack.name}: {stack.status} since {stack.changed_at}", markup=False)
     projects = Table(
-        "project", "pending", f"of {found['annotations_per_training']}", "counted", "trainings", title="counts"
+        "project", "pending", f"of {found.annotations_per_training}", "counted", "trainings", title="counts"
     )
-    for item in found["projects"]:
-        left = max(found["annotations_per_training"] - item["pending"], 0)
-        projects.add_row(
-            escape(item["project"]), str(item["pending"]), f"{left} left", str(item["counted"]), str(item["generation"])
-        )
+    for project in found.projects:
+        left = max(found.annotations_per_training - project.pending, 0)
+        numbers = (project.pending, f"{left} left", project.counted, project.generation)
+        projects.add_row(escape(project.project), *map(str, numbers))
     launches = Table("project", "number", "due", "started", "as", title="launches")
-    for item in found["launches"]:
-        cells = (
-            item["project"],
-            item["generation"],
-            item["claimed_at"],
-            item["started_at"] or "not yet",
-            item["started_as"],
-        )
-        launches.add_row(*(escape(str(cell)) for cell in cells))
+    for launch in found.launches:
+        moments = (launch.claimed_at, launch.started_at or "not yet", launch.started_as)
+        launches.add_row(*map(escape, (launch.project, str(launch.generation), *moments)))
     executions = Table("execution", "status", "started", "failure", title="pipeline")
-    for item in found["executions"]:
-        executions.add_row(*(escape(item[name]) for name in ("execution", "status", "started_at", "failure")))
+    for one in found.executions:
+        executions.add_row(*map(escape, (one.execution, one.status, one.started_at, one.failure)))
     for table in (projects, launches, executions):
         if table.row_count:
             out.print(table)
-    if found["queue"]:
-        waiting, dead = found["queue"]["waiting"] + found["queue"]["in_flight"], found["dead_letters"]["waiting"]
+    if found.queue:
+        waiting, dead = sum(found.queue.values()), found.dead_letters["waiting"]
         out.print(f"{waiting} events wait to be counted, {dead} could not be handled")
-    out.print(f"last error: {found['last_error'] or 'none'}", markup=False)
+    out.print(f"last error: {found.last_error or 'none'}", markup=False)

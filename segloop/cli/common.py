@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -78,9 +79,13 @@ def only(projects: list[str], settings: Settings) -> str:
 
 
 def tell(progress: Mapping[str, object]) -> None:
-    """A line of progress on stderr, rewritten in place on a terminal."""
+    """Say how far a job is."""
     step = f" {progress['step']} of {progress['steps']}" if "step" in progress and "steps" in progress else ""
-    text = str(progress.get("message") or f"{progress.get('phase', '')}{step}")
+    say(str(progress.get("message") or f"{progress.get('phase', '')}{step}"))
+
+
+def say(text: str) -> None:
+    """A line of progress on stderr, rewritten in place on a terminal."""
     click.echo(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, err=True, nl=not sys.stderr.isatty())
 
 
@@ -89,7 +94,7 @@ def share(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=dataclasses.asdict))
 
 
 def console(*, stderr: bool = False) -> Console:

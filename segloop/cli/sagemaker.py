@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from segloop.cli.common import open_store, print_json, shared_options, tell
+from segloop.cli.common import open_store, print_json, say, shared_options
 from segloop.errors import QueueUnavailable
 from segloop.settings import Settings, load_settings
 
@@ -30,20 +30,24 @@ def sagemaker() -> None:
 def deploy(version: str, project: str | None, as_json: bool, dry_run: bool, serverless: int, **own: Any) -> None:
     """Have an endpoint serve a version, and wait until it does; where it does already, nothing changes."""
     from segloop.aws.endpoints.deployment import Deployment
-    from segloop.aws.endpoints.requests import Wish
+    from segloop.aws.endpoints.requests import EndpointSpec
 
     settings = load_settings()
     registry, key = open_store(settings, project)
-    wish = Wish(serverless_mb=serverless, **own)
-    result = Deployment(settings, registry).deploy(key, version, wish, tell, dry_run=dry_run)
+    spec = EndpointSpec(serverless_mb=serverless, **own)
+    info = registry.get(key, version)
+    result = Deployment(settings, registry).deploy(info, spec, say, dry_run=dry_run)
     champion = registry.champion(key)
-    serves_here = settings.endpoint == wish.endpoint and champion is not None and champion.version == version
-    if result["done"] != "nothing" and serves_here:
+    serves_here = settings.endpoint == spec.endpoint and champion is not None and champion.version == version
+    if result.done != "nothing" and serves_here:
         _refresh_predictions(settings, key, version)
     if as_json or dry_run:
-        print_json(result)
+        requests = result.requests
+        print_json(
+            {"done": result.done, "model": requests.model, "config": requests.config, "endpoint": requests.endpoint}
+        )
     else:
-        click.echo(f"endpoint {wish.endpoint}: {result['done']}; it serves {version} of project {key}")
+        click.echo(f"endpoint {spec.endpoint}: {result.done}; it serves {version} of project {key}")
 
 
 def _refresh_predictions(settings: Settings, project: str, version: str) -> None:

@@ -1,14 +1,13 @@
-"""The requests that make an endpoint, and the names in them: the same wish gives the same names."""
+"""The requests that make an endpoint, and the names in them: the same specification gives the same names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from segloop.aws.endpoints.handler import REQUEST_BYTES
-from segloop.aws.training.requests import default_image, has_gpu, tag_of
+from segloop.aws.training.requests import default_image, has_gpu, tag_of, vpc_of
 from segloop.registry import VersionInfo
 from segloop.settings import Settings
 
@@ -21,7 +20,7 @@ _STARTUP_S = 600
 
 
 @dataclass(frozen=True)
-class Wish:
+class EndpointSpec:
     """What an endpoint is to be: instances of a type, or serverless with so much memory where `serverless_mb` is given.
 
     `alarms` are names of CloudWatch alarms: one that goes off during an update rolls it back. `image` is a container
@@ -42,68 +41,92 @@ class Wish:
         return not self.serverless_mb and has_gpu(self.instance)
 
 
-def model_request(settings: Settings, region: str, wish: Wish, info: VersionInfo, archive: str) -> dict[str, Any]:
-    """The request of CreateModel; `archive` is the address of model.tar.gz."""
-    instance = "" if wish.serverless_mb else wish.instance
-    request: dict[str, Any] = {
-        "PrimaryContainer": {
-            "Image": wish.image or default_image(region, instance, _IMAGE, "There is no --image"),
-            "ModelDataUrl": archive,
-            "Environment": {
-                "SAGEMAKER_PROGRAM": "inference.py",
-                # one process uses all cores
-                "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
-                # of the server in AWS's image, whose own limit is 6.5 MB
-                "TS_MAX_REQUEST_SIZE": str(REQUEST_BYTES),
-                "TS_MAX_RESPONSE_SIZE": str(REQUEST_BYTES),
-                "SEGLOOP_LOG_LEVEL": settings.log_level,
-            },
-        },
+@dataclass(frozen=True)
+class EndpointRequests:
+    """The requests of CreateModel, CreateEndpointConfig, and UpdateEndpoint (or CreateEndpoint), and the names in them."""
+
+    model_name: str
+    config_name: str
+    model: dict[str, object]
+    config: dict[str, object]
+    endpoint: dict[str, object]
+
+
+def requests_of(
+    settings: Settings, region: str, spec: EndpointSpec, info: VersionInfo, archive: str
+) -> EndpointRequests:
+    """The requests that have an endpoint serve a version; `archive` is the address of its model.tar.gz."""
+    tags = [
+        {"Key": "segloop-project", "Value": info.project},
+        {"Key": "segloop-version", "Value": info.version},
+        *map(tag_of, settings.sagemaker_tags),
+    ]
+    model: dict[str, object] = {
+        "PrimaryContainer": _container(settings, region, spec, archive),
         "ExecutionRoleArn": settings.sagemaker_role,
-        "Tags": [
-            {"Key": "segloop-project", "Value": info.project},
-            {"Key": "segloop-version", "Value": info.version},
-            *map(tag_of, settings.sagemaker_tags),
-        ],
+        "Tags": tags,
+        **({} if spec.serverless_mb else vpc_of(settings)),
     }
-    if settings.sagemaker_subnets and not wish.serverless_mb:
-        request["VpcConfig"] = {
-            "Subnets": list(settings.sagemaker_subnets),
-            "SecurityGroupIds": list(settings.sagemaker_security_groups),
+    model_name = _name(info.version, model)
+    config: dict[str, object] = {"ProductionVariants": [_variant(spec, model_name)], "Tags": tags}
+    config_name = _name(info.version, config)
+    return EndpointRequests(
+        model_name,
+        config_name,
+        {"ModelName": model_name, **model},
+        {"EndpointConfigName": config_name, **config},
+        {"EndpointName": spec.endpoint, "EndpointConfigName": config_name, **_update(spec)},
+    )
+
+
+def _container(settings: Settings, region: str, spec: EndpointSpec, archive: str) -> dict[str, object]:
+    instance = "" if spec.serverless_mb else spec.instance
+    return {
+        "Image": spec.image or default_image(region, instance, _IMAGE, "There is no --image"),
+        "ModelDataUrl": archive,
+        "Environment": {
+            "SAGEMAKER_PROGRAM": "inference.py",
+            # one process uses all cores
+            "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
+            # of the server in AWS's image, whose own limit is 6.5 MB
+            "TS_MAX_REQUEST_SIZE": str(REQUEST_BYTES),
+            "TS_MAX_RESPONSE_SIZE": str(REQUEST_BYTES),
+            "SEGLOOP_LOG_LEVEL": settings.log_level,
+        },
+    }
+
+
+def _variant(spec: EndpointSpec, model_name: str) -> dict[str, object]:
+    named = {"VariantName": _VARIANT, "ModelName": model_name}
+    if spec.serverless_mb:
+        return {
+            **named,
+            "ServerlessConfig": {"MemorySizeInMB": spec.serverless_mb, "MaxConcurrency": spec.concurrency},
         }
-    return {"ModelName": _name(info.version, request), **request}
+    return {
+        **named,
+        "InstanceType": spec.instance,
+        "InitialInstanceCount": spec.count,
+        "InitialVariantWeight": 1.0,
+        "ContainerStartupHealthCheckTimeoutInSeconds": _STARTUP_S,
+    }
 
 
-def config_request(wish: Wish, info: VersionInfo, model: dict[str, Any]) -> dict[str, Any]:
-    """The request of CreateEndpointConfig."""
-    variant: dict[str, Any] = {"VariantName": _VARIANT, "ModelName": model["ModelName"]}
-    if wish.serverless_mb:
-        variant["ServerlessConfig"] = {"MemorySizeInMB": wish.serverless_mb, "MaxConcurrency": wish.concurrency}
-    else:
-        variant |= {
-            "InstanceType": wish.instance,
-            "InitialInstanceCount": wish.count,
-            "InitialVariantWeight": 1.0,
-            "ContainerStartupHealthCheckTimeoutInSeconds": _STARTUP_S,
-        }
-    request = {"ProductionVariants": [variant], "Tags": model["Tags"]}
-    return {"EndpointConfigName": _name(info.version, request), **request}
-
-
-def endpoint_request(wish: Wish, config: dict[str, Any]) -> dict[str, Any]:
-    """The request of CreateEndpoint or UpdateEndpoint, which is blue/green: the old instances answer until the new ones do."""
-    request: dict[str, Any] = {"EndpointName": wish.endpoint, "EndpointConfigName": config["EndpointConfigName"]}
-    if wish.alarms:
-        request["DeploymentConfig"] = {
+def _update(spec: EndpointSpec) -> dict[str, object]:
+    """How an endpoint is updated: blue/green, so that the old instances answer until the new ones do."""
+    if not spec.alarms:
+        return {}
+    return {
+        "DeploymentConfig": {
             "BlueGreenUpdatePolicy": {
                 "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": WATCH_S},
                 "TerminationWaitInSeconds": 0,
             },
-            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in wish.alarms]},
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in spec.alarms]},
         }
-    return request
+    }
 
 
-def _name(version: str, request: dict[str, Any]) -> str:
+def _name(version: str, request: dict[str, object]) -> str:
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     return f"segloop-{version}-{digest[:12]}"

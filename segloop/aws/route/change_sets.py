@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +46,6 @@ class Event:
         return self.status.endswith("_FAILED") and not self.reason.startswith(_CONSEQUENCES)
 
 
-def change_of(item: Mapping[str, Any]) -> Change:
+def change_of(item: Any) -> Change:
     """A change of DescribeChangeSet's answer."""
     return Change(item["Action"], item["LogicalResourceId"], item["ResourceType"], item.get("Replacement", ""))

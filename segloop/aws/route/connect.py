@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
@@ -60,33 +60,32 @@ def keys_of(settings: Settings) -> Keys:
     return Keys(settings.storage_access_key_id, settings.storage_secret_access_key)
 
 
-def connect(
-    clients: Clients,
-    name: str,
-    label_studio: LabelStudio,
-    project_id: int,
-    storages: Storages,
-    *,
-    webhook_url: str = "",
-) -> list[dict[str, Any]]:
-    """Connect a project to the route `name`; doing it again changes what differs and syncs.
+@dataclass(frozen=True)
+class Connected:
+    """What was done to a part of the connection.
 
     Args:
-        webhook_url: address of the webhook, in place of the route's own: a domain of one's own.
+        place: where the part is.
+        changed: what an update changed.
+        synced: of a storage, the new tasks or the written annotations.
+    """
 
-    Returns:
-        What was done, in order, each `{"what", "done": "created" | "updated" | "unchanged", "place", "changed"}`;
-        of storages also `synced`, the new tasks or the written annotations.
+    what: Literal["source storage", "target storage", "description", "webhook"]
+    done: Literal["created", "updated", "unchanged"]
+    place: str
+    changed: tuple[str, ...] = ()
+    synced: int | None = None
 
-    Raises:
+
+class Connection:
+    """A project's connection to the route `name`.
+
+    Raises (every method):
         StackError: there is no such route.
         LabelStudioError: Label Studio refuses something; LabelStudioUnreachable, it cannot be reached now.
         TrainingError: AWS refused; TrainerUnavailable, it cannot be reached now.
     """
-    return _Connection(clients, name, label_studio, project_id, storages).make(webhook_url)
 
-
-class _Connection:
     def __init__(
         self, clients: Clients, name: str, label_studio: LabelStudio, project_id: int, storages: Storages
     ) -> None:
@@ -101,7 +100,15 @@ class _Connection:
         self._id = project_id
         self._prefix = f"projects/{project_id}"
 
-    def make(self, webhook_url: str) -> list[dict[str, Any]]:
+    def make(self, webhook_url: str = "") -> list[Connected]:
+        """Connect the project; doing it again changes what differs and syncs.
+
+        Args:
+            webhook_url: address of the webhook, in place of the route's own: a domain of one's own.
+
+        Returns:
+            What was done, in order.
+        """
         self._open_prefix()
         source, target = self._source(), self._target()
         return [
@@ -133,11 +140,12 @@ class _Connection:
             s3endpoint=self._storages.endpoint,
         )
 
-    def _storage(self, what: str, wish: SourceStorage | TargetStorageEntry) -> dict[str, Any]:
-        ensured = self._label_studio.storages.ensure(self._id, wish, self._storages.keys)
-        synced = self._label_studio.storages.sync(ensured.id, wish)
-        place = f"s3://{wish.bucket}/{wish.prefix}/"
-        return {"what": what, "done": ensured.done, "place": place, "changed": list(ensured.changed), "synced": synced}
+    def _storage(
+        self, what: Literal["source storage", "target storage"], storage: SourceStorage | TargetStorageEntry
+    ) -> Connected:
+        ensured = self._label_studio.storages.ensure(self._id, storage, self._storages.keys)
+        synced = self._label_studio.storages.sync(ensured.id, storage)
+        return Connected(what, ensured.done, f"s3://{storage.bucket}/{storage.prefix}/", ensured.changed, synced)
 
     def _open_prefix(self) -> None:
         """Label Studio takes no source storage whose prefix has no object: a folder's marker is one, and no task."""
@@ -148,7 +156,7 @@ class _Connection:
             with explained("s3:PutObject"):
                 self._clients.s3.put_object(Bucket=bucket, Key=f"{self._prefix}/", Body=b"")
 
-    def _description(self) -> dict[str, Any]:
+    def _description(self) -> Connected:
         bucket, key = self._outputs["ArtifactsBucketName"], f"{self._prefix}/project.json"
         content = {
             "project": self._id,
@@ -165,13 +173,9 @@ class _Connection:
             body = json.dumps(content, ensure_ascii=False, indent=1).encode()
             with explained("s3:PutObject"):
                 self._clients.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
-        done = "unchanged" if not changed else "created" if before is None else "updated"
-        return {
-            "what": "description",
-            "done": done,
-            "place": f"s3://{bucket}/{key}",
-            "changed": changed if done == "updated" else [],
-        }
+        if before is None:
+            return Connected("description", "created", f"s3://{bucket}/{key}")
+        return Connected("description", "updated" if changed else "unchanged", f"s3://{bucket}/{key}", tuple(changed))
 
     def _settings(self) -> object:
         """The project's own settings, as its ML backend has them; none where it is not known which backend is segloop."""
@@ -183,7 +187,7 @@ class _Connection:
             return None
         return None if backend is None else backend.get("extra_params")
 
-    def _read(self, bucket: str, key: str) -> dict[str, Any] | None:
+    def _read(self, bucket: str, key: str) -> dict[str, object] | None:
         with explained("s3:GetObject"):
             try:
                 body = self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -197,15 +201,14 @@ class _Connection:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _webhook(self, url: str) -> dict[str, Any]:
+    def _webhook(self, url: str) -> Connected:
         with explained("secretsmanager:GetSecretValue"):
             arn = self._outputs["WebhookSecretArn"]
             secret = SecretStr(self._clients.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
         ensured = self._label_studio.webhooks.ensure(
             self._id, url, headers={SECRET_HEADER: secret}, actions=actions_of(self._parameters)
         )
-        done = asdict(ensured)
-        return {"what": "webhook", "done": done["done"], "place": url, "changed": list(done["changed"])}
+        return Connected("webhook", ensured.done, url, ensured.changed)
 
 
 def actions_of(parameters: dict[str, str]) -> tuple[str, ...]:

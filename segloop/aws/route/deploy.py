@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
 from segloop.aws.clients import Clients, explained
 from segloop.aws.route import templates
 from segloop.aws.route.buckets import Buckets
-from segloop.aws.route.change_sets import ChangeSet, Event
+from segloop.aws.route.change_sets import Change, ChangeSet, Event
 from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
 from segloop.aws.route.stack import UNMADE, Stack
 from segloop.aws.training.code import ENTRY, code_files
@@ -24,6 +24,26 @@ from segloop.settings import Settings
 _TAG = "segloop:route"
 #: The stack's outputs that are the sagemaker stack's parameters.
 _BUCKETS = ("SourceBucketName", "TargetBucketName", "ArtifactsBucketName")
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """What was done to a stack, or, of a dry run, what is planned."""
+
+    stack: str
+    done: Literal["created", "updated", "unchanged", "planned"]
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A route after its deployment; `outputs` are those of its stacks."""
+
+    name: str
+    region: str
+    account: str
+    stacks: tuple[StackResult, ...]
+    outputs: dict[str, str]
 
 
 class Watch(Protocol):
@@ -59,8 +79,8 @@ class Deployment:
         self._route = Stack(clients, options.name)
         self._sagemaker = Stack(clients, sagemaker_name(options.name))
 
-    def run(self, settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
-        """Deploy what differs; what was done to each stack (`created`, `updated`, `unchanged`), and the stacks' outputs.
+    def run(self, settings: Settings, *, dry_run: bool = False) -> Deployed:
+        """Deploy what differs.
 
         The functions' own secrets become what the settings have: `webhook_secret` for segloop, `label_studio_api_key`.
 
@@ -81,17 +101,11 @@ class Deployment:
         if not dry_run:
             self._put_secret(outputs.get("SegloopSecretArn"), settings.webhook_secret, "SEGLOOP_WEBHOOK_SECRET")
             self._put_secret(outputs.get("LabelStudioTokenArn"), settings.label_studio_api_key, "LABEL_STUDIO_API_KEY")
-        return {
-            "name": self._options.name,
-            "region": self._clients.region,
-            "account": self._buckets.account,
-            "stacks": stacks,
-            "outputs": outputs,
-        }
+        return Deployed(self._options.name, self._clients.region, self._buckets.account, tuple(stacks), outputs)
 
     # -- steps
 
-    def _deploy_route(self, dry_run: bool) -> dict[str, Any]:
+    def _deploy_route(self, dry_run: bool) -> StackResult:
         bucket = self._buckets.code_bucket(self._options.name)
         digest, archive = templates.webhook_archive()
         key = f"webhook/{digest}.zip"
@@ -103,7 +117,7 @@ class Deployment:
         values = route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
         return self._deploy(self._route, templates.template(templates.TEMPLATE), values, dry_run)
 
-    def _deploy_sagemaker(self, scratch: Path, dry_run: bool) -> dict[str, Any]:
+    def _deploy_sagemaker(self, scratch: Path, dry_run: bool) -> StackResult:
         outputs = self._route.outputs()
         # before the first deployment a dry run has no buckets to name
         buckets = {name: outputs.get(name, f"{self._options.name}-not-made-yet") for name in _BUCKETS}
@@ -126,25 +140,24 @@ class Deployment:
         image = default_image(self._clients.region, named, named="--image is not given")
         return {"TrainingImage": image, "TrainingRepository": image.partition("/")[2].partition(":")[0]}
 
-    def _deploy(self, stack: Stack, template: str, values: dict[str, str], dry_run: bool) -> dict[str, Any]:
+    def _deploy(self, stack: Stack, template: str, values: dict[str, str], dry_run: bool) -> StackResult:
         status = stack.status()
         if status in UNMADE:
             said = f"The stack {stack.name} is {status}, because it could not be made: {stack.failure() or 'no reason given'}"
             if dry_run:
                 self._watch.say(f"{said}. A deployment removes it and makes it anew")
-                return {"stack": stack.name, "done": "planned", "changes": []}
+                return StackResult(stack.name, "planned")
             self._watch.say(f"{said}. It is removed and made anew")
             values = stack.kept(template) | values
             stack.delete(self._watch.event)
         proposal = stack.propose(template, values, {_TAG: self._options.name})
-        changes = [asdict(change) for change in proposal.changes]
-        if not changes:
-            return {"stack": stack.name, "done": "unchanged", "changes": []}
+        if not proposal.changes:
+            return StackResult(stack.name, "unchanged")
         if dry_run:
             stack.discard(proposal)
-            return {"stack": stack.name, "done": "planned", "changes": changes}
+            return StackResult(stack.name, "planned", proposal.changes)
         self._execute(stack, proposal)
-        return {"stack": stack.name, "done": "created" if proposal.is_new else "updated", "changes": changes}
+        return StackResult(stack.name, "created" if proposal.is_new else "updated", proposal.changes)
 
     def _execute(self, stack: Stack, proposal: ChangeSet) -> None:
         self._watch.begin(stack.name, len(proposal.changes))

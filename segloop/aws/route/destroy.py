@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from segloop.aws.clients import Clients, explained
 from segloop.aws.route.buckets import Buckets
@@ -58,7 +57,7 @@ class Removal:
         stacks = {stack.name: status for stack in self._stacks if (status := stack.status())}
         return Plan(stacks, tuple(removed), tuple(kept))
 
-    def run(self, say: Callable[[str], None], tell: Callable[[Event], None]) -> dict[str, Any]:
+    def run(self, say: Callable[[str], None], tell: Callable[[Event], None]) -> dict[str, list[str]]:
         """Take away; the stacks and buckets that are gone, and the buckets that are kept."""
         plan = self.plan()
         for stack in self._stacks:

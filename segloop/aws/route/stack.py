@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -29,6 +31,17 @@ _NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 Tell = Callable[[Event], None]
 
 
+@dataclass(frozen=True)
+class Description:
+    """What DescribeStacks says of a stack."""
+
+    id: str
+    status: str
+    changed_at: datetime
+    outputs: dict[str, str]
+    parameters: dict[str, str]
+
+
 class Stack:
     """A stack by its name.
 
@@ -42,24 +55,24 @@ class Stack:
         self.name = name
         self._client = clients.cloudformation
 
-    def describe(self) -> dict[str, Any] | None:
-        """What DescribeStacks says; None if there is no such stack."""
+    def describe(self) -> Description | None:
+        """The stack as it is now; None if there is no such stack."""
         return self._describe(self.name)
 
     def status(self) -> str:
         """The stack's status; empty if there is no such stack."""
         found = self.describe()
-        return "" if found is None else str(found["StackStatus"])
+        return "" if found is None else found.status
 
     def outputs(self) -> dict[str, str]:
         """The stack's outputs; none where it is not there."""
-        found = self.describe() or {}
-        return {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
+        found = self.describe()
+        return {} if found is None else found.outputs
 
     def parameters(self) -> dict[str, str]:
         """The values of the stack's parameters; none where it is not there."""
-        found = self.describe() or {}
-        return {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])}
+        found = self.describe()
+        return {} if found is None else found.parameters
 
     def defaults(self, template: str) -> dict[str, str]:
         """The parameters that a template declares, with their defaults."""
@@ -146,7 +159,7 @@ class Stack:
         seen = {event.id for event in self._events(self.name)}
         with explained("cloudformation:DeleteStack"):
             self._client.delete_stack(StackName=self.name)
-        status, failures = self._follow(found["StackId"], seen, tell, ("", "DELETE_COMPLETE", "DELETE_FAILED"))
+        status, failures = self._follow(found.id, seen, tell, ("", "DELETE_COMPLETE", "DELETE_FAILED"))
         if status == "DELETE_FAILED":
             raise StackError(f"the stack {self.name} could not be deleted: {_reason(failures)}")
         return True
@@ -199,22 +212,28 @@ class Stack:
                 seen.add(event.id)
                 failures.extend([event] if event.is_failure else [])
                 tell(event)
-            status = "" if found is None else str(found["StackStatus"])
+            status = "" if found is None else found.status
             # just after a request, the status may be that of before
             is_over = status in ends if ends else len(seen) > before and not status.endswith("_IN_PROGRESS")
             return status if is_over else None
 
         return _wait(look, f"the stack {self.name}"), failures
 
-    def _describe(self, id_: str) -> dict[str, Any] | None:
+    def _describe(self, id_: str) -> Description | None:
         with explained("cloudformation:DescribeStacks"):
             try:
-                found: dict[str, Any] = self._client.describe_stacks(StackName=id_)["Stacks"][0]
+                found = self._client.describe_stacks(StackName=id_)["Stacks"][0]
             except ClientError as error:
                 if _is_missing(error):
                     return None
                 raise
-        return found
+        return Description(
+            found["StackId"],
+            found["StackStatus"],
+            found.get("LastUpdatedTime") or found["CreationTime"],
+            {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])},
+            {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])},
+        )
 
     def _events(self, id_: str) -> Iterator[Event]:
         """The stack's events, the latest first; none where it is not there."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -19,60 +19,105 @@ _COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible
 _PROJECTS = "projects"
 _LAUNCHES = "launches"
 
+Row = Mapping[str, Mapping[str, str]]
 
-def look(clients: Clients, name: str) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class StackStatus:
+    """A stack of the route; `failure` is the reason of its latest one, where it is not well."""
+
+    name: str
+    status: str
+    changed_at: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class ProjectCount:
+    """What is counted of a project, by its key: annotations not yet trained on, all of them, and launches so far."""
+
+    project: str
+    pending: int
+    counted: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A training that was due, and when and as what it was started; empty where it was not yet."""
+
+    project: str
+    generation: int
+    claimed_at: str
+    started_at: str
+    started_as: str
+
+
+@dataclass(frozen=True)
+class PipelineExecution:
+    """An execution of the route's pipeline."""
+
+    execution: str
+    status: str
+    started_at: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class RouteStatus:
+    """The state of a route; without `stacks` there is none. Times are in ISO 8601, UTC.
+
+    `queue` and `dead_letters` have `waiting` and `in_flight`, the latest launches and executions stand first, and
+    `last_error` is the latest failure of any of them, or "".
+    """
+
+    name: str
+    region: str
+    stacks: tuple[StackStatus, ...]
+    annotations_per_training: int
+    projects: tuple[ProjectCount, ...] = ()
+    launches: tuple[Launch, ...] = ()
+    queue: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    executions: tuple[PipelineExecution, ...] = ()
+    last_error: str = ""
+
+
+def route_status(clients: Clients, name: str) -> RouteStatus:
     """The state of the route `name`.
-
-    Returns:
-        `stacks`: each `{"name", "status", "changed_at", "failure"}`, none where there is no such route;
-        `projects`: each `{"project", "pending", "counted", "generation"}`, the key with the project's creation;
-        `annotations_per_training`; `launches`: each `{"project", "generation", "claimed_at", "started_at", "started_as"}`;
-        `queue` and `dead_letters`: `{"waiting", "in_flight"}`; `executions` of the pipeline: each
-        `{"execution", "status", "started_at", "failure"}`; `last_error`: the latest failure of any of them, or "".
-        Times are in ISO 8601, UTC.
 
     Raises:
         TrainingError: AWS refused.
         TrainerUnavailable: AWS cannot be reached now.
     """
     route = Stack(clients, name)
-    stacks = [_stack(stack) for stack in (route, Stack(clients, sagemaker_name(name)))]
     outputs, parameters = route.outputs(), route.parameters()
-    found: dict[str, Any] = {
-        "name": name,
-        "region": clients.region,
-        "stacks": [stack for stack in stacks if stack["status"]],
-        "annotations_per_training": int(parameters.get("AnnotationsPerTraining", 0)),
-        "projects": [],
-        "launches": [],
-        "queue": {},
-        "dead_letters": {},
-        "executions": [],
-    }
+    stacks = [found for stack in (route, Stack(clients, sagemaker_name(name))) if (found := _stack(stack)) is not None]
+    status = RouteStatus(name, clients.region, tuple(stacks), int(parameters.get("AnnotationsPerTraining", 0)))
     if "TableName" in outputs:
-        found["projects"] = [_project(row) for row in _rows(clients, outputs["TableName"], _PROJECTS)]
         launches = [_launch(row) for row in _rows(clients, outputs["TableName"], _LAUNCHES)]
-        found["launches"] = sorted(launches, key=lambda launch: launch["claimed_at"], reverse=True)[:SHOWN]
-        found["queue"] = _queue(clients, outputs["QueueUrl"])
-        found["dead_letters"] = _queue(clients, outputs["DeadLetterQueueUrl"])
+        status = replace(
+            status,
+            projects=tuple(_project(row) for row in _rows(clients, outputs["TableName"], _PROJECTS)),
+            launches=tuple(sorted(launches, key=lambda launch: launch.claimed_at, reverse=True)[:SHOWN]),
+            queue=_queue(clients, outputs["QueueUrl"]),
+            dead_letters=_queue(clients, outputs["DeadLetterQueueUrl"]),
+        )
     if parameters.get("Target") == "pipeline":
-        found["executions"] = _executions(clients, outputs["PipelineName"])
-    found["last_error"] = _last_error(found)
-    return found
+        status = replace(status, executions=tuple(_executions(clients, outputs["PipelineName"])))
+    return replace(status, last_error=_last_error(status))
 
 
-def _stack(stack: Stack) -> dict[str, Any]:
-    described = stack.describe()
-    if described is None:
-        return {"name": stack.name, "status": ""}
-    status = described["StackStatus"]
-    is_well = status in ("CREATE_COMPLETE", "UPDATE_COMPLETE") or status.endswith("_IN_PROGRESS")
-    changed = described.get("LastUpdatedTime") or described["CreationTime"]
-    failure = "" if is_well else stack.failure()
-    return {"name": stack.name, "status": status, "changed_at": _iso(changed), "failure": failure}
+def _stack(stack: Stack) -> StackStatus | None:
+    found = stack.describe()
+    if found is None:
+        return None
+    is_well = found.status in ("CREATE_COMPLETE", "UPDATE_COMPLETE") or found.status.endswith("_IN_PROGRESS")
+    return StackStatus(stack.name, found.status, _iso(found.changed_at), "" if is_well else stack.failure())
 
 
-def _rows(clients: Clients, table: str, pk: str) -> list[dict[str, Any]]:
+def _rows(clients: Clients, table: str, pk: str) -> list[Row]:
+    """The items of a partition, as DynamoDB has them: {name: {type: text}}."""
     with explained("dynamodb:Query"):
         pages = (
             clients.client("dynamodb")
@@ -82,20 +127,20 @@ def _rows(clients: Clients, table: str, pk: str) -> list[dict[str, Any]]:
         return [row for page in pages for row in page["Items"]]
 
 
-def _project(row: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {name: int(row.get(name, {}).get("N", 0)) for name in ("pending", "counted", "generation")}
-    return {"project": row["sk"]["S"], **numbers}
+def _project(row: Row) -> ProjectCount:
+    pending, counted, generation = (int(row.get(name, {}).get("N", 0)) for name in ("pending", "counted", "generation"))
+    return ProjectCount(row["sk"]["S"], pending, counted, generation)
 
 
-def _launch(row: Mapping[str, Any]) -> dict[str, Any]:
+def _launch(row: Row) -> Launch:
     project, _, generation = row["sk"]["S"].rpartition("#")
-    return {
-        "project": project,
-        "generation": int(generation),
-        "claimed_at": _seconds(row.get("claimed_at")),
-        "started_at": _seconds(row.get("started_at")),
-        "started_as": row.get("started_as", {}).get("S", ""),
-    }
+    return Launch(
+        project,
+        int(generation),
+        _seconds(row.get("claimed_at")),
+        _seconds(row.get("started_at")),
+        row.get("started_as", {}).get("S", ""),
+    )
 
 
 def _queue(clients: Clients, url: str) -> dict[str, int]:
@@ -105,7 +150,7 @@ def _queue(clients: Clients, url: str) -> dict[str, int]:
     return {"waiting": waiting, "in_flight": in_flight}
 
 
-def _executions(clients: Clients, pipeline: str) -> list[dict[str, Any]]:
+def _executions(clients: Clients, pipeline: str) -> list[PipelineExecution]:
     with explained("sagemaker:ListPipelineExecutions"):
         try:
             found = clients.sagemaker.list_pipeline_executions(
@@ -116,28 +161,28 @@ def _executions(clients: Clients, pipeline: str) -> list[dict[str, Any]]:
                 return []
             raise
     return [
-        {
-            "execution": item["PipelineExecutionArn"].rpartition("/")[2],
-            "status": item.get("PipelineExecutionStatus", ""),
-            "started_at": _iso(item["StartTime"]) if "StartTime" in item else "",
-            "failure": item.get("PipelineExecutionFailureReason", ""),
-        }
+        PipelineExecution(
+            item["PipelineExecutionArn"].rpartition("/")[2],
+            item.get("PipelineExecutionStatus", ""),
+            _iso(item["StartTime"]) if "StartTime" in item else "",
+            item.get("PipelineExecutionFailureReason", ""),
+        )
         for item in found["PipelineExecutionSummaries"]
     ]
 
 
-def _last_error(found: Mapping[str, Any]) -> str:
-    for stack in found["stacks"]:
-        if stack["failure"]:
-            return f"the stack {stack['name']} is {stack['status']}: {stack['failure']}"
-    if found["dead_letters"].get("waiting"):
-        return f"{found['dead_letters']['waiting']} events could not be handled; the functions' logs say why"
-    for launch in found["launches"]:
-        if not launch["started_at"]:
-            return f"launch {launch['generation']} of project {launch['project']} is not started yet; the sweeper tries again"
-    for execution in found["executions"]:
-        if execution["status"] == "Failed":
-            return f"execution {execution['execution']} failed: {execution['failure'] or 'no reason given'}"
+def _last_error(found: RouteStatus) -> str:
+    for stack in found.stacks:
+        if stack.failure:
+            return f"the stack {stack.name} is {stack.status}: {stack.failure}"
+    if found.dead_letters.get("waiting"):
+        return f"{found.dead_letters['waiting']} events could not be handled; the functions' logs say why"
+    for launch in found.launches:
+        if not launch.started_at:
+            return f"launch {launch.generation} of project {launch.project} is not started yet; the sweeper tries again"
+    for execution in found.executions:
+        if execution.status == "Failed":
+            return f"execution {execution.execution} failed: {execution.failure or 'no reason given'}"
     return ""
 
 

@@ -49,18 +49,18 @@ class Events:
             )
         messages = reply.get("Messages", [])
         for message in messages:
-            told = told_by(message["Body"])
-            if isinstance(told, str):
-                ended(told)
-            elif told is not None and on_route is not None:
-                on_route(told)
+            parsed = parse_message(message["Body"])
+            if isinstance(parsed, str):
+                ended(parsed)
+            elif parsed is not None and on_route is not None:
+                on_route(parsed)
             with explained("sqs:DeleteMessage"):
                 self._client.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
         return len(messages)
 
 
-def told_by(body: str) -> str | RouteTraining | None:
-    """What an event tells of: the id of a run of segloop's that ended, or a route's training; None for anything else."""
+def parse_message(body: str) -> str | RouteTraining | None:
+    """The id of a run of segloop's that has ended, or a route's training; None where an event is about neither."""
     try:
         event = json.loads(body)
         detail = event["detail"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from botocore.exceptions import ClientError
 
 from segloop.aws.clients import Clients, code_of, explained
 from segloop.aws.training.archive import ARCHIVE_BYTES, extract_bundle
+from segloop.aws.training.status import TrainingJob
 from segloop.aws.uploads import split_s3
 from segloop.errors import TrainingError
 
@@ -25,7 +25,7 @@ class TrainingJobs:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
-    def create(self, request: dict[str, Any]) -> bool:
+    def create(self, request: dict[str, object]) -> bool:
         """Create a job; whether it was not there already."""
         with explained("sagemaker:CreateTrainingJob"):
             try:
@@ -36,16 +36,15 @@ class TrainingJobs:
                 return False
         return True
 
-    def describe(self, name: str) -> dict[str, Any] | None:
-        """What DescribeTrainingJob says; None if there is no such job."""
+    def describe(self, name: str) -> TrainingJob | None:
+        """A job as it is now; None if there is no such job."""
         with explained("sagemaker:DescribeTrainingJob"):
             try:
-                found: dict[str, Any] = self._clients.sagemaker.describe_training_job(TrainingJobName=name)
+                return TrainingJob.of(self._clients.sagemaker.describe_training_job(TrainingJobName=name))
             except ClientError as error:
                 if code_of(error) in ("ValidationException", "ResourceNotFound") and "not found" in str(error).lower():
                     return None
                 raise
-        return found
 
     def stop(self, name: str) -> None:
         """Stop a job; one that has ended stays as it is."""
@@ -57,7 +56,7 @@ class TrainingJobs:
                 if code_of(error) != "ValidationException":
                     raise
 
-    def take_bundle(self, job: dict[str, Any], bundle: Path, snapshot: str | None = None) -> None:
+    def take_bundle(self, job: TrainingJob, bundle: Path, snapshot: str | None = None) -> None:
         """Download and check the model.tar.gz of a completed job into a folder, which is there whole or not at all.
 
         Args:
@@ -74,11 +73,10 @@ class TrainingJobs:
         part.rename(bundle)
         archive.unlink()
 
-    def _download(self, job: dict[str, Any], archive: Path) -> None:
-        address = job["ModelArtifacts"]["S3ModelArtifacts"]
-        bucket, key = split_s3(address, "sagemaker_s3")
+    def _download(self, job: TrainingJob, archive: Path) -> None:
+        bucket, key = split_s3(job.model_uri, "sagemaker_s3")
         with explained("s3:GetObject"):
             size = self._clients.s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
             if size > ARCHIVE_BYTES:
-                raise TrainingError(f"{address} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
+                raise TrainingError(f"{job.model_uri} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
             self._clients.s3.download_file(bucket, key, str(archive))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from botocore.exceptions import ClientError
 
@@ -45,6 +45,14 @@ def hyperparameter_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How an execution is, and why it failed."""
+
+    status: str
+    failure: str
+
+
 class Pipeline:
     """Executions of one pipeline.
 
@@ -72,11 +80,11 @@ class Pipeline:
             arn: str = self._client.start_pipeline_execution(**request)["PipelineExecutionArn"]
         return arn
 
-    def execution(self, arn: str) -> dict[str, Any]:
-        """What DescribePipelineExecution says."""
+    def execution(self, arn: str) -> Execution:
+        """An execution as it is now."""
         with explained("sagemaker:DescribePipelineExecution"):
-            found: dict[str, Any] = self._client.describe_pipeline_execution(PipelineExecutionArn=arn)
-        return found
+            found = self._client.describe_pipeline_execution(PipelineExecutionArn=arn)
+        return Execution(found["PipelineExecutionStatus"], found.get("FailureReason", ""))
 
     def job(self, arn: str) -> str | None:
         """The name of the execution's training job, the latest; None if it has none yet."""
@@ -96,15 +104,15 @@ class Pipeline:
                     raise
 
 
-def status_of(execution: Mapping[str, Any], job: RunStatus | None) -> RunStatus:
+def status_of(execution: Execution, job: RunStatus | None) -> RunStatus:
     """The status of a run from its execution and, where there is one, that of its training job."""
-    state = execution["PipelineExecutionStatus"]
+    state = execution.status
     progress = job.progress if job is not None else {"stage": state, "message": f"SageMaker pipeline: {state}."}
     if state == "Succeeded":
         return RunStatus("finished", progress)
     if state == "Failed":
         reason = job.reason if job is not None else ""
-        return RunStatus("failed", progress, reason or execution.get("FailureReason") or "SageMaker gives no reason.")
+        return RunStatus("failed", progress, reason or execution.failure or "SageMaker gives no reason.")
     if state == "Stopped":
         return RunStatus("lost", progress, "The execution of the pipeline was stopped.")
     return RunStatus("running", progress)

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from segloop.errors import SettingsError
 from segloop.settings import Settings
@@ -109,18 +108,28 @@ def has_gpu(instance: str) -> bool:
     return _GPU.match(instance) is not None
 
 
-def training_job(
-    settings: Settings,
-    region: str,
-    name: str,
-    run_id: str,
-    inputs: Inputs,
-    hyperparameters: Mapping[str, str],
-    places: Mapping[str, str],
-) -> dict[str, Any]:
-    """The request of CreateTrainingJob; `places` has the addresses `output` and `checkpoints`."""
-    request: dict[str, Any] = {
-        "TrainingJobName": name,
+@dataclass(frozen=True)
+class JobSpec:
+    """A run's training job: its name, what it reads, and the folders in S3 that it writes to."""
+
+    name: str
+    run_id: str
+    inputs: Inputs
+    hyperparameters: Mapping[str, str]
+    output: str
+    checkpoints: str
+
+
+def training_job(settings: Settings, region: str, spec: JobSpec) -> dict[str, object]:
+    """The request of CreateTrainingJob."""
+    outputs = {"S3OutputPath": spec.output}
+    if settings.sagemaker_output_kms_key:
+        outputs["KmsKeyId"] = settings.sagemaker_output_kms_key
+    stopping = {"MaxRuntimeInSeconds": settings.sagemaker_max_runtime_s}
+    if settings.sagemaker_spot:
+        stopping["MaxWaitTimeInSeconds"] = settings.sagemaker_max_wait_s or 2 * settings.sagemaker_max_runtime_s
+    request: dict[str, object] = {
+        "TrainingJobName": spec.name,
         "RoleArn": settings.sagemaker_role,
         "AlgorithmSpecification": {
             "TrainingImage": settings.sagemaker_image or default_image(region, settings.sagemaker_instance),
@@ -131,44 +140,43 @@ def training_job(
                 {"Name": f"segloop:{metric}", "Regex": rf'{PROGRESS} .*"{metric}": ([0-9.eE+-]+)'} for metric in METRICS
             ],
         },
-        "HyperParameters": {**hyperparameters, RUN: run_id},
-        "InputDataConfig": [_channel(channel, uri) for channel, uri in inputs.channels().items()],
-        "OutputDataConfig": {"S3OutputPath": places["output"]},
-        "CheckpointConfig": {"S3Uri": places["checkpoints"], "LocalPath": f"{_CONTAINER_BASE}/checkpoints"},
-        "ResourceConfig": {
-            "InstanceType": settings.sagemaker_instance,
-            "InstanceCount": settings.sagemaker_instances,
-            "VolumeSizeInGB": settings.sagemaker_volume_gb,
-        },
-        "StoppingCondition": {"MaxRuntimeInSeconds": settings.sagemaker_max_runtime_s},
+        "HyperParameters": {**spec.hyperparameters, RUN: spec.run_id},
+        "InputDataConfig": [_channel(channel, uri) for channel, uri in spec.inputs.channels().items()],
+        "OutputDataConfig": outputs,
+        "CheckpointConfig": {"S3Uri": spec.checkpoints, "LocalPath": f"{_CONTAINER_BASE}/checkpoints"},
+        "ResourceConfig": _resources(settings),
+        "StoppingCondition": stopping,
         "EnableManagedSpotTraining": settings.sagemaker_spot,
-        "Tags": [{"Key": "segloop-run", "Value": run_id}, *map(tag_of, settings.sagemaker_tags)],
+        "Tags": [{"Key": "segloop-run", "Value": spec.run_id}, *map(tag_of, settings.sagemaker_tags)],
+        **vpc_of(settings),
     }
-    _add_options(request, settings)
+    if settings.sagemaker_retries:
+        request["RetryStrategy"] = {"MaximumRetryAttempts": settings.sagemaker_retries}
     return request
 
 
-def _add_options(request: dict[str, Any], settings: Settings) -> None:
-    resources = request["ResourceConfig"]
-    if settings.sagemaker_spot:
-        wait_s = settings.sagemaker_max_wait_s or 2 * settings.sagemaker_max_runtime_s
-        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = wait_s
-    if settings.sagemaker_retries:
-        request["RetryStrategy"] = {"MaximumRetryAttempts": settings.sagemaker_retries}
+def _resources(settings: Settings) -> dict[str, object]:
+    resources: dict[str, object] = {
+        "InstanceType": settings.sagemaker_instance,
+        "InstanceCount": settings.sagemaker_instances,
+        "VolumeSizeInGB": settings.sagemaker_volume_gb,
+    }
     if settings.sagemaker_warm_pool_s:
         resources["KeepAlivePeriodInSeconds"] = settings.sagemaker_warm_pool_s
     if settings.sagemaker_volume_kms_key:
         resources["VolumeKmsKeyId"] = settings.sagemaker_volume_kms_key
-    if settings.sagemaker_output_kms_key:
-        request["OutputDataConfig"]["KmsKeyId"] = settings.sagemaker_output_kms_key
-    if settings.sagemaker_subnets:
-        request["VpcConfig"] = {
-            "Subnets": list(settings.sagemaker_subnets),
-            "SecurityGroupIds": list(settings.sagemaker_security_groups),
-        }
+    return resources
 
 
-def _channel(name: str, uri: str) -> dict[str, Any]:
+def vpc_of(settings: Settings) -> dict[str, dict[str, list[str]]]:
+    """The member VpcConfig of a request; {} where the settings name no VPC."""
+    if not settings.sagemaker_subnets:
+        return {}
+    subnets, groups = list(settings.sagemaker_subnets), list(settings.sagemaker_security_groups)
+    return {"VpcConfig": {"Subnets": subnets, "SecurityGroupIds": groups}}
+
+
+def _channel(name: str, uri: str) -> dict[str, object]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
 

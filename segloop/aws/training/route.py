@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from segloop.aws.clients import ATTEMPTS, Clients, explained
 from segloop.aws.training.jobs import TrainingJobs
-from segloop.aws.training.status import status_of
+from segloop.aws.training.status import TrainingJob, status_of
 from segloop.dataset import MANIFEST
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.settings import Settings
@@ -37,7 +36,7 @@ class RouteTraining:
     generation: str
 
 
-def route_training(job: str, hyperparameters: Mapping[str, Any]) -> RouteTraining | None:
+def route_training(job: str, hyperparameters: Mapping[str, str]) -> RouteTraining | None:
     """The route's training that a job is, by its hyperparameters; None if it is none."""
     route, project = str(hyperparameters.get(ROUTE, "")), str(hyperparameters.get(PROJECT, ""))
     if not route or not (project.isascii() and project.isdigit()):
@@ -63,7 +62,7 @@ class RouteTrainings:
         for execution in reversed(self._executions(moment)):
             for job in self._trainings(execution):
                 found = self._jobs.describe(job)
-                training = route_training(job, (found or {}).get("HyperParameters", {}))
+                training = route_training(job, found.hyperparameters) if found is not None else None
                 if training is not None:
                     yield training
 
@@ -101,7 +100,7 @@ class AdoptedTraining:
             TrainingError: it is another's.
             TrainerUnavailable: AWS cannot be reached now.
         """
-        training = route_training(self.job, self._described()["HyperParameters"])
+        training = route_training(self.job, self._described().hyperparameters)
         if training is None or training.route != self._settings.sagemaker_route or training.project != self.project:
             raise TrainingError(
                 f"The training job {self.job} is none of project {self.project} on the route "
@@ -149,11 +148,11 @@ class AdoptedTraining:
 
     def hyperparameters(self) -> dict[str, str]:
         """Those of the training itself, without the route's own."""
-        given = self._described()["HyperParameters"]
-        return {name: str(value) for name, value in given.items() if not name.startswith("segloop_")}
+        given = self._described().hyperparameters
+        return {name: value for name, value in given.items() if not name.startswith("segloop_")}
 
-    def _described(self) -> dict[str, Any]:
+    def _described(self) -> TrainingJob:
         job = self._jobs.describe(self.job)
         if job is None:
             raise TrainingError(f"SageMaker knows no training job {self.job}.")
-        return {"HyperParameters": {}, **job}
+        return job

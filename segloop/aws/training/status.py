@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from segloop.trainers.base import RunStatus
@@ -17,64 +17,97 @@ _STAGES = {
 }
 
 
-def status_of(job: Mapping[str, Any], price_per_hour: float = 0.0) -> RunStatus:
+@dataclass(frozen=True)
+class TrainingJob:
+    """What DescribeTrainingJob says of a job, as far as segloop needs it; None where SageMaker does not say (yet)."""
+
+    name: str
+    status: str
+    stage: str
+    message: str
+    failure: str
+    hyperparameters: dict[str, str]
+    metrics: dict[str, float]
+    training_s: int | None
+    billable_s: int | None
+    instances: int
+    is_spot: bool
+    max_runtime_s: int | None
+    max_wait_s: int | None
+    model_uri: str
+
+    @classmethod
+    def of(cls, answer: Any) -> TrainingJob:
+        """The job of an answer of DescribeTrainingJob."""
+        limits = answer.get("StoppingCondition", {})
+        last = (answer.get("SecondaryStatusTransitions") or [{}])[-1]
+        return cls(
+            name=answer["TrainingJobName"],
+            status=answer["TrainingJobStatus"],
+            stage=answer.get("SecondaryStatus", answer["TrainingJobStatus"]),
+            message=last.get("StatusMessage", ""),
+            failure=answer.get("FailureReason") or "SageMaker gives no reason.",
+            hyperparameters=answer.get("HyperParameters", {}),
+            metrics={item["MetricName"]: float(item["Value"]) for item in answer.get("FinalMetricDataList", [])},
+            training_s=answer.get("TrainingTimeInSeconds"),
+            billable_s=answer.get("BillableTimeInSeconds"),
+            instances=answer.get("ResourceConfig", {}).get("InstanceCount", 1),
+            is_spot=answer.get("EnableManagedSpotTraining", False),
+            max_runtime_s=limits.get("MaxRuntimeInSeconds"),
+            max_wait_s=limits.get("MaxWaitTimeInSeconds"),
+            model_uri=answer.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""),
+        )
+
+
+def status_of(job: TrainingJob, price_per_hour: float = 0.0) -> RunStatus:
     """The status of a run from its training job.
 
     A job that somebody stopped is lost: it can be submitted again, and goes on from its checkpoints. One that used up
     its time is failed, for it would again.
     """
-    state, secondary = job["TrainingJobStatus"], job.get("SecondaryStatus", "")
     progress = progress_of(job, price_per_hour)
-    if state == "Completed":
+    if job.status == "Completed":
         return RunStatus("finished", progress)
-    if state == "Failed":
-        return RunStatus("failed", progress, job.get("FailureReason") or "SageMaker gives no reason.")
-    if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded"):
-        return RunStatus("failed", progress, _out_of_time(job, secondary))
-    if state == "Stopped":
-        return RunStatus("lost", progress, f"The training job {job['TrainingJobName']} was stopped.")
+    if job.status == "Failed":
+        return RunStatus("failed", progress, job.failure)
+    if job.stage == "MaxWaitTimeExceeded":
+        reason = (
+            f"SageMaker found no spot instances to finish on within {job.max_wait_s} s: raise "
+            "SEGLOOP_SAGEMAKER_MAX_WAIT_S, or set SEGLOOP_SAGEMAKER_SPOT to false."
+        )
+        return RunStatus("failed", progress, reason)
+    if job.stage == "MaxRuntimeExceeded":
+        reason = (
+            f"SageMaker stopped the training after {job.max_runtime_s} s: raise SEGLOOP_SAGEMAKER_MAX_RUNTIME_S, "
+            "or give it less to do (SEGLOOP_TRAIN_MINUTES, SEGLOOP_TRAIN_EPOCHS)."
+        )
+        return RunStatus("failed", progress, reason)
+    if job.status == "Stopped":
+        return RunStatus("lost", progress, f"The training job {job.name} was stopped.")
     return RunStatus("running", progress)
 
 
-def progress_of(job: Mapping[str, Any], price_per_hour: float) -> dict[str, Any]:
+def progress_of(job: TrainingJob, price_per_hour: float) -> dict[str, str | float]:
     """Progress of a training job.
 
     Keys: `stage` (Starting, Downloading, Training, Uploading, ...), `job`, `message`; where known, the latest metrics,
     `training_s`, `billable_s` (of one instance), `spot_saving` (a share), and `cost` (of all instances, by the setting).
     """
-    secondary = str(job.get("SecondaryStatus", job["TrainingJobStatus"]))
-    stage = _STAGES.get(secondary, secondary)
-    told = (job.get("SecondaryStatusTransitions") or [{}])[-1].get("StatusMessage", "")
-    progress: dict[str, Any] = {
+    stage = _STAGES.get(job.stage, job.stage)
+    progress: dict[str, str | float] = {
         "stage": stage,
-        "job": job["TrainingJobName"],
-        "message": f"SageMaker: {stage}. {told}".strip(),
+        "job": job.name,
+        "message": f"SageMaker: {stage}. {job.message}".strip(),
     }
-    for metric in job.get("FinalMetricDataList", []):
-        if metric["MetricName"].startswith("segloop:"):
-            value = float(metric["Value"])
-            progress[metric["MetricName"].removeprefix("segloop:")] = int(value) if value.is_integer() else value
-    training_s, billable_s = job.get("TrainingTimeInSeconds"), job.get("BillableTimeInSeconds")
-    if training_s is not None:
-        progress["training_s"] = training_s
-    if billable_s is not None:
-        progress["billable_s"] = billable_s
+    for name, value in job.metrics.items():
+        if name.startswith("segloop:"):
+            progress[name.removeprefix("segloop:")] = int(value) if value.is_integer() else value
+    if job.training_s is not None:
+        progress["training_s"] = job.training_s
+    if job.billable_s is not None:
+        progress["billable_s"] = job.billable_s
         if price_per_hour:
-            instances = job.get("ResourceConfig", {}).get("InstanceCount", 1)
-            progress["cost"] = round(billable_s * instances * price_per_hour / 3600, 4)
-        if job.get("EnableManagedSpotTraining") and training_s:
-            progress["spot_saving"] = round(1 - billable_s / training_s, 3)
+            progress["cost"] = round(job.billable_s * job.instances * price_per_hour / 3600, 4)
+        if job.is_spot and job.training_s:
+            progress["spot_saving"] = round(1 - job.billable_s / job.training_s, 3)
     return progress
-
-
-def _out_of_time(job: Mapping[str, Any], secondary: str) -> str:
-    limits = job.get("StoppingCondition", {})
-    if secondary == "MaxWaitTimeExceeded":
-        return (
-            f"SageMaker found no spot instances to finish on within {limits.get('MaxWaitTimeInSeconds')} s: raise "
-            "SEGLOOP_SAGEMAKER_MAX_WAIT_S, or set SEGLOOP_SAGEMAKER_SPOT to false."
-        )
-    return (
-        f"SageMaker stopped the training after {limits.get('MaxRuntimeInSeconds')} s: raise SEGLOOP_SAGEMAKER_MAX_RUNTIME_S, "
-        "or give it less to do (SEGLOOP_TRAIN_MINUTES, SEGLOOP_TRAIN_EPOCHS)."
-    )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from segloop.aws.checks import check_request, check_settings
 from segloop.aws.clients import ATTEMPTS, Clients
 from segloop.aws.training import pipelines
 from segloop.aws.training.code import ENTRY, code_files
 from segloop.aws.training.jobs import TrainingJobs
-from segloop.aws.training.requests import RUN, Inputs, job_name, training_job
+from segloop.aws.training.requests import RUN, Inputs, JobSpec, job_name, training_job
 from segloop.aws.training.status import status_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.dataset import MANIFEST, Manifest, load_manifest
@@ -28,6 +28,14 @@ logger = logging.getLogger(__name__)
 STOP_S = 600.0
 #: Values of the hyperparameter `weights` that name weights and no file.
 _PUBLISHED = ("coco", "imagenet", "none")
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a run's sagemaker.json keeps: which attempt is under way, and the ARN of its pipeline's execution."""
+
+    attempt: int = 1
+    execution: str = ""
 
 
 class SageMakerTrainer:
@@ -70,12 +78,12 @@ class SageMakerTrainer:
         if status is not None and status.state != "lost":
             return
         if status is not None:
-            state = {"attempt": state["attempt"] + 1}
+            state = _State(state.attempt + 1)
             _write_state(run, state)
         if self._settings.sagemaker_pipeline:
             self._start_execution(run, state)
         else:
-            self._create_job(run, state["attempt"])
+            self._create_job(run, state.attempt)
 
     def poll(self, run: Run) -> RunStatus:
         """How a submitted run is; `running`, with a line in the log, while AWS cannot be asked.
@@ -118,10 +126,10 @@ class SageMakerTrainer:
         status = self._status(run, state)
         if status is None or status.state != "running":
             return
-        if "execution" in state:
-            self._pipeline.stop(state["execution"])
+        if state.execution:
+            self._pipeline.stop(state.execution)
         else:
-            self._jobs.stop(job_name(run.id, state["attempt"]))
+            self._jobs.stop(job_name(run.id, state.attempt))
         deadline = time.monotonic() + STOP_S
         while self.poll(run).state == "running":
             if time.monotonic() > deadline:
@@ -134,9 +142,9 @@ class SageMakerTrainer:
     def _create_job(self, run: Run, attempt: int) -> None:
         name = job_name(run.id, attempt)
         inputs, folders, manifest = self._inputs(run)
-        hyperparameters = self._hyperparameters(run)
-        places = {"output": self._bucket.uri("output/"), "checkpoints": self._checkpoints(run)}
-        request = training_job(self._settings, self._clients.region, name, run.id, inputs, hyperparameters, places)
+        output, hyperparameters = self._bucket.uri("output/"), self._hyperparameters(run)
+        spec = JobSpec(name, run.id, inputs, hyperparameters, output, self._checkpoints(run))
+        request = training_job(self._settings, self._clients.region, spec)
         check_request(self._clients.sagemaker, "CreateTrainingJob", request)
         self._upload(folders, manifest)
         if self._jobs.create(request):
@@ -146,23 +154,23 @@ class SageMakerTrainer:
 
     # -- either
 
-    def _status(self, run: Run, state: dict[str, Any]) -> RunStatus | None:
+    def _status(self, run: Run, state: _State) -> RunStatus | None:
         """How the run is; None if it was never submitted."""
         name = self._job_of(run, state)
         job = self._jobs.describe(name) if name is not None else None
         status = status_of(job, self._settings.sagemaker_price_per_hour) if job is not None else None
         if not self._settings.sagemaker_pipeline:
             return status
-        if "execution" not in state:
+        if not state.execution:
             return None
-        return pipelines.status_of(self._pipeline.execution(state["execution"]), status)
+        return pipelines.status_of(self._pipeline.execution(state.execution), status)
 
-    def _job_of(self, run: Run, state: dict[str, Any]) -> str | None:
+    def _job_of(self, run: Run, state: _State) -> str | None:
         if not self._settings.sagemaker_pipeline:
-            return job_name(run.id, state["attempt"])
-        return self._pipeline.job(state["execution"]) if "execution" in state else None
+            return job_name(run.id, state.attempt)
+        return self._pipeline.job(state.execution) if state.execution else None
 
-    def _start_execution(self, run: Run, state: dict[str, Any]) -> None:
+    def _start_execution(self, run: Run, state: _State) -> None:
         inputs, folders, manifest = self._inputs(run)
         nothing = self._bucket.uri("nothing/")
         values = {
@@ -181,8 +189,8 @@ class SageMakerTrainer:
         self._upload(folders, manifest)
         # A channel needs an object.
         self._bucket.put("nothing/nothing", b"")
-        execution = self._pipeline.start(run.id, state["attempt"], values)
-        _write_state(run, {**state, "execution": execution})
+        execution = self._pipeline.start(run.id, state.attempt, values)
+        _write_state(run, _State(state.attempt, execution))
         logger.info("run %s: pipeline execution %s started", run.id, execution)
 
     # -- what a training reads
@@ -258,10 +266,9 @@ def _weights_file(run: Run) -> Path | None:
     return Path(weights)
 
 
-def _read_state(run: Run) -> dict[str, Any]:
-    state: dict[str, Any] = read_json(run.folder / "sagemaker.json") or {"attempt": 1}
-    return state
+def _read_state(run: Run) -> _State:
+    return _State(**(read_json(run.folder / "sagemaker.json") or {}))
 
 
-def _write_state(run: Run, state: dict[str, Any]) -> None:
-    write_json(run.folder / "sagemaker.json", state)
+def _write_state(run: Run, state: _State) -> None:
+    write_json(run.folder / "sagemaker.json", asdict(state))

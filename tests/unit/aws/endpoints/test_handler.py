@@ -22,7 +22,7 @@ from segloop.aws.endpoints import inference
 from segloop.aws.endpoints.deployment import Deployment
 from segloop.aws.endpoints.handler import NPY, Handler, Refused, http_of
 from segloop.aws.endpoints.packing import PACKAGES, REQUIREMENTS, archive_files, write_archive
-from segloop.aws.endpoints.requests import Wish, config_request, endpoint_request, model_request
+from segloop.aws.endpoints.requests import EndpointSpec, requests_of
 from segloop.aws.training.code import requirements_of
 from segloop.errors import RegistryError, SettingsError
 from segloop.registry import Registry
@@ -209,59 +209,54 @@ def sagemaker() -> Any:
     return Clients(settings()).sagemaker
 
 
-def check(registry: Registry, wish: Wish, **own: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def check(registry: Registry, spec: EndpointSpec, **own: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     made, client = settings(**own), sagemaker()
     info = registry.versions(PROJECT)[0]
-    model = model_request(made, "eu-west-1", wish, info, "s3://b/x/model.tar.gz")
-    config = config_request(wish, info, model)
-    endpoint = endpoint_request(wish, config)
-    for operation, request in (
-        ("CreateModel", model),
-        ("CreateEndpointConfig", config),
-        ("UpdateEndpoint", endpoint),
-    ):
-        check_request(client, operation, request)
-    return model, config, endpoint
+    requests = requests_of(made, "eu-west-1", spec, info, "s3://b/x/model.tar.gz")
+    check_request(client, "CreateModel", requests.model)
+    check_request(client, "CreateEndpointConfig", requests.config)
+    check_request(client, "UpdateEndpoint", requests.endpoint)
+    return requests.model, requests.config, requests.endpoint
 
 
-def test_names_follow_from_the_wish(registry: Registry) -> None:
-    model, config, _ = check(registry, Wish("street"))
-    assert check(registry, Wish("street")) == check(registry, Wish("street"))
+def test_names_follow_from_the_specification(registry: Registry) -> None:
+    model, config, _ = check(registry, EndpointSpec("street"))
+    assert check(registry, EndpointSpec("street")) == check(registry, EndpointSpec("street"))
     assert model["ModelName"].startswith(f"segloop-{registry.versions(PROJECT)[0].version}-")
     assert model["PrimaryContainer"]["Image"].endswith("eu-west-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312")
-    two = check(registry, Wish("street", count=2))
+    two = check(registry, EndpointSpec("street", count=2))
     assert (two[0], two[1]["EndpointConfigName"] == config["EndpointConfigName"]) == (model, False)
 
 
 def test_every_option_fits(registry: Registry) -> None:
     network = {"sagemaker_subnets": ("subnet-1",), "sagemaker_security_groups": ("sg-1",), "sagemaker_tags": ("a=b",)}
-    wish = Wish("street", instance="ml.g4dn.xlarge", alarms=("errors", "slow"))
-    model, _, endpoint = check(registry, wish, **network)
+    spec = EndpointSpec("street", instance="ml.g4dn.xlarge", alarms=("errors", "slow"))
+    model, _, endpoint = check(registry, spec, **network)
     assert "2.6.0-gpu-" in model["PrimaryContainer"]["Image"]
     assert model["VpcConfig"]["Subnets"] == ["subnet-1"]
     alarms = endpoint["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
     assert alarms == [{"AlarmName": "errors"}, {"AlarmName": "slow"}]
-    model, config, endpoint = check(registry, Wish("street", serverless_mb=3072, image="own:1"), **network)
+    model, config, endpoint = check(registry, EndpointSpec("street", serverless_mb=3072, image="own:1"), **network)
     assert "VpcConfig" not in model
     assert config["ProductionVariants"][0]["ServerlessConfig"]["MemorySizeInMB"] == 3072
     assert "DeploymentConfig" not in endpoint
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("spec", "expected"),
     [
-        (Wish("my_street"), "--endpoint does not fit"),
-        (Wish("street", instance="m5"), "--instance does not fit"),
-        (Wish("street", count=0), "--count does not fit"),
-        (Wish("street", serverless_mb=512), "--serverless does not fit"),
-        (Wish("street", serverless_mb=2048, concurrency=500), "--concurrency does not fit"),
-        (Wish("street", alarms=("",)), "--alarm does not fit"),
-        (Wish("street", image="two words"), "--image does not fit"),
+        (EndpointSpec("my_street"), "--endpoint does not fit"),
+        (EndpointSpec("street", instance="m5"), "--instance does not fit"),
+        (EndpointSpec("street", count=0), "--count does not fit"),
+        (EndpointSpec("street", serverless_mb=512), "--serverless does not fit"),
+        (EndpointSpec("street", serverless_mb=2048, concurrency=500), "--concurrency does not fit"),
+        (EndpointSpec("street", alarms=("",)), "--alarm does not fit"),
+        (EndpointSpec("street", image="two words"), "--image does not fit"),
     ],
 )
-def test_an_option_that_does_not_fit_is_named(registry: Registry, wish: Wish, expected: str) -> None:
+def test_an_option_that_does_not_fit_is_named(registry: Registry, spec: EndpointSpec, expected: str) -> None:
     with pytest.raises(SettingsError, match=expected):
-        check(registry, wish)
+        check(registry, spec)
 
 
 def test_a_deployment_needs_a_role_and_a_bucket(registry: Registry) -> None:

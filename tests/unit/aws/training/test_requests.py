@@ -13,8 +13,8 @@ import pytest
 
 from segloop.aws.checks import check_request, check_settings
 from segloop.aws.training import entry, requests
-from segloop.aws.training.requests import Inputs, default_image, job_name, training_job
-from segloop.aws.training.status import status_of
+from segloop.aws.training.requests import Inputs, JobSpec, default_image, job_name, training_job
+from segloop.aws.training.status import TrainingJob, status_of
 from segloop.aws.training.trainer import SageMakerTrainer
 from segloop.cli import main
 from segloop.errors import SettingsError, TrainingError
@@ -64,8 +64,8 @@ def sagemaker_settings(**own: Any) -> Settings:
 
 def request_of(settings: Settings, **hyperparameters: str) -> dict[str, Any]:
     inputs = Inputs("s3://bucket/snapshot/", "s3://bucket/code/")
-    places = {"output": "s3://bucket/output/", "checkpoints": "s3://bucket/checkpoints/"}
-    return training_job(settings, "us-east-1", "name", "run", inputs, hyperparameters, places)
+    spec = JobSpec("name", "run", inputs, hyperparameters, "s3://bucket/output/", "s3://bucket/checkpoints/")
+    return training_job(settings, "us-east-1", spec)
 
 
 def check(settings: Settings, **hyperparameters: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ JOB = {"TrainingJobName": "job", "TrainingJobStatus": "InProgress", "SecondarySt
     ],
 )
 def test_stages(secondary: str, stage: str) -> None:
-    status = status_of({**JOB, "SecondaryStatus": secondary})
+    status = status_of(TrainingJob.of({**JOB, "SecondaryStatus": secondary}))
     assert status.state == "running"
     assert (status.progress or {})["stage"] == stage
 
@@ -197,7 +197,8 @@ def test_stages(secondary: str, stage: str) -> None:
     ],
 )
 def test_ends(status: str, secondary: str, state: str) -> None:
-    assert status_of({**JOB, "TrainingJobStatus": status, "SecondaryStatus": secondary}).state == state
+    job = TrainingJob.of({**JOB, "TrainingJobStatus": status, "SecondaryStatus": secondary})
+    assert status_of(job).state == state
 
 
 def test_costs() -> None:
@@ -208,10 +209,11 @@ def test_costs() -> None:
         "EnableManagedSpotTraining": True,
         "ResourceConfig": {"InstanceCount": 2},
     }
-    progress = status_of(billed, price_per_hour=6.0).progress or {}
+    job = TrainingJob.of(billed)
+    progress = status_of(job, price_per_hour=6.0).progress or {}
     assert progress["cost"] == 1.0  # 300 s * 2 instances * 6 an hour / 3600 s
     assert progress["spot_saving"] == 0.7
-    assert "cost" not in (status_of(billed).progress or {})
+    assert "cost" not in (status_of(job).progress or {})
 
 
 # -- the page

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from segloop.aws.training import entry
-from segloop.aws.training.events import told_by
-from segloop.aws.training.requests import METRICS, RUN, Inputs, training_job
+from segloop.aws.training.events import parse_message
+from segloop.aws.training.requests import METRICS, RUN, Inputs, JobSpec, training_job
 from segloop.aws.training.route import RouteTraining, route_training
 from segloop.policy import Changes, Thresholds, should_rerun, should_retrain
 from segloop.settings import Settings
@@ -127,7 +127,7 @@ def test_its_training_is_segloops_own() -> None:
     """Entry point and metrics are those of the training jobs that segloop creates itself."""
     settings = Settings(sagemaker_role="arn:aws:iam::123456789012:role/x", sagemaker_image=IMAGE)
     inputs = Inputs(snapshot="s3://b/s/", code="s3://b/c/")
-    own = training_job(settings, "us-east-1", "n", "r", inputs, {}, {"output": "s3://b/o/", "checkpoints": "s3://b/k/"})
+    own = training_job(settings, "us-east-1", JobSpec("n", "r", inputs, {}, "s3://b/o/", "s3://b/k/"))
     arguments = definition()["Steps"][0]["Arguments"]
     assert arguments["AlgorithmSpecification"] == own["AlgorithmSpecification"]
     assert len(arguments["AlgorithmSpecification"]["MetricDefinitions"]) == len(METRICS)
@@ -161,12 +161,12 @@ def event(hyperparameters: Any, status: str = "Completed", kind: str = "SageMake
 
 @pytest.mark.parametrize("status", ["InProgress", "Completed", "Failed", "Stopped"])
 def test_an_event_of_the_route(status: str) -> None:
-    assert told_by(event(HYPERPARAMETERS, status)) == RouteTraining("pipelines-x", "segloop", 29, "4")
+    assert parse_message(event(HYPERPARAMETERS, status)) == RouteTraining("pipelines-x", "segloop", 29, "4")
 
 
 def test_an_event_of_a_run_of_segloops() -> None:
-    assert told_by(event({RUN: "retrain-7"})) == "retrain-7"
-    assert told_by(event({RUN: "retrain-7"}, "InProgress")) is None
+    assert parse_message(event({RUN: "retrain-7"})) == "retrain-7"
+    assert parse_message(event({RUN: "retrain-7"}, "InProgress")) is None
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_an_event_of_a_run_of_segloops() -> None:
     ],
 )
 def test_other_messages_tell_nothing(body: str) -> None:
-    assert told_by(body) is None
+    assert parse_message(body) is None
 
 
 @pytest.mark.parametrize("project", ["", "x", "-1", "29.1", "٣", None])
