@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -22,6 +22,8 @@ from logs import fields, get_logger
 
 logger = get_logger("receiver")
 
+Item = TypeVar("Item")
+
 SECRET_HEADER = "x-segloop-secret"  # noqa: S105 - the name of the header
 #: The largest event that is read, in bytes; Lambda takes no larger one.
 BODY_BYTES = 6 * 2**20
@@ -30,7 +32,30 @@ ANNOTATIONS = 1000
 #: Tasks of a message: those that an endpoint predicts within a function's time.
 TASKS = 10
 
-Json = dict[str, Any]
+
+class Source(TypedDict, total=False):
+    sourceIp: str
+
+
+class RequestContext(TypedDict, total=False):
+    http: Source | None
+
+
+class Request(TypedDict, total=False):
+    """A request of API Gateway, payload format 2.0."""
+
+    headers: dict[str, str] | None
+    body: str | None
+    isBase64Encoded: bool
+    requestContext: RequestContext | None
+
+
+class Answer(TypedDict):
+    """An answer to API Gateway."""
+
+    statusCode: int
+    headers: dict[str, str]
+    body: str
 
 
 class Receiver:
@@ -46,7 +71,7 @@ class Receiver:
         self._queue, self._task_queue = queue, task_queue
         self._count_updates = count_updates
 
-    def answer(self, request: Mapping[str, Any]) -> Json:
+    def answer(self, request: Request) -> Answer:
         """The answer to a request: 202 once the queue has what counts, 200 where nothing does, 4xx, or 503."""
         try:
             if not self._secret.matches(_header(request, SECRET_HEADER)):
@@ -64,7 +89,7 @@ class Receiver:
             logger.exception("an event was not handed over")
             return _reply(503, "the event could not be handed over; see the receiver's log")
 
-    def _hand_over(self, event: Event) -> Json:
+    def _hand_over(self, event: Event) -> Answer:
         counts = [{"project": event.project, "annotations": part} for part in _parts(event.annotations, ANNOTATIONS)]
         self._send(self._queue, counts)
         tasks = event.tasks if self._task_queue else ()
@@ -78,12 +103,12 @@ class Receiver:
             return _reply(200, f"{event.action} changes nothing here")
         return _reply(202, "handed over", **told)
 
-    def _send(self, queue: str, messages: Sequence[Json]) -> None:
+    def _send(self, queue: str, messages: Sequence[Mapping[str, object]]) -> None:
         for message in messages:
             self._sqs.send_message(QueueUrl=queue, MessageBody=json.dumps(message, separators=(",", ":")))
 
 
-def lambda_handler(event: Mapping[str, Any], context: object) -> Json:
+def lambda_handler(event: Request, context: object) -> Answer:
     """What API Gateway calls."""
     return _receiver().answer(event)
 
@@ -101,17 +126,17 @@ def _receiver() -> Receiver:
     )
 
 
-def _header(request: Mapping[str, Any], name: str) -> str:
+def _header(request: Request, name: str) -> str:
     headers = request.get("headers") or {}
     return next((str(value) for key, value in headers.items() if key.lower() == name), "")
 
 
-def _source(request: Mapping[str, Any]) -> str:
+def _source(request: Request) -> str:
     http = (request.get("requestContext") or {}).get("http") or {}
     return str(http.get("sourceIp", ""))
 
 
-def _body(request: Mapping[str, Any]) -> bytes:
+def _body(request: Request) -> bytes:
     body = request.get("body") or ""
     if not request.get("isBase64Encoded"):
         return body.encode("utf-8", "replace")
@@ -121,12 +146,12 @@ def _body(request: Mapping[str, Any]) -> bytes:
         raise BadEvent(f"the body is not base64: {error}") from error
 
 
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def _reply(status: int, message: str, **more: int) -> Json:
+def _reply(status: int, message: str, **more: int) -> Answer:
     return {
         "statusCode": status,
         "headers": {"content-type": "application/json"},

@@ -13,7 +13,6 @@ The table, by `pk` and `sk`:
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from messages import Batch, BatchAnswer, handle_batch
 
 from launching import PROJECTS, Launches, launches
 from logs import fields, get_logger
@@ -36,8 +36,6 @@ _AT_ONCE = 99
 _TRIES = 8
 _LONGEST_WAIT_S = 0.4
 _PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
-
-Json = dict[str, Any]
 
 
 class Conflict(Exception):
@@ -54,18 +52,11 @@ class Counter:
     def __init__(self, dynamodb: Any, table: str, launches: Launches) -> None:
         self._dynamodb, self._table, self._launches = dynamodb, table, launches
 
-    def handle(self, event: Mapping[str, Any]) -> Json:
+    def handle(self, batch: Batch) -> BatchAnswer:
         """Count the messages of a batch from SQS; the answer names those that are to come again."""
-        failed = []
-        for record in event["Records"]:
-            try:
-                self._count_message(json.loads(record["body"]))
-            except Exception:
-                logger.exception("a message was not counted", extra=fields(message_id=record["messageId"]))
-                failed.append({"itemIdentifier": record["messageId"]})
-        return {"batchItemFailures": failed}
+        return handle_batch(batch, self._count_message, logger)
 
-    def _count_message(self, message: Mapping[str, Any]) -> None:
+    def _count_message(self, message: Mapping[str, object]) -> None:
         project, names = message["project"], message["annotations"]
         if not isinstance(project, str) or not isinstance(names, list):
             raise TypeError("project is no text, or annotations is no list")
@@ -103,9 +94,9 @@ class Counter:
                 return len(left)
         return 0
 
-    def _transaction(self, project: str, names: Sequence[str]) -> list[Json]:
+    def _transaction(self, project: str, names: Sequence[str]) -> list[dict[str, object]]:
         expires = {"N": str(int(time.time()) + MARKER_S)}
-        markers = [
+        markers: list[dict[str, object]] = [
             {
                 "Put": {
                     "TableName": self._table,
@@ -115,7 +106,7 @@ class Counter:
             }
             for name in names
         ]
-        count = {
+        count: dict[str, object] = {
             "Update": {
                 "TableName": self._table,
                 "Key": {"pk": {"S": PROJECTS}, "sk": {"S": project}},
@@ -126,7 +117,7 @@ class Counter:
         return [*markers, count]
 
 
-def lambda_handler(event: Mapping[str, Any], context: object) -> Json:
+def lambda_handler(event: Batch, context: object) -> BatchAnswer:
     """What Lambda calls with messages of the queue."""
     return _counter().handle(event)
 

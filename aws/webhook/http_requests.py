@@ -5,7 +5,6 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
 
 ANSWER_BYTES = 32 * 2**20
 
@@ -19,7 +18,6 @@ class Failed(Exception):
 
 
 def request(
-    method: str,
     url: str,
     *,
     headers: Mapping[str, str],
@@ -27,13 +25,13 @@ def request(
     timeout_s: float,
     most: int = ANSWER_BYTES,
 ) -> bytes:
-    """The body of an answer, `most` bytes of it at the most.
+    """The body of an answer to GET, or to POST where there is a body; `most` bytes of it at the most.
 
     Raises:
         Failed: there is none; the text has the address without its query.
     """
-    asked = urllib.request.Request(url, body, dict(headers), method=method)  # noqa: S310 - the template allows http(s)
-    about = f"{method} {url.partition('?')[0]}"
+    asked = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the template allows http(s)
+    about = f"{asked.get_method()} {url.partition('?')[0]}"
     try:
         with _opener.open(asked, timeout=timeout_s) as response:
             answer: bytes = response.read(most)
@@ -46,7 +44,7 @@ def request(
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 

@@ -37,7 +37,7 @@ class LabelStudio:
         Raises:
             Failed (http_requests): Label Studio does not answer, or refuses; so do the other methods.
         """
-        return str(self._json("GET", f"/api/projects/{project}/")["label_config"])
+        return str(self._json(f"/api/projects/{project}/")["label_config"])
 
     def unpredicted(self, project: int, tasks: Sequence[int]) -> list[Json]:
         """Those of some tasks that are there and have no prediction: `{"id", "data"}` of each, with addresses as they are stored."""
@@ -51,24 +51,24 @@ class LabelStudio:
             "fields": "task_only",
             "resolve_uri": "false",
         }
-        found = self._json("GET", f"/api/tasks/?{urlencode(arguments)}")["tasks"]
+        found = self._json(f"/api/tasks/?{urlencode(arguments)}")["tasks"]
         return [{"id": task["id"], "data": task["data"]} for task in found if not task.get("total_predictions")]
 
     def store(self, project: int, prediction: Json) -> None:
         """Store a prediction: `{"task", "result", "score", "model_version"}`."""
-        self._json("POST", f"/api/projects/{project}/import/predictions", [prediction])
+        self._json(f"/api/projects/{project}/import/predictions", [prediction])
 
     def upload(self, address: str, most: int) -> bytes | None:
         """A file that was uploaded to Label Studio, that many bytes at the most; None for other addresses."""
         path = address.removeprefix(self._url)
         if not path.startswith(_UPLOADS) or ".." in path:
             return None
-        return request("GET", f"{self._url}{path}", headers=self._headers(), timeout_s=_TIMEOUT_S, most=most)
+        return request(f"{self._url}{path}", headers=self._headers(), timeout_s=_TIMEOUT_S, most=most)
 
-    def _json(self, method: str, path: str, body: object = None) -> Any:
+    def _json(self, path: str, body: object = None) -> Any:
         content = None if body is None else json.dumps(body).encode()
         headers = {**_JSON, **self._headers()}
-        return json.loads(request(method, f"{self._url}{path}", headers=headers, body=content, timeout_s=_TIMEOUT_S))
+        return json.loads(request(f"{self._url}{path}", headers=headers, body=content, timeout_s=_TIMEOUT_S))
 
     def _headers(self) -> dict[str, str]:
         token = self._token()
@@ -84,7 +84,7 @@ class LabelStudio:
     def _exchange(self, token: str) -> str:
         url = f"{self._url}/api/token/refresh/"
         body = json.dumps({"refresh": token}).encode()
-        answer = json.loads(request("POST", url, headers=_JSON, body=body, timeout_s=_TIMEOUT_S))
+        answer = json.loads(request(url, headers=_JSON, body=body, timeout_s=_TIMEOUT_S))
         return str(answer["access"])
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ _TRIES = 20
 _LONGEST_WAIT_S = 0.1
 _TIMEOUT_S = 10.0
 
-Json = dict[str, Any]
+#: An item as DynamoDB has it: {name: {type: text}}.
+Row = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Launches:
             return launch
         raise NotStarted(f"project {project}: {_TRIES} conflicts in a row at claiming a launch")
 
-    def _query(self, pk: str, condition: str, cut: int) -> Iterator[Json]:
+    def _query(self, pk: str, condition: str, cut: int) -> Iterator[Row]:
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="pk = :pk",
@@ -205,7 +206,7 @@ class Segloop:
         body = json.dumps({"action": "START_TRAINING", "project": launch.project}).encode()
         headers = {"Content-Type": "application/json", "X-Segloop-Secret": self._secret.value()}
         try:
-            answer = json.loads(request("POST", self._url, headers=headers, body=body, timeout_s=_TIMEOUT_S))
+            answer = json.loads(request(self._url, headers=headers, body=body, timeout_s=_TIMEOUT_S))
         except (Failed, ValueError) as error:
             raise NotStarted(f"segloop does not take the training: {error}") from error
         return str(answer.get("job", "")) if isinstance(answer, dict) else ""
@@ -227,5 +228,5 @@ def launches(config: Config) -> Launches:
     return Launches(boto3.client("dynamodb", config=config), table, per_training, starter(table))
 
 
-def _key(launch: Launch) -> Json:
+def _key(launch: Launch) -> Row:
     return {"pk": {"S": LAUNCHES}, "sk": {"S": f"{launch.project}#{launch.generation:09d}"}}

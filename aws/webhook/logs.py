@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -20,7 +19,7 @@ def get_logger(name: str) -> logging.Logger:
     return logger
 
 
-def fields(**own: Any) -> dict[str, dict[str, Any]]:
+def fields(**own: object) -> dict[str, dict[str, object]]:
     """The `extra` of a record."""
     return {"fields": own}
 

@@ -10,16 +10,17 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict
 
 import boto3
 from botocore.config import Config
+from messages import Batch, BatchAnswer, handle_batch
 
 from credentials import SharedSecret
 from http_requests import Failed
-from labelling import LabelStudio
+from labelling import Json, LabelStudio
 from logs import fields, get_logger
 
 logger = get_logger("prelabelling")
@@ -29,7 +30,12 @@ IMAGE_BYTES = 18 * 10**6
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", re.IGNORECASE)
 _DEPTH = 8
 
-Json = dict[str, Any]
+
+class TaskMessage(TypedDict):
+    """What the receiver sends of new tasks."""
+
+    project: int
+    tasks: list[int]
 
 
 class Unusable(Exception):
@@ -52,18 +58,11 @@ class PreLabeller:
         self._s3, self._runtime, self._label_studio = s3, runtime, label_studio
         self._bucket, self._endpoint = bucket, endpoint
 
-    def handle(self, event: Mapping[str, Any]) -> Json:
+    def handle(self, batch: Batch) -> BatchAnswer:
         """Pre-label the tasks of a batch from SQS; the answer names the messages that are to come again."""
-        failed = []
-        for record in event["Records"]:
-            try:
-                self._prelabel(json.loads(record["body"]))
-            except Exception:
-                logger.exception("tasks were not pre-labelled", extra=fields(message_id=record["messageId"]))
-                failed.append({"itemIdentifier": record["messageId"]})
-        return {"batchItemFailures": failed}
+        return handle_batch(batch, self._prelabel, logger)
 
-    def _prelabel(self, message: Mapping[str, Any]) -> None:
+    def _prelabel(self, message: TaskMessage) -> None:
         project = int(message["project"])
         label_config = self._label_studio.label_config(project)
         # what an earlier try has predicted is not asked for again
@@ -142,7 +141,7 @@ class PreLabeller:
             raise
 
 
-def lambda_handler(event: Mapping[str, Any], context: object) -> Json:
+def lambda_handler(event: Batch, context: object) -> BatchAnswer:
     """What Lambda calls with messages of the queue of tasks."""
     return _prelabeller().handle(event)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from botocore.config import Config
 
@@ -36,7 +34,7 @@ def sweep(found: Launches, *, left_s: float = LEFT_S) -> int:
     return len(left)
 
 
-def lambda_handler(event: Mapping[str, Any], context: object) -> dict[str, int]:
+def lambda_handler(event: object, context: object) -> dict[str, int]:
     """What the schedule calls."""
     return {"left_behind": sweep(_launches())}
 
