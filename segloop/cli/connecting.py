@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: What Label Studio calls the orders in which it serves tasks.
 _SAMPLING = {"uncertainty": "Uncertainty sampling", "sequential": "Sequential sampling", "uniform": "Uniform sampling"}
-#: The title before the backend said which version answers.
+#: The backend's title until it is known which version answers.
 _FIRST_TITLE = "segloop"
 _MARKS = {
     "ok": "[green]ok[/]",
@@ -28,6 +28,46 @@ _MARKS = {
 }
 
 Sampling = Literal["uncertainty", "sequential", "uniform", "keep"]
+
+
+class _Options(TypedDict):
+    interactive: bool
+    sampling: Sampling
+    as_json: bool
+
+
+class Change(TypedDict):
+    """A value before and after."""
+
+    before: str
+    after: str
+
+
+class Entry(TypedDict):
+    """A webhook of the project: what was done with it, and which of its fields changed."""
+
+    id: int
+    done: str
+    changed: list[str]
+
+
+class BackendEntry(Entry):
+    """The project's entry of this backend."""
+
+    url: str
+    version: str
+
+
+class Report(TypedDict):
+    """What `segloop connect` did."""
+
+    project: int
+    title: str
+    backend: BackendEntry
+    webhook: Entry | None
+    sampling: Change
+    model_version: Change
+    warnings: list[str]
 
 
 @click.command()
@@ -49,9 +89,7 @@ Sampling = Literal["uncertainty", "sequential", "uniform", "keep"]
     help="The order in which people get tasks: least sure first, or another; keep leaves it as it is.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def connect(
-    project: int, url: str, label_studio_url: str, interactive: bool, sampling: Sampling, as_json: bool
-) -> None:
+def connect(project: int, url: str, label_studio_url: str, **options: Unpack[_Options]) -> None:
     """Connect segloop to a project of Label Studio.
 
     Adds this segloop as the project's ML backend, with the password that is set, titled with the version it
@@ -75,104 +113,115 @@ def connect(
             "LABEL_STUDIO_API_KEY is not set: create a personal access token in Label Studio under Account & Settings"
         )
     with closing(LabelStudio.from_settings(settings)) as api:
-        result = _connect(api, settings, project, address, interactive, sampling)
-    if as_json:
-        print_json(result)
-        return
-    _print_connected(result)
+        connection = _Connection(api, settings, project, address, options["interactive"], options["sampling"])
+        report = connection.make()
+    if options["as_json"]:
+        print_json(report)
+    else:
+        _print_connected(report)
 
 
 def _settings(label_studio_url: str) -> Settings:
     return load_settings(label_studio_url=label_studio_url) if label_studio_url else load_settings()
 
 
-def _connect(
-    api: LabelStudio, settings: Settings, number: int, address: str, interactive: bool, sampling: Sampling
-) -> dict[str, Any]:
-    from segloop.labelstudio import BackendSpec
-    from segloop.labelstudio.api import same_url
+@dataclass(frozen=True)
+class _Connection:
+    """This segloop, at `address`, as the ML backend of a project."""
 
-    project = api.projects.get(number)
-    warnings = _obstacles(api, settings, number, address)
-    before = next((entry for entry in api.backends.all(number) if same_url(entry["url"], address)), {})
-    spec = BackendSpec(
-        address,
-        before.get("model_version") or before.get("title") or _FIRST_TITLE,
-        basic_auth=(settings.basic_auth_user, settings.basic_auth_pass) if settings.has_password else None,
-        webhook_secret=settings.webhook_secret,
-        interactive=interactive,
-    )
-    connected = api.backends.connect(number, spec)
-    # Label Studio has asked the backend for its version meanwhile
-    entry = connected.backend
-    entry = api.backends.set_title(entry, entry.get("model_version") or entry["title"])
-    changed = [name for name in connected.changed if name != "title"]
-    changed += ["title"] if before and before.get("title") != entry["title"] else []
-    webhook = connected.webhook
-    shown = _set_shown(api, number, entry["title"], sampling)
-    if shown["after"] != entry["title"]:
-        warnings.append(
-            f"the project shows predictions of {shown['after']!r}, not of this backend.\n"
-            f"  Fix: choose {entry['title']!r} under Settings > Annotation > Live Predictions"
+    api: LabelStudio
+    settings: Settings
+    project: int
+    address: str
+    interactive: bool
+    sampling: Sampling
+
+    def make(self) -> Report:
+        """Connect, and report what was done.
+
+        Raises:
+            ClickException: Label Studio would not take the backend.
+        """
+        from segloop.labelstudio import BackendSpec
+        from segloop.labelstudio.api import same_url
+
+        api, settings = self.api, self.settings
+        project = api.projects.get(self.project)
+        warnings = self._obstacles()
+        backends = api.backends.all(self.project)
+        before = next((entry for entry in backends if same_url(entry["url"], self.address)), {})
+        spec = BackendSpec(
+            self.address,
+            before.get("model_version") or before.get("title") or _FIRST_TITLE,
+            basic_auth=(settings.basic_auth_user, settings.basic_auth_pass) if settings.has_password else None,
+            webhook_secret=settings.webhook_secret,
+            interactive=self.interactive,
         )
-    return {
-        "project": number,
-        "title": project["title"],
-        "backend": {
-            "id": entry["id"],
-            "url": entry["url"],
-            "version": entry["title"],
-            "done": "added" if connected.created else "updated" if changed else "unchanged",
-            "changed": changed,
-        },
-        "webhook": None if webhook is None else {"id": webhook.id, "done": webhook.done, "changed": [*webhook.changed]},
-        "sampling": _set_sampling(api, project, sampling),
-        "model_version": shown,
-        "warnings": warnings,
-    }
+        connected = api.backends.connect(self.project, spec)
+        # Label Studio has asked the backend for its version meanwhile
+        entry = connected.backend
+        entry = api.backends.set_title(entry, entry.get("model_version") or entry["title"])
+        changed = [name for name in connected.changed if name != "title"]
+        changed += ["title"] if before and before.get("title") != entry["title"] else []
+        webhook = connected.webhook
+        shown = self._set_shown(entry["title"])
+        if shown["after"] != entry["title"]:
+            warnings.append(
+                f"the project shows predictions of {shown['after']!r}, not of this backend.\n"
+                f"  Fix: choose {entry['title']!r} under Settings > Annotation > Live Predictions"
+            )
+        return {
+            "project": self.project,
+            "title": project["title"],
+            "backend": {
+                "id": entry["id"],
+                "url": entry["url"],
+                "version": entry["title"],
+                "done": "added" if connected.created else "updated" if changed else "unchanged",
+                "changed": changed,
+            },
+            "webhook": None
+            if webhook is None
+            else {"id": webhook.id, "done": webhook.done, "changed": [*webhook.changed]},
+            "sampling": self._set_sampling(str(project.get("sampling") or "")),
+            "model_version": shown,
+            "warnings": warnings,
+        }
 
+    def _obstacles(self) -> list[str]:
+        """What will not work for this address, found before anything is changed."""
+        from segloop.doctor.connection import backend_address, private_addresses
 
-def _obstacles(api: LabelStudio, settings: Settings, number: int, address: str) -> list[str]:
-    """What will not work for this address, asked before anything is changed.
+        refusals = self.api.backends.refusals(self.project, self.address)
+        blocked, unusable = private_addresses(self.address, refusals), backend_address(self.address, refusals)
+        if "backend" in refusals.blocked:
+            raise click.ClickException(f"{blocked.text}\nFix: {blocked.fix}")
+        if refusals.backend:
+            raise click.ClickException(f"{unusable.text}\nFix: {unusable.fix}")
+        warnings = [f"{found.text}\n  Fix: {found.fix}" for found in (blocked, unusable) if found.status != "ok"]
+        if self.settings.has_password and not self.settings.webhook_secret.get_secret_value():
+            warnings.append(
+                "BASIC_AUTH_PASS is set but SEGLOOP_WEBHOOK_SECRET is not: the server refuses Label Studio's annotation "
+                "events.\n  Fix: set it, restart segloop, and connect again"
+            )
+        return warnings
 
-    Raises:
-        ClickException: Label Studio would not take the backend at all.
-    """
-    from segloop.doctor.connection import backend_address, private_addresses
-
-    refusals = api.backends.refusals(number, address)
-    blocked, unusable = private_addresses(address, refusals), backend_address(address, refusals)
-    if "backend" in refusals.blocked:
-        raise click.ClickException(f"{blocked.text}\nFix: {blocked.fix}")
-    if refusals.backend:
-        raise click.ClickException(f"{unusable.text}\nFix: {unusable.fix}")
-    warnings = [f"{found.text}\n  Fix: {found.fix}" for found in (blocked, unusable) if found.status != "ok"]
-    if settings.has_password and not settings.webhook_secret.get_secret_value():
-        warnings.append(
-            "BASIC_AUTH_PASS is set but SEGLOOP_WEBHOOK_SECRET is not: the server refuses Label Studio's annotation "
-            "events.\n  Fix: set it, restart segloop, and connect again"
-        )
-    return warnings
-
-
-def _set_shown(api: LabelStudio, number: int, version: str, sampling: Sampling) -> dict[str, str]:
-    """Have the project show the predictions of a version: the order of least sure tasks goes by their scores."""
-    before = str(api.projects.get(number).get("model_version") or "")
-    if before != version and sampling == "uncertainty":
-        api.projects.change(number, model_version=version)
+    def _set_shown(self, version: str) -> Change:
+        """Have the project show the predictions of a version: the order of least sure tasks goes by their scores."""
+        before = str(self.api.projects.get(self.project).get("model_version") or "")
+        if before == version or self.sampling != "uncertainty":
+            return {"before": before, "after": before}
+        self.api.projects.change(self.project, model_version=version)
         return {"before": before, "after": version}
-    return {"before": before, "after": before}
+
+    def _set_sampling(self, before: str) -> Change:
+        after = _SAMPLING.get(self.sampling, before)
+        if after != before:
+            self.api.projects.change(self.project, sampling=after)
+        return {"before": before, "after": after}
 
 
-def _set_sampling(api: LabelStudio, project: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
-    before = str(project.get("sampling") or "")
-    after = _SAMPLING.get(sampling, before)
-    if after != before:
-        api.projects.change(project["id"], sampling=after)
-    return {"before": before, "after": after}
-
-
-def _print_connected(result: dict[str, Any]) -> None:
+def _print_connected(result: Report) -> None:
     backend, webhook, sampling = result["backend"], result["webhook"], result["sampling"]
     click.echo(f"project {result['project']} ({result['title']}):")
     click.echo(f"  backend {backend['url']}: {_done(backend)}; it serves {backend['version']}")
@@ -186,8 +235,8 @@ def _print_connected(result: dict[str, Any]) -> None:
         click.secho(f"Warning: {text}", fg="yellow", err=True)
 
 
-def _done(part: dict[str, Any]) -> str:
-    return f"{part['done']} ({', '.join(part['changed'])})" if part["changed"] else str(part["done"])
+def _done(part: Entry) -> str:
+    return f"{part['done']} ({', '.join(part['changed'])})" if part["changed"] else part["done"]
 
 
 @click.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import click
 
@@ -14,13 +15,32 @@ from segloop.errors import ImageError, SegloopError
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from segloop.images import Image
     from segloop.registry import Registry
     from segloop.serving import Segmentation, ServedModel
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 _WILDCARDS = frozenset("*?[")
-#: Stands for a project where the store has none: the pretrained network alone answers.
+#: The project's key where the store has none: the pretrained network alone answers.
 _NO_PROJECT = "0"
+
+
+class _Options(TypedDict):
+    version: str | None
+    project: str | None
+    masks: bool
+    as_json: bool
+
+
+class Row(TypedDict):
+    """What was written for an image, and the share of each class on it."""
+
+    image: str
+    overlay: str
+    width: int
+    height: int
+    mask: NotRequired[str]
+    shares: dict[str, float]
 
 
 @click.command()
@@ -32,9 +52,7 @@ _NO_PROJECT = "0"
 @click.option("--masks", is_flag=True, help="Write class maps too: PNG, a pixel's value is its class, 0 is background.")
 @click.option("--project", "-p", help="Id of the project; needed only where the store has several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def predict(
-    images: tuple[str, ...], out: Path, version: str | None, masks: bool, project: str | None, as_json: bool
-) -> None:
+def predict(images: tuple[str, ...], out: Path, **options: Unpack[_Options]) -> None:
     """Predict image files, and write overlays.
 
     Takes files, folders, and patterns. Runs what the server runs, in this process; Label Studio is not asked. Prints
@@ -50,19 +68,20 @@ def predict(
 
     settings = load_settings()
     allow_pixels(settings.image_max_pixels)
-    model = _model(settings, project, version)
+    model = _model(settings, options["project"], options["version"])
+    as_json = options["as_json"]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.ClickException(f"{out} cannot be made: {error.strerror}") from error
-    written: list[dict[str, Any]] = []
-    taken: set[str] = set()
+    overlays = _Overlays(model, settings, out, options["masks"])
+    written: list[Row] = []
     failed = False
     if not as_json:
         click.echo(f"{model.version}: {', '.join(model.classes)}")
     for path in _files(images):
         try:
-            row = _predict(path, model, settings, out, masks, taken)
+            row = overlays.write(path)
         except ImageError as error:
             failed = True
             click.echo(f"Error: {error}", err=True)
@@ -122,7 +141,7 @@ def _key(registry: Registry, settings: Settings, project: str | None, version: s
 
 
 def _files(named: tuple[str, ...]) -> Iterator[Path]:
-    """The files that are named; what names none stands for itself, and is an image that cannot be read."""
+    """The files that the arguments name. An argument without a file stays as it is, for an error that names it."""
     for name in named:
         path = Path(name)
         found = [path]
@@ -134,47 +153,65 @@ def _files(named: tuple[str, ...]) -> Iterator[Path]:
         yield from found or [path]
 
 
-def _predict(
-    path: Path, model: ServedModel, settings: Settings, out: Path, masks: bool, taken: set[str]
-) -> dict[str, Any]:
-    """Predict a file, write what is asked for, and say what is on it.
+@dataclass(frozen=True)
+class _Overlays:
+    """Predicts image files, and writes their overlays and, if `masks`, their class maps to a folder."""
 
-    Raises:
-        ImageError: it cannot be read, or is no image.
-    """
-    from segloop.cli.drawing import class_colours, overlay, write_class_map, write_image
-    from segloop.images import Blob, Image
+    model: ServedModel
+    settings: Settings
+    out: Path
+    masks: bool
+    taken: set[str] = field(default_factory=set)
 
-    if path.is_dir():
-        raise ImageError(f"{path} holds no image ({', '.join(sorted(_SUFFIXES))})")
-    try:
-        if path.stat().st_size > settings.image_max_bytes:
-            raise ImageError(f"{path} is larger than SEGLOOP_IMAGE_MAX_BYTES={settings.image_max_bytes}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
-    image = Image(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=settings.image_max_pixels, name=str(path))
-    segmentation = model.segment(image)
-    colours = class_colours(len(model.classes))
-    stem = _free(path.stem, taken)
-    target = out / f"{stem}.overlay.png"
-    write_image(target, overlay(model.pixels(image), segmentation.class_map, colours))
-    row: dict[str, Any] = {"image": str(path), "overlay": str(target), "width": image.width, "height": image.height}
-    if masks:
-        row["mask"] = str(out / f"{stem}.mask.png")
-        write_class_map(Path(row["mask"]), segmentation.class_map, colours)
-    return {**row, "shares": _shares(segmentation, model.classes)}
+    def write(self, path: Path) -> Row:
+        """Predict a file.
 
+        Raises:
+            ImageError: it cannot be read, or is no image.
+            OSError: the folder cannot be written to.
+        """
+        from segloop.cli.drawing import class_colours, overlay, write_class_map, write_image
 
-def _free(stem: str, taken: set[str]) -> str:
-    """A name for an image's files that no other image of this run has."""
-    name = next(
-        name
-        for number in range(1, len(taken) + 2)
-        if (name := stem if number == 1 else f"{stem}-{number}") not in taken
-    )
-    taken.add(name)
-    return name
+        image = self._image(path)
+        segmentation = self.model.segment(image)
+        colours = class_colours(len(self.model.classes))
+        stem = self._free(path.stem)
+        target = self.out / f"{stem}.overlay.png"
+        write_image(target, overlay(self.model.pixels(image), segmentation.class_map, colours))
+        row: Row = {
+            "image": str(path),
+            "overlay": str(target),
+            "width": image.width,
+            "height": image.height,
+            "shares": _shares(segmentation, self.model.classes),
+        }
+        if self.masks:
+            mask = self.out / f"{stem}.mask.png"
+            write_class_map(mask, segmentation.class_map, colours)
+            row["mask"] = str(mask)
+        return row
+
+    def _image(self, path: Path) -> Image:
+        from segloop.images import Blob, Image
+
+        settings = self.settings
+        if path.is_dir():
+            raise ImageError(f"{path} holds no image ({', '.join(sorted(_SUFFIXES))})")
+        try:
+            if path.stat().st_size > settings.image_max_bytes:
+                raise ImageError(f"{path} is larger than SEGLOOP_IMAGE_MAX_BYTES={settings.image_max_bytes}")
+            data = path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+        blob = Blob(data, hashlib.sha256(data).hexdigest())
+        return Image(blob, max_pixels=settings.image_max_pixels, name=str(path))
+
+    def _free(self, stem: str) -> str:
+        """A name for an image's files that no other image of this run has."""
+        numbers = range(2, len(self.taken) + 2)
+        name = next(name for name in (stem, *(f"{stem}-{number}" for number in numbers)) if name not in self.taken)
+        self.taken.add(name)
+        return name
 
 
 def _shares(segmentation: Segmentation, classes: tuple[str, ...]) -> dict[str, float]:
