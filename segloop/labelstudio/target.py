@@ -31,7 +31,7 @@ _FINAL: Final = frozenset({"AccessDenied", "NoSuchBucket", "InvalidAccessKeyId",
 
 
 class Parsed(NamedTuple):
-    """What an object says: annotations of a task, or the problem with it; neither, if it is another project's."""
+    """The content of an object: annotations of a task, or the problem with it; neither, if it is another project's."""
 
     task: int = 0
     data: Mapping[str, Any] = {}
@@ -54,7 +54,7 @@ class TargetStorage:
 
     def pages(self) -> Iterator[list[tuple[str, str]]]:
         """The keys of annotations or tasks with their ETags, up to a thousand at a time."""
-        with self._trouble():
+        with self._named_errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
             )
@@ -66,8 +66,8 @@ class TargetStorage:
                 ]
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Parsed | None]]:
-        """What objects say, in the order of the keys; None for one that is gone."""
-        with self._trouble(), ThreadPoolExecutor(_READERS) as pool:
+        """The content of objects, in the order of the keys; None for one that is gone."""
+        with self._named_errors(), ThreadPoolExecutor(_READERS) as pool:
             for key, body in pool.map(self._body, keys):
                 yield key, None if body is None else parse_object(body, self._project_id)
 
@@ -82,7 +82,7 @@ class TargetStorage:
         return s3_client()
 
     @contextmanager
-    def _trouble(self) -> Iterator[None]:
+    def _named_errors(self) -> Iterator[None]:
         sentence = f"the target storage {self.url} (annotations_from) cannot be read"
         try:
             yield
@@ -92,7 +92,7 @@ class TargetStorage:
 
 
 def parse_object(body: bytes, project_id: int) -> Parsed:
-    """What an object of a target storage says, in any of Label Studio's forms."""
+    """The content of an object of a target storage, in any of Label Studio's forms."""
     try:
         value = orjson.loads(body)
         task = value if "annotations" in value else value["task"]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segloop.errors import MaskError
 
-#: Coordinates beyond this are refused: float64 no longer tells pixels apart where slopes are computed.
+#: Coordinates beyond this are refused: float64 is too coarse there for the slopes of edges.
 _FARTHEST_PX = 1e8
 #: Crossings of polygon edges with pixel rows computed at a time.
 _CROSSINGS_AT_ONCE = 1 << 22

@@ -1,4 +1,4 @@
-"""What answers now: engines that run a network, the served model, and its replacement while requests run."""
+"""Serving: engines that run a network, the served model of each project, its replacement, and predictions."""
 
 from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache

@@ -35,7 +35,7 @@ class Batcher:
     """Lets concurrent callers share an engine: the oldest images of one size go together, up to its `max_batch`.
 
     No thread of its own: of the callers that wait, one runs the next batch for all. An engine that takes batches
-    waits up to `wait_s` for one to fill. Thread-safe; how many may wait is bounded by who calls.
+    waits up to `wait_s` for one to fill. Thread-safe; the callers bound how many may wait.
     """
 
     def __init__(self, engine: Engine, wait_s: float = 0.002) -> None:
@@ -106,10 +106,10 @@ class Batcher:
 
 
 class Unbatched(Batcher):
-    """For an engine that computes elsewhere: concurrent callers ask it side by side, an image at a time."""
+    """For an engine on another machine: concurrent callers use it side by side, an image at a time."""
 
     def logits(self, images: Sequence[Float32], deadline: float | None = None) -> list[Float32]:
-        """As Batcher's; a call that has begun is not broken off at the deadline."""
+        """As of `Batcher`; a call that has begun is not broken off at the deadline."""
         found = []
         for image in images:
             _left_s(deadline)

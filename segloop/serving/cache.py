@@ -1,4 +1,4 @@
-"""The prediction cache: what a network said of an image, and its pixels, for the next click on it."""
+"""The prediction cache: segmentations of images, and their pixels, for the next click on the same image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MISS: Final = ("prediction", "miss")
 
 
 class Sized(Protocol):
-    """What knows how many bytes it holds: segmentations, arrays."""
+    """A value whose size in bytes is known: a segmentation, an array."""
 
     @property
     def nbytes(self) -> int: ...
@@ -31,7 +31,7 @@ class PredictionCache:
     """Segmentations by image content, version and network size, and pixels by image content; least recently used go
     first, beyond `max_bytes`.
 
-    Whoever asks for what another thread is just computing waits for it instead of computing it too. Thread-safe.
+    A caller waits for a value that another thread is computing, and does not compute it too. Thread-safe.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -78,7 +78,7 @@ class PredictionCache:
         return found
 
     def _compute(self, key: Hashable, compute: Callable[[], Value]) -> Value:
-        """Compute and keep. Whoever asks from then on finds the result or, after a failure, computes it anew."""
+        """Compute a value and keep it. After a failure the next caller computes it anew."""
         found = None
         try:
             found = compute()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Exit status of `python -m segloop.training.export --pretrained` where the settings' weights segment nothing, or can't be had.
 NOTHING_TO_EXPORT: Final = 3
-#: What an export with a snapshot says of its models.
+#: The report of an export with a snapshot: which of its models serve.
 REPORT: Final = "engines.json"
 #: Requests that are answered meanwhile go first.
 NICENESS: Final = 5

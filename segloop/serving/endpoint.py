@@ -1,4 +1,4 @@
-"""The engine that is a SageMaker endpoint: the network's arithmetic, elsewhere."""
+"""An engine that runs the network on a SageMaker endpoint."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _ANSWER_BYTES: Final = 64 * 2**20
 class SageMakerEngine:
     """Sends batches to an endpoint as .npy (float32 (B, 3, h, w)) and takes logits float32 (B, C, h', w') as .npy back.
 
-    The endpoint is told the version by the header of custom attributes (`version=v3-...`), and by a parameter of the
-    content type, which AWS's image passes on where it may lose the header; one that serves another is to answer with
-    an error. Thread-safe; boto3's default chain of credentials.
+    The version is in the header of custom attributes (`version=v3-...`) and in a parameter of the content type, which
+    AWS's image passes on where it may lose the header; an endpoint that serves another version answers with an error. Thread-safe; boto3's default chain of credentials.
 
     Args:
         timeout_s: longest wait for an answer, of each try.

@@ -1,4 +1,4 @@
-"""Loading of networks aside from the requests that wait for them."""
+"""Networks are loaded in threads of their own, so that no request has to wait to the end."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from segloop.errors import Busy
 
 Value = TypeVar("Value")
 
-#: When to ask again for a network that takes long to be made ready, in seconds.
+#: When a client should ask again for a network that is being loaded, in seconds.
 RETRY_AFTER_S: Final = 10
 
 
-class Loads:
-    """Runs each load once, in a thread of its own that goes on whoever waits for it, one after the other.
+class SingleFlight:
+    """Runs each load once for all callers, and one load at a time.
 
-    Converting a network to another engine's form takes half a minute, and longer than a request has. Thread-safe.
+    A load has a thread of its own and goes on when its callers stop waiting: converting a network to another engine's
+    form takes half a minute, which is longer than a request has. Thread-safe.
     """
 
     def __init__(self) -> None:
-        self._under_way: dict[Hashable, Future[Any]] = {}
+        self._loading: dict[Hashable, Future[Any]] = {}
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
@@ -34,9 +35,9 @@ class Loads:
             Busy: it did not end before `deadline`, of `time.monotonic`.
         """
         with self._lock:
-            loading = self._under_way.get(key)
+            loading = self._loading.get(key)
             if loading is None:
-                loading = self._under_way[key] = Future()
+                loading = self._loading[key] = Future()
                 # A daemon, as a conversion must not hold up the end of the process.
                 threading.Thread(target=self._run, args=(key, load, loading), name="loading", daemon=True).start()
         wait([loading], None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -58,4 +59,4 @@ class Loads:
 
     def _forget(self, key: Hashable) -> None:
         with self._lock:
-            del self._under_way[key]
+            del self._loading[key]

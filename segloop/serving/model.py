@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
-#: How often an endpoint is asked for one image.
+#: Tries of an endpoint for one image.
 _TRIES: Final = 3
 
 
@@ -62,7 +62,7 @@ class ServedModel:
 
     `input_size` is the side of the network's window and `long_side` the longest side, both in pixels, at which it
     sees an image; where that is more than `input_size`, it sees overlapping windows of it. `temperature` is what its
-    logits are divided by, so that its confidence is as its accuracy.
+    logits are divided by, so that its confidence matches its accuracy.
     `channels` are the network's output channels of background and of each class, where they are not simply
     0, 1, 2, ... (a pretrained network has other channels, and several may stand for one class).
     """
@@ -79,7 +79,7 @@ class ServedModel:
 
     @property
     def engine(self) -> Engine:
-        """What runs the network."""
+        """The engine that runs the network."""
         return self.batcher.engine
 
     def segment(self, image: Image, deadline: float | None = None) -> Segmentation:
@@ -151,7 +151,7 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
 
 
 def model_of(info: VersionInfo, batcher: Batcher) -> ServedModel:
-    """The served model of a version over what runs it."""
+    """The served model of a version, run by a batcher's engine."""
     return ServedModel(
         info.version, info.project, info.classes, info.input_size, batcher, info.long_side, info.temperature
     )

@@ -1,4 +1,4 @@
-"""What answers before any training: the pretrained network, for labels that it knows."""
+"""The pretrained network, which answers before any training for the labels that it knows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
-from segloop.serving.loading import Loads
+from segloop.serving.loading import SingleFlight
 from segloop.serving.model import ServedModel
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class PretrainedModels:
     names a class the network knows.
     """
 
-    def __init__(self, settings: Settings, cache: PredictionCache, loads: Loads) -> None:
+    def __init__(self, settings: Settings, cache: PredictionCache, loading: SingleFlight) -> None:
         self._settings = settings
         self._cache = cache
-        self._loads = loads
+        self._loading = loading
         self._loaded = False
         self._batcher: Batcher | None = None
 
@@ -45,7 +45,7 @@ class PretrainedModels:
 
     def answers(self, labels: Mapping[str, Sequence[str]]) -> bool:
         """Whether the pretrained network answers for these labels (name to predicted values). Loads nothing: before
-        the first use it is a promise that its weights can be had."""
+        the first use it assumes that the weights can be had."""
         might = self._batcher is not None if self._loaded else self._settings.weights not in ("none", "imagenet")
         return might and bool(zero_shot_channels(labels))
 
@@ -61,7 +61,7 @@ class PretrainedModels:
             return None
         known = zero_shot_channels(labels)
         if not self._loaded:
-            self._loads.get("pretrained", self._load, f"the pretrained network {self.version}", deadline)
+            self._loading.get("pretrained", self._load, f"the pretrained network {self.version}", deadline)
         if self._batcher is None:
             return None
         claimed = {channel for group in known.values() for channel in group}
@@ -101,7 +101,7 @@ class PretrainedModels:
 
 
 def _name(settings: Settings) -> str:
-    """What tells the pretrained network from others: everything that its export depends on."""
+    """A name made of everything that the export of the pretrained network depends on."""
     facts = [settings.arch, settings.weights, settings.output_stride, str(on_gpu(settings))]
     file = Path(settings.weights)
     if file.is_file():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from segloop.errors import EngineError, SegloopError
 from segloop.serving.cache import PredictionCache
-from segloop.serving.loading import Loads
+from segloop.serving.loading import SingleFlight
 from segloop.serving.model import ServedModel, load_served_model
 from segloop.serving.pretrained import PretrainedModels
 from segloop.telemetry.notes import note
@@ -48,8 +48,8 @@ class ServedModels:
         self._settings = settings
         self._load = load
         self._cache = PredictionCache(settings.prediction_cache_bytes)
-        self._loads = Loads()
-        self._pretrained = PretrainedModels(settings, self._cache, self._loads)
+        self._loading = SingleFlight()
+        self._pretrained = PretrainedModels(settings, self._cache, self._loading)
         self._models: OrderedDict[str, ServedModel] = OrderedDict()
         self._champions: dict[str, tuple[float, str | None]] = {}
         # when a version could not be loaded and, if that was for want of an export, why
@@ -89,7 +89,7 @@ class ServedModels:
         if champion is None:
             return self._pretrained.model(project, labels, deadline)
         what = f"project {project}: {champion}"
-        return self._loads.get((project, champion), lambda: self._first(project, champion), what, deadline)
+        return self._loading.get((project, champion), lambda: self._first(project, champion), what, deadline)
 
     def _first(self, project: str, version: str) -> ServedModel:
         """The first served model of a project: this version, unless one was loaded meanwhile."""
@@ -99,7 +99,7 @@ class ServedModels:
             return loaded
         _, no_export = self._failed.get((project, version), (0.0, ""))
         if no_export and self._failed_lately(project, version):
-            # it takes long and would end the same: requests must not queue up for it
+            # another try takes long and fails too: requests must not queue up for it
             raise EngineError(no_export)
         for counter in ("swap", "swap_failure"):
             note(counter, (project,), 0)  # a series that begins with its first event hides it from queries
@@ -126,7 +126,7 @@ class ServedModels:
                 logger.exception("project %s: still serving %s", project, version)
 
     def _swap(self, project: str, version: str) -> None:
-        self._loads.get((project, version, "swap"), lambda: self._replace(project, version), version)
+        self._loading.get((project, version, "swap"), lambda: self._replace(project, version), version)
 
     def served(self) -> dict[str, str]:
         """The loaded version of each project that has one loaded."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from segloop.errors import Busy
-from segloop.serving.loading import RETRY_AFTER_S, Loads
+from segloop.serving.loading import RETRY_AFTER_S, SingleFlight
 from tests.waiting import PATIENCE_S
 
 
@@ -29,7 +29,7 @@ class Slow:
 
 
 def test_who_gives_up_is_told_when_to_ask_again_and_the_load_goes_on():
-    loads, load = Loads(), Slow()
+    loads, load = SingleFlight(), Slow()
     with pytest.raises(Busy, match="v1 is being made ready") as refused:
         loads.get("v1", load, "v1", time.monotonic() + 0.05)
     assert refused.value.retry_after_s == RETRY_AFTER_S
@@ -44,7 +44,7 @@ def test_who_gives_up_is_told_when_to_ask_again_and_the_load_goes_on():
 
 @pytest.mark.parametrize("error", [None, RuntimeError("out of memory"), TimeoutError("the store is slow")])
 def test_all_who_wait_get_the_one_outcome_and_the_next_one_loads_anew(error):
-    loads, load = Loads(), Slow(error)
+    loads, load = SingleFlight(), Slow(error)
 
     def ask(_: int) -> str:
         try:
@@ -64,7 +64,7 @@ def test_all_who_wait_get_the_one_outcome_and_the_next_one_loads_anew(error):
 
 
 def test_loads_of_different_keys_take_turns():
-    loads, first, second = Loads(), Slow(), Slow()
+    loads, first, second = SingleFlight(), Slow(), Slow()
     second.gate.set()
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(loads.get, "v1", first, "v1")
