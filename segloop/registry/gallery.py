@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +64,35 @@ class Entry:
     champion_miou: float | None = None
 
 
+class GalleryClass(TypedDict):
+    """A class of a gallery's index; `colour` is #rrggbb."""
+
+    name: str
+    colour: str
+
+
+class GalleryImage(TypedDict):
+    """An image of a gallery's index; its sides are in pixels of the held-out image."""
+
+    task: int
+    width: int
+    height: int
+    miou: float | None
+    champion_miou: float | None
+    has_champion: bool
+
+
+class GalleryIndex(TypedDict):
+    """A gallery's gallery.json; its images are the worst first."""
+
+    classes: list[GalleryClass]
+    images: list[GalleryImage]
+
+
 def write_gallery(path: Path, entries: Sequence[Entry], classes: Sequence[str], colours: Mapping[str, str]) -> None:
     """Write a gallery; the same entries give the same bytes. `colours` are those of the label config."""
     palette = colours_of(classes, colours)
-    index = {
+    index: GalleryIndex = {
         "classes": [{"name": name, "colour": palette[name]} for name in classes],
         "images": [
             {
@@ -93,13 +118,13 @@ def write_gallery(path: Path, entries: Sequence[Entry], classes: Sequence[str], 
     part.replace(path)
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """What gallery.json says: `classes` (`name`, `colour`) and `images`, the worst first.
+def read_index(path: Path) -> GalleryIndex:
+    """The index of a gallery.
 
     Raises:
         RegistryError: the file is no gallery.
     """
-    index = json.loads(_read(path, _INDEX))
+    index: GalleryIndex = json.loads(_read(path, _INDEX))
     if not isinstance(index, dict) or not isinstance(index.get("images"), list):
         raise RegistryError(f"{path.name} has no list of images")
     return index

@@ -1,4 +1,4 @@
-"""Who may call: basic auth, or the webhook's secret header."""
+"""Authentication of requests: basic auth, or the secret header of the webhook."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _OPEN = frozenset(("/health", "/ready"))
 def guard(settings: Settings) -> Callable[[], None]:
     """A check to run before each request; it raises Unauthorized.
 
-    `/health` and `/ready` are open: who probes has no password. While no password is set, everything is open to callers on this machine alone.
+    `/health` and `/ready` are open, because probes have no password. While no password is set, everything is open to
+    callers on this machine alone.
     """
     user, password = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
     secret = settings.webhook_secret.get_secret_value()
@@ -37,7 +38,7 @@ def guard(settings: Settings) -> Callable[[], None]:
         if given is None or given.type != "basic":
             hint = f", or the header {SECRET_HEADER}" if request.path == "/webhook" else ""
             raise Unauthorized(f"Basic auth is needed{hint}.")
-        # Both are compared, whatever the first says, so that the time taken tells nothing.
+        # Both are always compared, so that the time taken does not depend on which of them is wrong.
         right_user, right_password = _same(given.username or "", user), _same(given.password or "", password)
         if not (right_user and right_password):
             raise Unauthorized("Wrong user or password.")

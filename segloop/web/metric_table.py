@@ -59,7 +59,7 @@ NOTED: Final[dict[str, Metric]] = {
     ),
 }  # fmt: skip
 
-#: What each process tells of itself every second. Summed over the processes of this server.
+#: Gauges of each process, taken every second. Summed over the processes of this server.
 PROCESS: Final[dict[str, Metric]] = {
     "prediction_cache": Metric(
         "segloop_prediction_cache_bytes", "gauge", (), "Memory that the prediction caches hold, in bytes."

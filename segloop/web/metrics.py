@@ -81,7 +81,7 @@ class Metrics:
 
 
 def process_gauges(backend: Backend) -> Mapping[tuple[str, tuple[str, ...]], float]:
-    """What this process tells of itself: values by key (`metric_table.PROCESS`) and labels."""
+    """The gauges of this process: values by key (`metric_table.PROCESS`) and labels."""
     gpu = gpu_memory()
     return {
         ("prediction_cache", ()): backend.models.cache_nbytes,

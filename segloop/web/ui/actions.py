@@ -1,4 +1,4 @@
-"""What the page's buttons do, and the log's line of who pressed which."""
+"""The actions of the page's buttons; each writes a line to the log that says who pressed it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segloop.registry import Champion
 
 logger = logging.getLogger(__name__)
 
-#: What the page says after a press.
+#: The notice that a page shows after a button was pressed.
 NOTICES: Final = {
     "queued": "The training is queued.",
     "joined": "A training is under way; this joins it, and what changed since it began follows in another.",
@@ -40,7 +40,7 @@ class Actions:
 
     @staticmethod
     def user() -> str:
-        """Who calls: the name of basic auth; nobody's, while no password is set."""
+        """The user of basic auth; "somebody on this machine" while no password is set."""
         given = request.authorization
         return (given.username if given else None) or "somebody on this machine"
 
@@ -77,14 +77,14 @@ class Actions:
         return "rolled-back"
 
     def _check_generation(self, project: str, form: Mapping[str, str]) -> Champion | None:
-        """The champion; a press on a page that shows another than the store has is refused."""
+        """The champion; Conflict where the page was loaded under another one."""
         champion = self._backend.registry.champion(project)
         if form.get("generation") != str(champion.generation if champion else 0):
             raise Conflict("Another version was promoted since this page was loaded; load it again.")
         return champion
 
     def _refresh(self, project: str, version: str) -> None:
-        """Have Label Studio told and the unlabelled tasks predicted; the next reconciliation does it otherwise."""
+        """Queue the predictions of the unlabelled tasks; while Redis is away, the next reconciliation queues them."""
         try:
             self._backend.jobs().enqueue_prelabel(project, version)
         except QueueUnavailable as error:

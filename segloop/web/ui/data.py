@@ -1,4 +1,4 @@
-"""What the page shows, as it is read: from the store, the queue and Label Studio. What is away is told, not raised."""
+"""Facts of projects from the store, the queue and Label Studio. A part that cannot be reached becomes a sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _AT_ONCE: Final = 4
 
 @dataclass(frozen=True)
 class Counts:
-    """What Label Studio says of a project: its title, its tasks, and those of them with an annotation."""
+    """A project's title in Label Studio, how many tasks it has, and how many of them have an annotation."""
 
     title: str
     tasks: int
@@ -45,14 +45,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a project now. None: there is none, or (`changes`, `counts`) it cannot be told.
+    """What is known of a project now. None: there is none, or (`changes`, `counts`) it is not known.
 
     Attributes:
-        served: the version that answers in this process: not the champion while that loads; without one `untrained`, or
-            published weights.
+        served: the version that answers in this process: while the champion loads, the one before; without a champion
+            `untrained`, or published weights.
         min_val_tasks: held-out tasks below which metrics are rough.
-        live: the queued or running retrain, as `Jobs.job_status` tells it; `last` the one that ended last.
-        troubles: what could not be asked, a sentence each.
+        live: the status of the queued or running retrain; `last`, of the one that ended last.
+        errors: which parts could not be reached, a sentence each.
         removed: versions whose models were removed.
     """
 
@@ -65,7 +65,7 @@ class Facts:
     min_val_tasks: int = 0
     live: JobStatus | None = None
     last: JobStatus | None = None
-    troubles: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     removed: frozenset[str] = frozenset()
 
     @property
@@ -113,8 +113,8 @@ class Studio:
         return Counts(str(title or ""), int(tasks or 0), int(labelled or 0))
 
 
-class Sources:
-    """Reads facts. Thread-safe."""
+class ProjectLoader:
+    """Reads the facts of projects. Thread-safe."""
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self.backend = backend
@@ -124,14 +124,14 @@ class Sources:
         self._lock = threading.Lock()
 
     def all(self) -> list[Facts]:
-        """Facts of every project, the newest first; of one whose part of the store cannot be read, its trouble alone.
+        """Facts of every project, the newest first; of one whose part of the store cannot be read, the error alone.
 
         Raises:
             RegistryError: the store cannot be read.
         """
         keys = self.backend.registry.projects()[::-1]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="status-page") as pool:
-            return list(pool.map(self._project_or_trouble, keys))
+            return list(pool.map(self._project_or_error, keys))
 
     def project(self, key: str) -> Facts:
         """Facts of one project.
@@ -142,7 +142,7 @@ class Sources:
         settings = self.backend.projects.settings(key)
         counts = self._studio.counts(key.partition(".")[0])
         live, last, changes, away = self._queue(key)
-        troubles = [*away, *([counts] if isinstance(counts, str) else [])]
+        errors = [*away, *([counts] if isinstance(counts, str) else [])]
         return Facts(
             key,
             self.backend.served(key),
@@ -153,20 +153,20 @@ class Sources:
             settings.min_val_tasks,
             live,
             last,
-            tuple(troubles),
+            tuple(errors),
             frozenset(self.backend.registry.removed(key)),
         )
 
-    def _project_or_trouble(self, key: str) -> Facts:
+    def _project_or_error(self, key: str) -> Facts:
         try:
             return self.project(key)
         except RegistryError as error:
-            return Facts(key, "unknown", troubles=(f"Project {key.partition('.')[0]}: {error}.",))
+            return Facts(key, "unknown", errors=(f"Project {key.partition('.')[0]}: {error}.",))
 
     def job(self, key: str) -> Facts:
         """Facts of one project's retrain alone: what is asked for every two seconds."""
         live, last, changes, away = self._queue(key)
-        return Facts(key, "", live=live, last=last, changes=changes, troubles=tuple(away))
+        return Facts(key, "", live=live, last=last, changes=changes, errors=tuple(away))
 
     def versions(self, key: str) -> list[VersionInfo]:
         """The latest versions, oldest first; one that cannot be read is left out.

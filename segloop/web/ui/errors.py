@@ -15,12 +15,12 @@ from segloop.web.ui.security import add_headers
 logger = logging.getLogger(__name__)
 
 _TITLES = {
-    400: "That did not work",
-    401: "Who are you?",
-    403: "Not from here",
-    404: "Nothing here",
-    409: "Something changed meanwhile",
-    503: "Something is away",
+    400: "Bad request",
+    401: "Sign in",
+    403: "Forbidden",
+    404: "Not found",
+    409: "The project changed meanwhile",
+    503: "Not available now",
 }
 
 

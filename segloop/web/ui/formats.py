@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segloop.web.ui.pages import NextRetrain
 
 NONE = "–"
 _UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def score(value: Any) -> str:
+def score(value: object) -> str:
     """A share in [0, 1] with three digits."""
     return f"{value:.3f}" if isinstance(value, int | float) else NONE
 
 
-def change(value: Any) -> str:
+def change(value: object) -> str:
     """A difference of two scores, with its sign."""
     if not isinstance(value, int | float):
         return NONE
@@ -22,26 +25,26 @@ def change(value: Any) -> str:
     return "±0.000" if text in ("+0.000", "−0.000") else text
 
 
-def trend(value: Any) -> str:
+def trend(value: object) -> str:
     """up, down or even: the class of a difference."""
     if not isinstance(value, int | float) or abs(value) < 0.0005:
         return "even"
     return "up" if value > 0 else "down"
 
 
-def percent(value: Any) -> str:
-    """A share in [0, 1] as a whole percentage; one that is not zero is told from zero."""
+def percent(value: object) -> str:
+    """A share in [0, 1] as a whole percentage; one below half a percent that is not zero is `<1 %`."""
     if not isinstance(value, int | float):
         return NONE
     return "<1 %" if 0 < value < 0.005 else f"{value:.0%}".replace("%", " %")
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """A whole number with spaces between thousands."""
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else NONE
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: object) -> str:
     """A time span in at most two units."""
     if not isinstance(seconds, int | float):
         return NONE
@@ -53,7 +56,7 @@ def duration(seconds: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def ago(text: Any, now: datetime | None = None) -> str:
+def ago(text: object, now: datetime | None = None) -> str:
     """How long ago a moment in ISO 8601 was, in one unit."""
     if not isinstance(text, str):
         return NONE
@@ -67,7 +70,7 @@ def ago(text: Any, now: datetime | None = None) -> str:
     return "just now"
 
 
-def moment(text: Any) -> str:
+def moment(text: object) -> str:
     """A moment in ISO 8601 to the minute, in UTC."""
     if not isinstance(text, str):
         return NONE
@@ -75,8 +78,8 @@ def moment(text: Any) -> str:
     return f"{(then if then.tzinfo else then.replace(tzinfo=UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def retrain_note(planned: dict[str, Any]) -> str:
-    """What is said below the number of annotations that a retrain is away."""
+def retrain_note(planned: NextRetrain) -> str:
+    """The line below the number of annotations that are missing to the next retrain."""
     quick = planned["quick"]
     if quick is None:
         return f"{number(planned['changed'])} of {number(planned['threshold'])} changed"

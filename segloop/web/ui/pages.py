@@ -3,34 +3,200 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final, Literal, NotRequired, TypedDict
 
 from segloop.policy import Changes, Thresholds
 from segloop.registry import VersionInfo
+from segloop.registry.gallery import GalleryClass, GalleryImage, GalleryIndex
 from segloop.web.ui.data import Facts
-from segloop.web.ui.retrain_view import job_of
+from segloop.web.ui.retrain_view import RetrainView, job_of
 
 #: Shades of a confusion matrix, by the share of a class's pixels.
 SHADES: Final = 10
 
 
-def projects_page(projects: Sequence[Facts], champions: Mapping[str, VersionInfo | None]) -> dict[str, Any]:
+class Countdown(TypedDict):
+    """Tasks that changed, and how many more have to change (`missing`) until a retrain is queued."""
+
+    changed: int
+    threshold: int
+    missing: int
+
+
+class NextRetrain(Countdown):
+    """Of a full retrain, and of a quick adaptation; None: none is ever queued."""
+
+    quick: Countdown | None
+
+
+class Served(TypedDict):
+    """What a project serves: a version, or what answers before any training."""
+
+    version: str
+    still_answers: str | None
+    is_trained: bool
+    since: str | None
+    reason: str | None
+    generation: int
+    miou: float | None
+
+
+class Labels(TypedDict):
+    """How many tasks a project has, with and without an annotation."""
+
+    tasks: int
+    labelled: int
+    unlabelled: int
+
+
+class Project(TypedDict):
+    """A project in short. None: it is not known now."""
+
+    id: str
+    key: str
+    title: str
+    served: Served
+    labels: Labels | None
+    next_retrain: NextRetrain | None
+
+
+class ProjectRow(Project):
+    """A project in the list of all, with its live retrain."""
+
+    job: RetrainView | None
+
+
+class VersionRow(TypedDict):
+    """A version in the list."""
+
+    version: str
+    created_at: str
+    recipe: str | None
+    seconds: float | None
+    tasks: int | None
+    miou: float | None
+    champion_miou: float | None
+    difference: float | None
+    interval: list[float | None]
+    won: bool | None
+    reason: str | None
+    is_served: bool
+    was_served: bool
+    is_removed: bool
+
+
+class ClassRow(TypedDict):
+    """The metrics of a class."""
+
+    name: str
+    iou: float | None
+    champion_iou: float | None
+    difference: float | None
+    boundary_f1: float | None
+
+
+class Cell(TypedDict):
+    """Pixels of one true class that were predicted as one class."""
+
+    pixels: int
+    share: float | None
+    shade: int
+
+
+class ConfusionRow(TypedDict):
+    """One true class of a confusion matrix, and a cell for each predicted class."""
+
+    name: str
+    pixels: int
+    cells: list[Cell]
+
+
+class Confusion(TypedDict):
+    """A confusion matrix."""
+
+    labels: list[str]
+    rows: list[ConfusionRow]
+
+
+class ShownImage(GalleryImage):
+    """An image of the gallery with the address of its task in Label Studio."""
+
+    number: int
+    difference: float | None
+    link: str
+
+
+class VersionDetail(VersionRow):
+    """A version at length."""
+
+    parent: str | None
+    arch: str
+    input_size: int
+    snapshot: str
+    is_rough: bool
+    pixel_accuracy: float | None
+    boundary_f1: float | None
+    calibration_error: float | None
+    classes: list[ClassRow]
+    confusion: Confusion | None
+    curves: Mapping[str, object]
+    legend: list[GalleryClass]
+    gallery: list[ShownImage]
+
+
+class ProjectsPage(TypedDict):
+    """The page of all projects."""
+
+    page: Literal["projects"]
+    projects: list[ProjectRow]
+    errors: list[str]
+
+
+class ProjectPage(TypedDict):
+    """The page of one project."""
+
+    page: Literal["project"]
+    project: Project
+    job: RetrainView | None
+    versions: list[VersionRow]
+    generation: int
+    rollback_to: str | None
+    chosen: VersionDetail | None
+    errors: list[str]
+    notice: NotRequired[str | None]
+
+
+class ProjectId(TypedDict):
+    """A project by its id alone."""
+
+    id: str
+
+
+class JobPage(TypedDict):
+    """The part of a project's page that shows its retrain."""
+
+    page: Literal["job"]
+    project: ProjectId
+    job: RetrainView | None
+
+
+def projects_page(projects: Sequence[Facts], champions: Mapping[str, VersionInfo | None]) -> ProjectsPage:
     """The page of all projects. `champions` are the versions that they serve, by their keys."""
-    rows = [
-        project_of(facts, champions.get(facts.key)) | {"job": job_of(facts.live) if facts.live else None}
+    rows: list[ProjectRow] = [
+        {**project_of(facts, champions.get(facts.key)), "job": job_of(facts.live) if facts.live else None}
         for facts in projects
     ]
-    troubles = dict.fromkeys(trouble for facts in projects for trouble in facts.troubles)
-    return {"page": "projects", "projects": rows, "troubles": list(troubles)}
+    errors = dict.fromkeys(error for facts in projects for error in facts.errors)
+    return {"page": "projects", "projects": rows, "errors": list(errors)}
 
 
 def project_page(
     facts: Facts,
     versions: Sequence[VersionInfo],
     chosen: VersionInfo | None,
-    gallery: Mapping[str, Any] | None,
+    gallery: GalleryIndex | None,
     label_studio_url: str,
-) -> dict[str, Any]:
+) -> ProjectPage:
     """The page of one project: `versions` oldest first, and one of them in detail, with its gallery's index."""
     champion = facts.champion
     by_name = {info.version: info for info in versions}
@@ -43,7 +209,7 @@ def project_page(
         "generation": champion.generation if champion else 0,
         "rollback_to": rollback_to(facts),
         "chosen": None if chosen is None else version_detail(chosen, facts, gallery, label_studio_url),
-        "troubles": list(facts.troubles),
+        "errors": list(facts.errors),
     }
 
 
@@ -53,13 +219,13 @@ def rollback_to(facts: Facts) -> str | None:
     return next((version for version in before if version not in facts.removed), None)
 
 
-def job_page(facts: Facts) -> dict[str, Any]:
+def job_page(facts: Facts) -> JobPage:
     """The retrain of a project: the live one, else the one that ended last, else None."""
     status = facts.live or facts.last
     return {"page": "job", "project": {"id": facts.id}, "job": job_of(status) if status else None}
 
 
-def project_of(facts: Facts, served: VersionInfo | None) -> dict[str, Any]:
+def project_of(facts: Facts, served: VersionInfo | None) -> Project:
     """A project in short."""
     counts, champion = facts.counts, facts.champion
     return {
@@ -86,24 +252,17 @@ def project_of(facts: Facts, served: VersionInfo | None) -> dict[str, Any]:
     }
 
 
-def next_retrain(changes: Changes, thresholds: Thresholds) -> dict[str, Any]:
+def next_retrain(changes: Changes, thresholds: Thresholds) -> NextRetrain:
     """How many more tasks have to change until one is queued: a full retrain, and (None: never) a quick adaptation."""
-    quick = None
-    if thresholds.quick:
-        quick = {
-            "changed": changes.recent,
-            "threshold": thresholds.quick,
-            "missing": max(thresholds.quick - changes.recent, 0),
-        }
-    return {
-        "changed": changes.full,
-        "threshold": thresholds.full,
-        "missing": max(thresholds.full - changes.full, 0),
-        "quick": quick,
-    }
+    quick = _countdown(changes.recent, thresholds.quick) if thresholds.quick else None
+    return {**_countdown(changes.full, thresholds.full), "quick": quick}
 
 
-def version_row(info: VersionInfo, facts: Facts) -> dict[str, Any]:
+def _countdown(changed: int, threshold: int) -> Countdown:
+    return {"changed": changed, "threshold": threshold, "missing": max(threshold - changed, 0)}
+
+
+def version_row(info: VersionInfo, facts: Facts) -> VersionRow:
     """A version in the list: its figures, those of the champion of its day on the same tasks, and the gate's decision."""
     decision = info.decision or {}
     theirs = info.champion_metrics or {}
@@ -130,9 +289,9 @@ def version_row(info: VersionInfo, facts: Facts) -> dict[str, Any]:
 def version_detail(
     info: VersionInfo,
     facts: Facts,
-    gallery: Mapping[str, Any] | None,
+    gallery: GalleryIndex | None,
     label_studio_url: str,
-) -> dict[str, Any]:
+) -> VersionDetail:
     """A version at length."""
     tasks = info.metrics.get("tasks")
     return {
@@ -153,7 +312,7 @@ def version_detail(
     }
 
 
-def classes_of(info: VersionInfo) -> list[dict[str, Any]]:
+def classes_of(info: VersionInfo) -> list[ClassRow]:
     """The metrics of each class, in the label config's order."""
     ours, theirs = info.metrics.get("iou") or {}, (info.champion_metrics or {}).get("iou") or {}
     boundary = info.metrics.get("boundary_f1_by_class") or {}
@@ -169,15 +328,15 @@ def classes_of(info: VersionInfo) -> list[dict[str, Any]]:
     ]
 
 
-def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None) -> dict[str, Any] | None:
+def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None) -> Confusion | None:
     """The confusion matrix as shares of each true class's pixels; None where the version keeps none."""
     if not counts or len(counts) != len(classes) + 1:
         return None
     labels = ["Background", *classes]
-    rows = []
+    rows: list[ConfusionRow] = []
     for label, row in zip(labels, counts, strict=True):
         total = sum(row)
-        cells = [
+        cells: list[Cell] = [
             {"pixels": pixels, "share": share, "shade": round((share or 0.0) * SHADES)}
             for pixels in row
             for share in [pixels / total if total else None]
@@ -186,19 +345,19 @@ def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None)
     return {"labels": labels, "rows": rows}
 
 
-def gallery_of(project_id: str, gallery: Mapping[str, Any], label_studio_url: str) -> list[dict[str, Any]]:
+def gallery_of(project_id: str, gallery: GalleryIndex, label_studio_url: str) -> list[ShownImage]:
     """The images of a gallery, the worst first, each with the address of its task in Label Studio."""
     return [
         {
             **image,
             "number": number,
-            "difference": difference(image.get("miou"), image.get("champion_miou")),
+            "difference": difference(image["miou"], image["champion_miou"]),
             "link": f"{label_studio_url}/projects/{project_id}/data?task={image['task']}",
         }
         for number, image in enumerate(gallery["images"])
     ]
 
 
-def difference(ours: Any, theirs: Any) -> float | None:
+def difference(ours: float | None, theirs: float | None) -> float | None:
     """By how much ours is more; None where either is missing."""
-    return None if ours is None or theirs is None else float(ours) - float(theirs)
+    return None if ours is None or theirs is None else ours - theirs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from flask import Response, render_template, request
@@ -15,10 +15,10 @@ from segloop.web.json_response import reply
 _MINUTE_S: Final = 60
 
 
-def show(template: str, page: Mapping[str, Any]) -> Response:
-    """A page as JSON, where that is asked for, or as HTML; nothing, where the caller has it already.
+def show(template: str, page: Mapping[str, object]) -> Response:
+    """A page as JSON, where that is asked for, or as HTML; 304 where the caller has it already.
 
-    The tag that tells is made of the dict and of the minute, for pages say how long ago something was.
+    Its ETag is made of the dict and of the minute, because pages say how long ago something was.
     """
     as_json = wants_json()
     tagged = orjson.dumps([page, request.full_path, as_json, minute()])
@@ -40,5 +40,5 @@ def wants_json() -> bool:
 
 
 def minute() -> int:
-    """The minute it is, counted from the epoch: what a page says of the time is never older than one."""
+    """The current minute since the epoch: a page that says how long ago something was is kept no longer."""
     return int(time.time() // _MINUTE_S)

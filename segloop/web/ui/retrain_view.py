@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+if TYPE_CHECKING:
+    from segloop.queue.status import JobStatus
 
 #: The steps of a retrain, in their order: the phase that the job reports, and what it is called.
 PHASES: Final = (
@@ -15,22 +18,58 @@ PHASES: Final = (
     ("promoting", "Deciding"),
 )
 _ORDER: Final = [phase for phase, _ in PHASES]
-#: What is told where a phase has no words of its own.
+#: The message of a retrain that no worker has begun.
 _WAITS: Final = "Waiting for a worker."
 _ENDS: Final = frozenset({"done", "failed", "stopped"})
 #: Beyond these the training has ended, and there is nothing to stop.
 _STOPPABLE: Final = frozenset({"queued", "snapshot", "training", "waiting"})
 
 
-def job_of(status: Mapping[str, Any]) -> dict[str, Any]:
-    """A retrain from its status, as `Jobs.job_status` tells it.
+class PhaseState(TypedDict):
+    """A step of a retrain: done, now, or open."""
+
+    name: str
+    state: str
+
+
+class RetrainView(TypedDict):
+    """A retrain as a page shows it.
 
     `state` is queued, waiting (for something outside, or for the next look at a training elsewhere), running, done,
-    failed or stopped; `share` in [0, 1] says how far the step is that it is at, None where that cannot be told.
+    failed or stopped. `share`, in [0, 1], is the part of the current step that is done; None where it is not known.
     """
+
+    id: str
+    state: str
+    is_live: bool
+    can_stop: bool
+    phase: str
+    phases: list[PhaseState]
+    message: str
+    reason: str | None
+    recipe: str | None
+    version: str | None
+    promoted: bool | None
+    step: int | None
+    steps: int | None
+    share: float | None
+    epoch: int | None
+    epochs: int | None
+    loss: float | None
+    miou: float | None
+    eta_s: float | None
+    cost: object
+    queued_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    curves: Mapping[str, object]
+
+
+def job_of(status: JobStatus) -> RetrainView:
+    """A retrain from the status of its job."""
     progress: Mapping[str, Any] = status.get("progress") or {}
     phase = str(progress.get("phase") or "queued")
-    state = _state(str(status["job_status"]), phase)
+    state = _state(status["job_status"], phase)
     step, steps = progress.get("step"), progress.get("steps")
     result = status.get("result") or {}
     return {
@@ -70,8 +109,8 @@ def _state(job_status: str, phase: str) -> str:
     return {"queued": "queued", "scheduled": "waiting", "started": "running"}.get(job_status, "failed")
 
 
-def _phases(state: str, phase: str) -> list[dict[str, str]]:
-    """Each step with how it is: done, now, or open; an ended retrain has none that is now."""
+def _phases(state: str, phase: str) -> list[PhaseState]:
+    """The state of each step; of an ended retrain none is `now`."""
     if state == "done":
         return [{"name": name, "state": "done"} for _, name in PHASES]
     at = 0 if state == "queued" else _ORDER.index(phase) if phase in _ORDER else -1
@@ -79,7 +118,7 @@ def _phases(state: str, phase: str) -> list[dict[str, str]]:
     return [{"name": name, "state": one} for (_, name), one in zip(PHASES, states, strict=True)]
 
 
-def _message(status: Mapping[str, Any], state: str, progress: Mapping[str, Any]) -> str:
+def _message(status: JobStatus, state: str, progress: Mapping[str, Any]) -> str:
     if state == "queued":
         return _WAITS
     if state in ("failed", "stopped"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.exceptions import NotFound
@@ -17,7 +17,7 @@ from segloop.registry.gallery import read_image, read_index
 from segloop.settings import Settings
 from segloop.web.json_response import reply
 from segloop.web.ui.actions import NOTICES, Actions
-from segloop.web.ui.data import Facts, Sources
+from segloop.web.ui.data import Facts, ProjectLoader
 from segloop.web.ui.errors import show_errors
 from segloop.web.ui.formats import FILTERS
 from segloop.web.ui.pages import job_page, project_page, projects_page
@@ -33,7 +33,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
     pages = Blueprint(
         "ui", __name__, url_prefix="/ui", root_path=_root(), template_folder="templates", static_folder="static"
     )
-    sources, tokens = Sources(backend, settings), Tokens(settings)
+    loader, tokens = ProjectLoader(backend, settings), Tokens(settings)
     actions = Actions(backend)
     label_studio_url = settings.label_studio_public_url or settings.label_studio_url
     pages.before_request(only_own_host(settings))
@@ -43,7 +43,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
         pages.add_app_template_filter(function, name)
 
     @pages.context_processor
-    def common() -> dict[str, Any]:
+    def common() -> dict[str, object]:
         return {
             "release": __version__,
             "token_field": TOKEN_FIELD,
@@ -53,16 +53,16 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
 
     @pages.get("/")
     def projects() -> Response:
-        found = sources.all()
-        return show("projects.html", projects_page(found, served_versions(sources, found)))
+        found = loader.all()
+        return show("projects.html", projects_page(found, served_versions(loader, found)))
 
     @pages.get("/projects/<project>")
     def project(project: str) -> Response:
         key = known(project)
-        facts = sources.project(key)
-        versions = sources.versions(key)
+        facts = loader.project(key)
+        versions = loader.versions(key)
         chosen = choose(versions, request.args.get("version"))
-        gallery = sources.gallery(key, chosen.version) if chosen else None
+        gallery = loader.gallery(key, chosen.version) if chosen else None
         index = read_index(gallery) if gallery else None
         page = project_page(facts, versions, chosen, index, label_studio_url)
         page["notice"] = NOTICES.get(request.args.get("notice", ""))
@@ -70,7 +70,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
 
     @pages.get("/projects/<project>/job")
     def job(project: str) -> Response:
-        page = job_page(sources.job(known(project)))
+        page = job_page(loader.job(known(project)))
         response = show("job.html", page)
         followed = request.args.get("was")
         now = page["job"]
@@ -80,7 +80,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
 
     @pages.get("/projects/<project>/versions/<version>/gallery/<name>")
     def image(project: str, version: str, name: str) -> Response:
-        gallery = sources.gallery(known(project), version)
+        gallery = loader.gallery(known(project), version)
         data = read_image(gallery, name) if gallery else None
         if data is None:
             raise NotFound(f"{version} has no image {name[:80]!r} in its gallery.")
@@ -129,9 +129,9 @@ def choose(versions: list[VersionInfo], name: str | None) -> VersionInfo | None:
     raise NotFound(f"There is no version {name[:80]!r} of this project.")
 
 
-def served_versions(sources: Sources, found: list[Facts]) -> dict[str, VersionInfo | None]:
+def served_versions(loader: ProjectLoader, found: list[Facts]) -> dict[str, VersionInfo | None]:
     """The version that each project serves."""
-    return {facts.key: sources.version(facts.key, facts.champion.version) for facts in found if facts.champion}
+    return {facts.key: loader.version(facts.key, facts.champion.version) for facts in found if facts.champion}
 
 
 def _root() -> str:

@@ -83,9 +83,9 @@ def test_a_champion_that_loads_does_not_answer_yet() -> None:
 
 
 def test_what_is_away_is_said_once_and_shown_as_unknown() -> None:
-    away = facts(counts=None, changes=None, champion=None, served="untrained", troubles=("Redis is away.",))
+    away = facts(counts=None, changes=None, champion=None, served="untrained", errors=("Redis is away.",))
     page = projects_page([away, away], {})
-    assert page["troubles"] == ["Redis is away."]
+    assert page["errors"] == ["Redis is away."]
     row = page["projects"][0]
     assert (row["title"], row["labels"], row["next_retrain"]) == ("Project 29", None, None)
     assert (row["served"]["version"], row["served"]["is_trained"], row["served"]["miou"]) == ("untrained", False, None)
