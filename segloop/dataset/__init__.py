@@ -3,7 +3,7 @@
 A mirror of the project's annotated tasks feeds them, so that only what changed is fetched, decoded and drawn.
 """
 
-from segloop.dataset.class_maps import counting_annotations, current_annotation, majority
+from segloop.dataset.class_maps import majority
 from segloop.dataset.files import Memory
 from segloop.dataset.items import SnapshotInputs
 from segloop.dataset.manifest import (
@@ -11,7 +11,6 @@ from segloop.dataset.manifest import (
     AnnotationRef,
     Item,
     Manifest,
-    Skipped,
     Split,
     load_manifest,
     read_manifest,
@@ -20,37 +19,21 @@ from segloop.dataset.manifest import (
 from segloop.dataset.mirror import Mirror
 from segloop.dataset.rebuild import rebuild
 from segloop.dataset.snapshots import snapshot
-from segloop.dataset.splits import (
-    JsonStore,
-    ProjectSplits,
-    SplitStore,
-    assign_splits,
-    exclude_trained,
-    find_twins,
-    join_splits,
-)
-from segloop.dataset.sync_api import Synced, sync
+from segloop.dataset.splits import ProjectSplits, exclude_trained, join_splits
+from segloop.dataset.sync_api import sync
 from segloop.dataset.sync_bucket import sync_target
 
 __all__ = [
     "MANIFEST",
     "AnnotationRef",
     "Item",
-    "JsonStore",
     "Manifest",
     "Memory",
     "Mirror",
     "ProjectSplits",
-    "Skipped",
     "SnapshotInputs",
     "Split",
-    "SplitStore",
-    "Synced",
-    "assign_splits",
-    "counting_annotations",
-    "current_annotation",
     "exclude_trained",
-    "find_twins",
     "join_splits",
     "load_manifest",
     "majority",

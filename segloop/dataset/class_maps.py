@@ -22,11 +22,6 @@ Annotators = Literal["ground-truth", "latest", "majority"]
 Annotation = Mapping[str, Any]
 
 
-def current_annotation(annotations: Iterable[Annotation]) -> Annotation | None:
-    """The annotation of a task that counts: of those not skipped, ground truth before others, then the newest."""
-    return next(iter(counting_annotations(annotations, "ground-truth")), None)
-
-
 def counting_annotations(annotations: Iterable[Annotation], annotators: Annotators) -> list[Annotation]:
     """The annotations of a task that count, the one that wins ties first; none where all are skipped.
 

@@ -70,7 +70,7 @@ class _Builder:
         blob = self._images.load(address, item.task).blob
         if blob.sha256 != Path(item.image).stem:
             raise ImageError("the image at its address is another one now")
-        self._write(item.image, blob.bytes)
+        write_bytes(self._dest / item.image, blob.bytes)
 
     def mask(self, item: Item) -> None:
         if self._objects.has(item.mask):
@@ -85,7 +85,7 @@ class _Builder:
         name, png = mask_file(majority(maps))
         if name != item.mask:
             raise MaskError("its mask comes out differently: another version of segloop or of Pillow drew it")
-        self._write(name, png)
+        write_bytes(self._dest / name, png)
 
     def _annotations(self, item: Item) -> list[Annotation]:
         task = self._mirror.get(item.task)
@@ -110,6 +110,3 @@ class _Builder:
             if (tag.name, index) == (item.image_tag, item.item_index):
                 return address
         return None
-
-    def _write(self, name: str, data: bytes) -> None:
-        write_bytes(self._dest / name, data)

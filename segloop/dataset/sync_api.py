@@ -11,12 +11,15 @@ deletions inside its database) changes the counts of a range, which is then read
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset.mirror import Mirror
+
+if TYPE_CHECKING:
+    from segloop.labelstudio.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -29,37 +32,6 @@ _MARGIN: Final = timedelta(minutes=5)
 _LEAF_TASKS: Final = 200
 
 
-class Counted(Protocol):
-    """What a range of ids holds, and Label Studio's clock at the answer."""
-
-    @property
-    def tasks(self) -> int:
-        """Those with a submitted annotation."""
-
-    @property
-    def annotations(self) -> int:
-        """The submitted ones."""
-
-    @property
-    def clock(self) -> datetime:
-        """When it was counted."""
-
-
-class Source(Protocol):
-    """Label Studio's API, as `segloop.labelstudio.Tasks` reads it."""
-
-    def totals(self, project_id: int, after: int = 0, upto: int | None = None) -> Counted:
-        """How many tasks and submitted annotations a range of ids holds."""
-
-    def labelled_ids(self, project_id: int, after: int = 0, upto: int | None = None) -> list[int]:
-        """Ids of the tasks with a submitted annotation in a range."""
-
-    def annotated_pages(
-        self, project_id: int, *, since: datetime | None = None, after: int = 0, upto: int | None = None
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Pages of annotated tasks, whole."""
-
-
 @dataclass(frozen=True)
 class Synced:
     """What a sync did: tasks that were read, that had other annotations than before, that were dropped."""
@@ -69,7 +41,7 @@ class Synced:
     dropped: int
 
 
-def sync(mirror: Mirror, source: Source, project_id: int, progress: Progress | None = None) -> Synced:
+def sync(mirror: Mirror, source: Tasks, project_id: int, progress: Progress | None = None) -> Synced:
     """Bring a mirror up to date with Label Studio. Killed anywhere, it is repeated by the next.
 
     Args:
@@ -85,7 +57,7 @@ def sync(mirror: Mirror, source: Source, project_id: int, progress: Progress | N
 
 class _Run:
     def __init__(
-        self, mirror: Mirror, source: Source, project_id: int, revision: int, progress: Progress | None
+        self, mirror: Mirror, source: Tasks, project_id: int, revision: int, progress: Progress | None
     ) -> None:
         self._mirror, self._source, self._project_id, self._revision = mirror, source, project_id, revision
         self._progress = progress

@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset.mirror import Mirror
 from segloop.dataset.sync_api import Progress, Synced
+
+if TYPE_CHECKING:
+    from segloop.labelstudio.target import Parsed, TargetStorage
 
 _log = logging.getLogger(__name__)
 
 _CHUNK: Final = 50
 
 
-class Parsed(Protocol):
-    """What an object says: annotations of a task, or the problem with it; neither, if it is another project's."""
-
-    @property
-    def task(self) -> int:
-        """Id of the task."""
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """Of the task."""
-
-    @property
-    def annotations(self) -> Sequence[Mapping[str, Any]]:
-        """Those that this object holds."""
-
-    @property
-    def problem(self) -> str:
-        """Why it cannot be used; empty if it can."""
-
-
-class Target(Protocol):
-    """A target storage, as `segloop.labelstudio.TargetStorage` reads it."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-
-    def pages(self) -> Iterator[list[tuple[str, str]]]:
-        """Keys with their ETags."""
-
-    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Parsed | None]]:
-        """What objects say; None for one that is gone."""
-
-
-def sync_target(mirror: Mirror, target: Target, progress: Progress | None = None) -> Synced:
+def sync_target(mirror: Mirror, target: TargetStorage, progress: Progress | None = None) -> Synced:
     """Bring a mirror up to date with a target storage. Killed anywhere, it is repeated by the next.
 
     An object that cannot be used is logged, and its annotations are left out.
@@ -66,7 +35,7 @@ def sync_target(mirror: Mirror, target: Target, progress: Progress | None = None
 
 
 class _Run:
-    def __init__(self, mirror: Mirror, target: Target, revision: int, progress: Progress | None) -> None:
+    def __init__(self, mirror: Mirror, target: TargetStorage, revision: int, progress: Progress | None) -> None:
         self._mirror, self._target, self._revision, self._progress = mirror, target, revision, progress
         self._read = self._changed = 0
 

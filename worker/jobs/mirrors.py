@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,44 +21,39 @@ _STATE_FILE: Final = "snapshot.json"
 
 @dataclass(frozen=True)
 class Mark:
-    """The moment of a snapshot, for `changed`.
+    """The moment of a snapshot: Label Studio's time, ISO 8601, and `<id>:<number>` of a mirror's revision, where known."""
 
-    Attributes:
-        since: by Label Studio's clock, ISO 8601; empty: before everything.
-        revision: `<id>:<number>` of the mirror that it was taken of; empty where it was none of this segloop.
-    """
-
-    since: str = ""
+    since: str
     revision: str = ""
 
 
 @dataclass(frozen=True)
 class SnapshotState:
-    """snapshot.json of a project: the moments from which on changes count.
+    """snapshot.json of a project: the mark from which changes count toward the next full retrain; where a quick one's
+    snapshot came later, that from which they count toward the next quick one; and the job that took the last snapshot."""
 
-    Attributes:
-        full: toward the next full retrain; only the snapshot of a full one moves it.
-        quick: toward the next quick adaptation, where a quick one's snapshot came later.
-        job: the retrain that took the last snapshot.
-    """
-
-    full: Mark = Mark()
-    quick: Mark | None = None
+    since: str = ""
+    revision: str = ""
+    quick_since: str = ""
+    quick_revision: str = ""
     job: str = ""
 
     @classmethod
     def read(cls, registry: Registry, project: str) -> SnapshotState:
         """What the store has of a project."""
-        kept = registry.read_json(project, _STATE_FILE) or {}
-        full, quick = (Mark(kept.get(f"{name}since", ""), kept.get(f"{name}revision", "")) for name in ("", "quick_"))
-        return cls(full, quick if quick.since else None, kept.get("job", ""))
+        return cls(**(registry.read_json(project, _STATE_FILE) or {}))
 
     def write(self, registry: Registry, project: str) -> None:
         """Put it into the store."""
-        named = {"since": self.full.since, "revision": self.full.revision, "job": self.job}
-        if self.quick is not None:
-            named |= {"quick_since": self.quick.since, "quick_revision": self.quick.revision}
-        registry.write_json(project, _STATE_FILE, named)
+        registry.write_json(project, _STATE_FILE, asdict(self))
+
+    @property
+    def full(self) -> Mark | None:
+        return Mark(self.since, self.revision) if self.since else None
+
+    @property
+    def quick(self) -> Mark | None:
+        return Mark(self.quick_since, self.quick_revision) if self.quick_since else None
 
 
 @contextmanager
@@ -91,14 +86,15 @@ def sync_mirror(context: JobContext, mirror: Mirror, project: str, progress: Pro
         sync_target(mirror, TargetStorage(source, project_id_of(project)), progress)
 
 
-def changed(mirror: Mirror, mark: Mark) -> list[int]:
-    """Ids of the tasks whose annotations changed since a snapshot.
+def changed(mirror: Mirror, mark: Mark | None) -> list[int]:
+    """Ids of the tasks whose annotations changed since a snapshot; all of them without one.
 
     Deletions are among them where this mirror was the snapshot's. For one of another machine, the annotations' own
     times decide, by Label Studio's clock.
     """
+    if mark is None:
+        return mirror.changed_since(datetime.fromtimestamp(0, UTC))
     owner, _, revision = mark.revision.partition(":")
     if owner == mirror.id:
         return mirror.changed_after(int(revision))
-    since = datetime.fromisoformat(mark.since) if mark.since else datetime.fromtimestamp(0, UTC)
-    return mirror.changed_since(since)
+    return mirror.changed_since(datetime.fromisoformat(mark.since))

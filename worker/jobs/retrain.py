@@ -163,10 +163,11 @@ class Retrain:
         if learnt is not None:
             manifest, mark = exclude_trained(manifest, learnt), Mark(learnt.created_at)
             write_manifest(partial, manifest)
-        full, quick = (
-            (SnapshotState.read(registry, self.project).full, mark) if self.recipe == "quick" else (mark, None)
-        )
-        SnapshotState(full, quick, self.job_id).write(registry, self.project)
+        state = SnapshotState(mark.since, mark.revision, job=self.job_id)
+        if self.recipe == "quick":
+            known = SnapshotState.read(registry, self.project)
+            state = replace(known, quick_since=mark.since, quick_revision=mark.revision, job=self.job_id)
+        state.write(registry, self.project)
         partial.replace(self.snapshot_folder)
         return manifest
 

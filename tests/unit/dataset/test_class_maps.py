@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segloop.dataset import counting_annotations, majority
+from segloop.dataset.class_maps import counting_annotations, majority
 from tests.labelling import EARLIER, LATER, annotation
 
 OLD = "2026-11-21T12:00:00Z"

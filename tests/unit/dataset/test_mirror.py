@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from segloop.dataset import Mirror, Synced, sync
+from segloop.dataset import Mirror, sync
+from segloop.dataset.sync_api import Synced
 from segloop.errors import LabelStudioUnreachable
 from tests.labelling import Studio, half
 

@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segloop.dataset import Manifest, SnapshotInputs, current_annotation, load_manifest, snapshot
+from segloop.dataset import Manifest, SnapshotInputs, load_manifest, snapshot
+from segloop.dataset.class_maps import counting_annotations
 from segloop.errors import LabelConfigError, LabelStudioUnreachable, NothingToTrain, TrainingError
 from segloop.settings import Settings
 from tests.labelling import (
@@ -231,8 +232,8 @@ def test_snapshot_is_dated_before_its_first_task_was_read(tmp_path: Path) -> Non
     ],
 )
 def test_newest_annotation_counts_but_ground_truth_first(annotations: list[dict[str, Any]], wanted: int | None) -> None:
-    chosen = current_annotation(annotations)
-    assert (None if chosen is None else chosen["id"]) == wanted
+    chosen = counting_annotations(annotations, "ground-truth")
+    assert [one["id"] for one in chosen] == ([] if wanted is None else [wanted])
 
 
 def test_snapshots_share_a_sticky_split(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segloop.dataset import Manifest, ProjectSplits, Split, assign_splits, exclude_trained, find_twins, join_splits
+from segloop.dataset import Manifest, ProjectSplits, Split, exclude_trained, join_splits
+from segloop.dataset.splits import assign_splits, find_twins
 from segloop.errors import NothingToTrain
 from tests.labelling import PROJECT
 
