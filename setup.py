@@ -53,7 +53,11 @@ WORKER = [
 # S3 (a store, images, a target storage), SageMaker, the managed route.
 AWS = ["boto3>=1.43"]
 
-OTEL = ["opentelemetry-exporter-otlp-proto-http>=1.36", "opentelemetry-sdk>=1.36"]
+OTEL = [
+    "opentelemetry-exporter-otlp-proto-http>=1.36",
+    "opentelemetry-instrumentation-flask>=0.57b0",
+    "opentelemetry-sdk>=1.36",
+]
 GUNICORN = ["gunicorn>=25"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 

@@ -95,6 +95,11 @@ def trace_exporter() -> Literal["", "otlp", "console"]:
     return ""
 
 
+def prefer_stable_span_names() -> None:
+    """Have OpenTelemetry's instrumentations use the stable conventions for HTTP, unless their variable says otherwise."""
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+
+
 class Place(NamedTuple):
     """A process's place among those that torchrun started: its number of all, its number on this machine, how many."""
 

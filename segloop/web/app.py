@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from segloop.backend import Backend
 from segloop.errors import Busy, SegloopError
 from segloop.settings import Settings
+from segloop.telemetry import tracing
 from segloop.web.auth import guard
 from segloop.web.health_routes import operations
 from segloop.web.json_response import reply
@@ -30,6 +31,8 @@ def create_app(backend: Backend, settings: Settings) -> Flask:
     """The Flask application over a backend."""
     app = Flask("segloop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    if tracing.is_on():
+        tracing.instrument(app)
     app.before_request(guard(settings))
     app.register_blueprint(protocol(backend))
     app.register_blueprint(operations(backend, settings))

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its time, its line in the access log, and its span."""
+"""What surrounds every request: its id, its time, and its line in the access log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from segloop.telemetry import tracing
 from segloop.telemetry.notes import REQUEST_ID, note
 
 if TYPE_CHECKING:
@@ -62,8 +61,6 @@ class Observed:
 
         token = REQUEST_ID.set(request_id)
         try:
-            if tracing.is_on():
-                return self._traced(environ, start, lambda: status)
             return self._application(environ, start)
         finally:
             seconds = perf_counter() - began
@@ -73,11 +70,6 @@ class Observed:
             if self._access_log:
                 self._log(environ, method, status, seconds)
             REQUEST_ID.reset(token)
-
-    def _traced(self, environ: WSGIEnvironment, start: StartResponse, status: Callable[[], str]) -> Iterable[bytes]:
-        route = self._route(environ["PATH_INFO"])
-        with tracing.server_span(environ["REQUEST_METHOD"], route, environ, status):
-            return self._application(environ, start)
 
     def _route(self, path: str) -> str:
         if path in self._routes:

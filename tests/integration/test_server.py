@@ -19,6 +19,7 @@ import pytest
 from segloop.errors import SettingsError
 from segloop.server import listening_address
 from segloop.settings import Settings
+from tests.otlp import Collector
 from tests.servers import SERVER, Server, running, started
 from tests.waiting import PATIENCE_S, until
 
@@ -220,6 +221,17 @@ def test_a_held_body_delays_a_stop_no_longer_than_the_longest_prediction(tmp_pat
         server.send(signal.SIGTERM)
         assert server.process.wait(PATIENCE_S) == 0
         held.close()
+
+
+def test_spans_of_the_last_requests_are_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    with running(tmp_path) as server:
+        server.send(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+    assert collector.named("GET /health")
+    collector.close()
 
 
 # -- processes

@@ -47,6 +47,7 @@ def test_a_request_and_its_stages(settings: Any, redis_url: str, collector: Coll
     headers = {"traceparent": f"00-{CALLER[0]}-{CALLER[1]}-01", "X-Request-Id": "req-7"}
     assert world.client.post("/predict?sig=secret", json=body, headers=headers).status_code == 200
     assert world.client.post("/predict", data="{").status_code == 400
+    assert world.client.get("/no-such-page").status_code == 404
     world.close()
     tracing.stop()
 
@@ -55,8 +56,10 @@ def test_a_request_and_its_stages(settings: Any, redis_url: str, collector: Coll
     facts = attributes(request)
     assert facts["http.response.status_code"] == 200
     assert (facts["http.route"], facts["segloop.request_id"]) == ("/predict", "req-7")
+    assert (facts["url.path"], facts["http.request.method"]) == ("/predict", "POST")
     assert "secret" not in str(collector.spans)
     assert attributes(refused)["http.response.status_code"] == 400
+    assert attributes(collector.named("GET /no-such-page")[0])["http.response.status_code"] == 404
     for stage in ("network", "encode"):
         spans = collector.named(stage)
         assert spans, stage
