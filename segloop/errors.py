@@ -45,6 +45,10 @@ class ImageForbidden(ImageError):
     """An image address that the settings do not allow: a host, a folder, a scheme."""
 
 
+class ImageUnavailable(ImageError):
+    """An image that cannot be had now, and may be had later: its host is away, overloaded or too slow."""
+
+
 class ImageTooLarge(ImageError):
     """An image beyond the limit on bytes or on pixels."""
 

@@ -14,6 +14,7 @@ from segloop.aws.clients import bucket_region
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import ImageError, ImageForbidden, LabelConfigError
 from segloop.images import ImageSource
+from segloop.images.source import other_name
 from segloop.label_config import parse_label_config
 from segloop.labelstudio import Credentials, LabelStudio
 from segloop.labelstudio.entries import StorageEntry, TaskEntry
@@ -46,6 +47,11 @@ def image(settings: Settings, config: str, task: TaskEntry | None) -> Finding:
             return failure(check, f"task {task.id}: {error}", "add the host to SEGLOOP_IMAGE_HOSTS and restart")
         except ImageError as error:
             fix = "see that this machine reaches that address, and that LABEL_STUDIO_API_KEY may read it"
+            if name := other_name(addresses[0], settings):
+                fix = (
+                    f"{name} looks like Label Studio under another name than {settings.label_studio_url}: if it is, set "
+                    f"SEGLOOP_LABEL_STUDIO_PUBLIC_URL={name}, and segloop fetches its images from LABEL_STUDIO_URL"
+                )
             return failure(check, f"task {task.id}: {error}", fix)
     return ok(check, f"task {task.id}: {loaded.width} x {loaded.height} px")
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
-from segloop.errors import ImageError, ImageForbidden
+from segloop import __version__
+from segloop.errors import ImageError, ImageForbidden, ImageUnavailable
 from segloop.images.addresses import describe, port_of, too_large
 from segloop.images.hosts import HostPolicy
 
@@ -26,6 +28,10 @@ _ATTEMPTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NOT_MODIFIED = 304
+#: Answers below 500 that say "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585).
+_LATER = (408, 425, 429)
+#: Hosts such as Wikimedia refuse requests that do not say who asks.
+_USER_AGENT = f"segloop/{__version__} (a Label Studio ML backend)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Response:
 
 
 class Refused(ImageError):
-    """An answer other than 200; `url` is the hop that gave it."""
+    """An answer other than 200 that another try would not change; `url` is the hop that gave it."""
 
     def __init__(self, text: str, url: httpx.URL, status: int) -> None:
         super().__init__(text)
@@ -77,17 +83,32 @@ class Fetcher:
         self._policy = policy
         self._headers_for = headers_for
         self._network = _GuardedNetwork(policy)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(),
-            max_connections=32,
-            max_keepalive_connections=8,
-            keepalive_expiry=5.0,
-            network_backend=self._network,
-        )
+        self._pools: dict[str, httpcore.ConnectionPool] = {}
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, url: httpx.URL) -> httpcore.ConnectionPool:
+        """The connections for a URL: those of the proxy that the environment names for it, or direct ones."""
+        proxy = proxy_for(url)
+        with self._opening:
+            if proxy not in self._pools:
+                options: dict[str, Any] = {
+                    "ssl_context": httpx.create_ssl_context(),
+                    "max_connections": 32,
+                    "max_keepalive_connections": 8,
+                    "keepalive_expiry": 5.0,
+                }
+                if proxy:
+                    address = httpx.Proxy(proxy)
+                    options["network_backend"] = self._network.to_proxy(address.url)
+                    self._pools[proxy] = httpcore.HTTPProxy(str(address.url), proxy_auth=address.raw_auth, **options)
+                else:
+                    self._pools[proxy] = httpcore.ConnectionPool(network_backend=self._network, **options)
+            return self._pools[proxy]
 
     def get(self, url: httpx.URL, *, deadline: float, max_bytes: int, known: Validators | None = None) -> Response:
         """The file at a URL; with `known`, only if it changed since.
@@ -98,6 +119,7 @@ class Fetcher:
         Raises:
             ImageForbidden: the URL or a redirect points where the settings do not allow.
             ImageTooLarge: the body has more than `max_bytes` bytes.
+            ImageUnavailable: the host is away, too slow, or says that it will answer later.
             ImageError: any other failure.
         """
         for _ in range(MAX_REDIRECTS + 1):
@@ -109,9 +131,9 @@ class Fetcher:
                         return self._read(url, response, max_bytes, known is not None)
                     location = _header(response, b"location")
             except (httpcore.TimeoutException, TimeoutError) as error:
-                raise ImageError(f"{describe(url)} took longer than SEGLOOP_IMAGE_TIMEOUT_S to arrive") from error
-            except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-                raise ImageError(f"{describe(url)} cannot be fetched: {error}") from error
+                raise ImageUnavailable(f"{describe(url)} took longer than SEGLOOP_IMAGE_TIMEOUT_S to arrive") from error
+            except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError) as error:
+                raise ImageUnavailable(f"{describe(url)} cannot be fetched: {error}") from error
             try:
                 url = url.join(location)
             except (httpx.InvalidURL, ValueError) as error:
@@ -123,7 +145,12 @@ class Fetcher:
             raise ImageForbidden(f"{describe(url)}: only http and https addresses are fetched")
         if url.userinfo:
             raise ImageForbidden(f"{describe(url)}: an address with a user name or password is not fetched")
-        self._policy.check_host(url.raw_host.decode("ascii"), port_of(url))
+        host, port = url.raw_host.decode("ascii"), port_of(url)
+        self._policy.check_host(host, port)
+        if proxy_for(url):
+            # The proxy connects; what this machine can tell of the host's addresses is checked here.
+            for address in _known_addresses(host, port):
+                self._policy.check_address(host, port, address)
 
     @contextmanager
     def _stream(self, url: httpx.URL, headers: dict[str, str], deadline: float) -> Iterator[httpcore.Response]:
@@ -131,6 +158,7 @@ class Fetcher:
         fields = {
             "host": url.netloc.decode("ascii"),
             "accept": "image/*,*/*;q=0.5",
+            "user-agent": _USER_AGENT,
             # Compressed bodies could be bombs, and images are compressed already.
             "accept-encoding": "identity",
             **headers,
@@ -143,7 +171,7 @@ class Fetcher:
         )
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                response = self._pool.handle_request(request)
+                response = self._pool(url).handle_request(request)
                 break
             except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
                 # The server may have closed an idle connection just as it was taken up again.
@@ -160,6 +188,8 @@ class Fetcher:
         if response.status != httpx.codes.OK:
             reason = httpx.codes.get_reason_phrase(response.status)
             text = f"{describe(url)} answered {response.status} {reason}".rstrip()
+            if response.status >= httpx.codes.INTERNAL_SERVER_ERROR or response.status in _LATER:
+                raise ImageUnavailable(text)
             raise Refused(text, url, response.status)
         if _header(response, b"content-encoding").lower() not in ("", "identity"):
             raise ImageError(f"{describe(url)} answered with a compressed body that was not asked for")
@@ -178,13 +208,36 @@ def _header(response: httpcore.Response, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
 
 
+def proxy_for(url: httpx.URL) -> str:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for a URL; "" for none."""
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all") or ""
+    host = url.raw_host.decode("ascii")
+    if not proxy or proxy_bypass(f"{host}:{port_of(url)}") or proxy_bypass(host):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _known_addresses(host: str, port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses of a host, as far as this machine can look them up: behind a proxy it often cannot."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [ipaddress.ip_address(literal) for literal in dict.fromkeys(str(entry[4][0]) for entry in found)]
+
+
 class _GuardedNetwork(httpcore.NetworkBackend):
     """Connects to the very address that was checked (a second lookup could give another), until a deadline."""
 
-    def __init__(self, policy: HostPolicy) -> None:
+    def __init__(self, policy: HostPolicy, thread: threading.local | None = None) -> None:
         self._policy = policy
         self._sockets = httpcore.SyncBackend()
-        self._thread = threading.local()
+        self._thread = thread or threading.local()
+
+    def to_proxy(self, url: httpx.URL) -> _GuardedNetwork:
+        """The same deadline, for connections to the proxy at `url` alone."""
+        return _GuardedNetwork(HostPolicy((), (url.raw_host.decode("ascii").lower(), port_of(url))), self._thread)
 
     @contextmanager
     def until(self, deadline: float) -> Iterator[None]:

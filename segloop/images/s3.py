@@ -7,13 +7,16 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import httpx
+
 from segloop.aws.clients import ClientOptions, aws_errors, code_of, s3_client
-from segloop.errors import ImageError, SettingsError
+from segloop.errors import ImageError, ImageUnavailable, SettingsError
 from segloop.images.addresses import describe, too_large
 from segloop.images.fetch import Response, Validators
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectRequestTypeDef
 
 # No ARN: it could name an access point of another account.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -22,7 +25,14 @@ _CONNECT_TIMEOUT_S = 5.0
 
 
 class StorageError(ImageError):
-    """S3 gave no file, for want of credentials or of rights or of the file; Label Studio may."""
+    """S3 gave no file, for want of credentials or of rights or of the file; Label Studio may.
+
+    `passes` says that S3 is away or overloaded, so that a later try may do.
+    """
+
+    def __init__(self, text: str, passes: bool = False) -> None:
+        super().__init__(text)
+        self.passes = passes
 
 
 class S3Reader:
@@ -30,10 +40,12 @@ class S3Reader:
 
     Args:
         timeout_s: longest wait for a connection or for the next bytes.
+        requester_pays: whether to accept that this account pays for reading buckets whose owner asks for that.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, requester_pays: bool = False) -> None:
         self._timeout_s = timeout_s
+        self._requester_pays = requester_pays
         self._lock = threading.Lock()
         self._client: S3Client | None = None
 
@@ -58,23 +70,25 @@ class S3Reader:
             raise ImageError(f"{describe(uri)} is not s3://bucket/key")
         try:
             client = self._connected()
+            wanted: GetObjectRequestTypeDef = {"Bucket": bucket, "Key": key}
             if known and known.etag:
-                found = client.get_object(Bucket=bucket, Key=key, IfNoneMatch=known.etag)
-            else:
-                found = client.get_object(Bucket=bucket, Key=key)
+                wanted["IfNoneMatch"] = known.etag
+            if self._requester_pays:
+                wanted["RequestPayer"] = "requester"
+            found = client.get_object(**wanted)
             data = bytearray()
             with found["Body"] as body:
                 while len(data) <= max_bytes and (chunk := body.read(_CHUNK_BYTES)):
                     data += chunk
                     if time.monotonic() > deadline:
-                        raise ImageError(f"{describe(uri)} took longer than SEGLOOP_IMAGE_TIMEOUT_S to arrive")
+                        raise ImageUnavailable(f"{describe(uri)} took longer than SEGLOOP_IMAGE_TIMEOUT_S to arrive")
         except SettingsError as error:
             raise StorageError(str(error)) from error
         except aws_errors() as error:
             code = code_of(error)
             if code in ("304", "NotModified"):
                 return Response(None, Validators())
-            raise StorageError(f"S3 answered {code}" if code else f"S3: {error}") from error
+            raise StorageError(f"S3 answered {code}" if code else f"S3: {error}", _passes(error)) from error
         if len(data) > max_bytes:
             raise too_large(describe(uri), max_bytes)
         return Response(bytes(data), Validators(found.get("ETag", "")))
@@ -86,3 +100,13 @@ class S3Reader:
                 options = ClientOptions(connect_timeout_s=connect_s, read_timeout_s=self._timeout_s, attempts=2)
                 self._client = s3_client(options)
             return self._client
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error of S3 may pass by itself: it is overloaded or cannot be reached."""
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= httpx.codes.INTERNAL_SERVER_ERROR or code_of(error) in ("SlowDown", "RequestTimeout")
+    return isinstance(error, HTTPClientError)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httpx
 
-from segloop.errors import ImageError, ImageForbidden, ImageTooLarge
+from segloop.errors import ImageError, ImageForbidden, ImageTooLarge, ImageUnavailable
 from segloop.images.addresses import describe, origin, port_of, unsigned
 from segloop.images.cache import DiskCache
 from segloop.images.decode import allow_pixels
@@ -26,7 +26,7 @@ from segloop.telemetry.notes import Stage, note
 # The routes of Label Studio 1.23 that serve images; credentials go to no other path (urls.py of data_import,
 # io_storages and projects).
 _IMAGE_ROUTES = re.compile(
-    r"/(data/(upload|local-files)/|storage-data/uploaded/"
+    r"/(data/(upload/|local-files(/|$))|storage-data/uploaded/"
     r"|tasks/\d+/(resolve|presign)/|projects/\d+/(resolve|presign|file-proxy)/)"
 )
 _HIT = ("image", "hit")
@@ -35,6 +35,22 @@ _LOCAL_FILES = "/data/local-files"
 _UPLOADS = "/data/upload/"
 #: Schemes of cloud storages that Label Studio resolves for a task.
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
+
+
+def other_name(uri: str, settings: Settings) -> str:
+    """The address of Label Studio that a URL of one of its image routes has, where no setting names it; "" otherwise."""
+    try:
+        url = httpx.URL(uri)
+    except httpx.InvalidURL:
+        return ""
+    known = {
+        origin(httpx.URL(address))
+        for address in (settings.label_studio_url, settings.label_studio_public_url)
+        if address
+    }
+    if url.scheme not in ("http", "https") or origin(url) in known or not (found := _IMAGE_ROUTES.search(url.path)):
+        return ""
+    return f"{origin(url)}{url.path[: found.start()]}"
 
 
 class HeaderSource(Protocol):
@@ -61,13 +77,14 @@ class ImageSource:
         self._label_studio = httpx.URL(settings.label_studio_url)
         self._origin = origin(self._label_studio)
         self._prefix = self._label_studio.path.rstrip("/")
+        self._public = httpx.URL(settings.label_studio_public_url) if settings.label_studio_public_url else None
         policy = HostPolicy(
             settings.image_hosts,
             (self._label_studio.raw_host.decode("ascii").lower(), port_of(self._label_studio)),
         )
         allow_pixels(settings.image_max_pixels)
         self._fetcher = Fetcher(policy, self._headers_for)
-        self._s3 = S3Reader(settings.image_timeout_s)
+        self._s3 = S3Reader(settings.image_timeout_s, settings.s3_requester_pays)
 
     def close(self) -> None:
         """Close the connections."""
@@ -95,6 +112,7 @@ class ImageSource:
         Raises:
             ImageForbidden: the settings do not allow this address, or one that it redirects to.
             ImageTooLarge: the file is larger than `image_max_bytes`.
+            ImageUnavailable: the file cannot be had now; a later try may do.
             ImageError: the file cannot be fetched, or is no image.
             LabelStudioError: Label Studio gave no credentials.
         """
@@ -109,15 +127,23 @@ class ImageSource:
         url = self._url(uri)
         folder = self._settings.image_folder
         if folder is not None and self._label_studio_path(url).rstrip("/") == _LOCAL_FILES:
-            return self._blob(uri, read_below(folder, str(url.params.get("d", "")), max_bytes))
+            relative = str(url.params.get("d", "")).replace("\\", "/")
+            return self._blob(uri, read_below(folder, relative, max_bytes))
         return self._web(url, deadline)
 
     def _url(self, uri: str) -> httpx.URL:
+        """The URL to ask: Label Studio under its internal address, however the task names it."""
+        if re.match(r"[/\\]+(data|storage-data|tasks|projects)[/\\]", uri):
+            # Tasks imported on Windows, or with a slash too many, name Label Studio's own paths so.
+            path, mark, query = uri.partition("?")
+            uri = "/" + path.replace("\\", "/").lstrip("/") + mark + query
         try:
             if uri.startswith("/") and not uri.startswith("//"):
                 prefix = "" if uri.startswith(f"{self._prefix}/") else self._prefix
                 return httpx.URL(f"{self._origin}{prefix}{uri}")
             url = httpx.URL(uri)
+            if (below := self._public_path(url)) is not None:
+                return httpx.URL(f"{self._origin}{self._prefix}{below}")
         except (httpx.InvalidURL, ValueError) as error:
             raise ImageError(f"{describe(uri)} is not an address of an image") from error
         if url.scheme not in ("http", "https"):
@@ -126,6 +152,14 @@ class ImageSource:
                 f"it must begin with /, http://, https://, {', '.join(f'{s}://' for s in _STORAGE_SCHEMES)} or data:"
             )
         return url
+
+    def _public_path(self, url: httpx.URL) -> str | None:
+        """Path and query below Label Studio's public address, if the URL is there: this machine uses the internal one."""
+        if self._public is None or origin(url) != origin(self._public):
+            return None
+        prefix = self._public.raw_path.decode("ascii").rstrip("/")
+        path = url.raw_path.decode("ascii")
+        return path[len(prefix) :] if path.startswith(f"{prefix}/") else None
 
     def _label_studio_path(self, url: httpx.URL) -> str:
         """The decoded path below Label Studio's address; empty for other origins and for paths that climb."""
@@ -170,7 +204,9 @@ class ImageSource:
             raise
         except ImageError as error:
             also = f" ({problem})" if problem else ""
-            raise ImageError(f"{describe(uri)} cannot be fetched{also}, nor through Label Studio: {error}") from error
+            passes = isinstance(error, ImageUnavailable) or (problem is not None and problem.passes)
+            kind = ImageUnavailable if passes else ImageError
+            raise kind(f"{describe(uri)} cannot be fetched{also}, nor through Label Studio: {error}") from error
 
     def _cached(
         self, identity: str, name: str, get: Callable[[Validators | None], Response], *, immutable: bool = False

@@ -27,8 +27,8 @@ class ServingSettings(BaseSettings):
     )
     label_studio_public_url: str = Field(
         "",
-        description="Address of Label Studio as people's browsers reach it, for links of the status page. Empty: "
-        "LABEL_STUDIO_URL.",
+        description="Address of Label Studio as people's browsers reach it: for links of the status page, and for tasks "
+        "that name images by it, which are fetched from LABEL_STUDIO_URL. Empty: LABEL_STUDIO_URL.",
     )
     label_studio_api_key: SecretStr = Field(
         SecretStr(""),
@@ -137,6 +137,10 @@ class ServingSettings(BaseSettings):
     image_folder: Path | None = Field(
         None,
         description="Label Studio's local files document root, if this machine has it: /data/local-files is then read from disk.",
+    )
+    s3_requester_pays: bool = Field(
+        False,
+        description="Read images from buckets whose owner lets the reader pay (Requester Pays): this AWS account pays then.",
     )
     image_max_bytes: int = Field(64 * _MIB, ge=1, description="Largest image file, in bytes.")
     image_max_pixels: int = Field(100 * _MEGAPIXEL, ge=1, description="Largest image, in pixels.")

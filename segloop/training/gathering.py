@@ -202,7 +202,7 @@ class _Images:
         self._buckets = buckets
         self._settings = settings
         allow_pixels(settings.image_max_pixels)
-        self._reader = S3Reader(settings.image_timeout_s)
+        self._reader = S3Reader(settings.image_timeout_s, settings.s3_requester_pays)
         self._pool = ThreadPoolExecutor(READERS)
         self._coming: dict[tuple[int | None, str], Future[Image]] = {}
 
