@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from segloop.registry import Champion, VersionInfo
 
 
+@dataclasses.dataclass(frozen=True)
+class _Removed:
+    """A version whose model goes, and how large it is."""
+
+    project: str
+    version: str
+    bytes: int
+
+
 @click.group()
 def versions() -> None:
     """List, show, promote, roll back and prune the versions of a project."""
@@ -141,20 +150,20 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
     else:
         registry, key = open_store(settings, project)
         keys = [key]
-    rows: list[dict[str, Any]] = []
+    rows: list[_Removed] = []
     for key in keys:
         gone = registry.removed(key)
         for info in prunable_versions(registry.versions(key), registry.champion(key), keep):
             if not dry_run:
                 registry.remove(key, info.version)  # one that is gone too: what a removal that was killed left
             if info.version not in gone:
-                rows.append({"project": key, "version": info.version, "bytes": model_bytes(info)})
+                rows.append(_Removed(key, info.version, model_bytes(info)))
     if as_json:
         print_json({"dry_run": dry_run, "removed": rows})
         return
     for row in rows:
-        click.echo(f"project {row['project']}: {row['version']}, {row['bytes'] / 1e6:,.0f} MB")
-    total = sum(row["bytes"] for row in rows) / 1e9
+        click.echo(f"project {row.project}: {row.version}, {row.bytes / 1e6:,.0f} MB")
+    total = sum(row.bytes for row in rows) / 1e9
     done = "would be removed" if dry_run else "removed"
     click.echo(f"{len(rows)} models {done}, {total:,.2f} GB.")
 
@@ -207,7 +216,7 @@ def _report(champion: Champion, project: str, as_json: bool) -> None:
         click.echo(f"project {project} serves {champion.version} (generation {champion.generation})")
 
 
-def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, Any]:
+def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, object]:
     return {
         "version": info.version,
         "created_at": info.created_at,
