@@ -21,6 +21,7 @@ import numpy as np
 import segloop
 from demo.programs import free_port
 from demo.stack import clean_environment
+from segloop.processes import terminate
 
 ROOT = Path(segloop.__file__).resolve().parent.parent
 #: What `segloop serve` becomes.
@@ -65,14 +66,8 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            terminate(process, STOP_S)
 
     @property
     def worker_pid(self) -> int:

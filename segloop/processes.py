@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -45,6 +46,16 @@ def at_end(*functions: Callable[[], object]) -> None:
 
     # not a daemon: the interpreter waits for it
     threading.Thread(target=wait, name="at the end").start()
+
+
+def terminate(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Ask a child to end, and kill it if it has not within the time."""
+    process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def lock_file(path: Path, *, shared: bool = False) -> int:

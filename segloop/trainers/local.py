@@ -15,7 +15,7 @@ from typing import IO, Literal
 from segloop.errors import TrainingError
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.metrics.curves import ProgressFile
-from segloop.processes import die_with_parent, lock_file
+from segloop.processes import die_with_parent, lock_file, terminate
 from segloop.trainers.base import Run, RunStatus
 
 #: Serving stays responsive beside training.
@@ -80,14 +80,8 @@ class LocalTrainer:
     def stop(self, run: Run) -> None:
         """Ask the training to save and exit; kill it if it does not."""
         process = self._running.pop(run.id, None)
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            terminate(process, STOP_S)
 
     def _status(self, state: Literal["running", "finished"], run: Run) -> RunStatus:
         file = self._progress.setdefault(run.id, ProgressFile(_base(run) / "output" / "data" / "progress.jsonl"))

@@ -20,7 +20,6 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 CODE = Path(__file__).resolve().parent
 BASE = CODE.parents[2]
@@ -123,9 +122,10 @@ def command() -> list[str]:
     ]
 
 
-def hosts_of(config: dict[str, Any]) -> tuple[list[str], str]:
+def hosts_of(config: dict[str, object]) -> tuple[list[str], str]:
     """All hosts of the training, in order, and this one."""
-    hosts = sorted(config.get("hosts") or ["localhost"])
+    given = config.get("hosts")
+    hosts = sorted(map(str, given)) if isinstance(given, list) and given else ["localhost"]
     return hosts, str(config.get("current_host", hosts[0]))
 
 
@@ -177,7 +177,7 @@ def _report(progress: Path, ended: threading.Event) -> None:
             return
 
 
-def _config(name: str) -> dict[str, Any]:
+def _config(name: str) -> dict[str, object]:
     try:
         config = json.loads((BASE / "input" / "config" / name).read_text("utf-8"))
     except (OSError, ValueError):

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from botocore.exceptions import ClientError
 
@@ -86,13 +87,20 @@ class Pipeline:
             found = self._client.describe_pipeline_execution(PipelineExecutionArn=arn)
         return Execution(found["PipelineExecutionStatus"], found.get("FailureReason", ""))
 
-    def job(self, arn: str) -> str | None:
-        """The name of the execution's training job, the latest; None if it has none yet."""
+    def since(self, moment: datetime, most: int) -> list[str]:
+        """The ARNs of the executions since then, the latest first, so many at the most."""
+        with explained("sagemaker:ListPipelineExecutions"):
+            pages = self._client.get_paginator("list_pipeline_executions").paginate(
+                PipelineName=self._name, CreatedAfter=moment, PaginationConfig={"MaxItems": most}
+            )
+            return [one["PipelineExecutionArn"] for page in pages for one in page["PipelineExecutionSummaries"]]
+
+    def jobs(self, arn: str) -> list[str]:
+        """The names of an execution's training jobs, the latest first."""
         with explained("sagemaker:ListPipelineExecutionSteps"):
             pages = self._client.get_paginator("list_pipeline_execution_steps").paginate(PipelineExecutionArn=arn)
-            steps = [step for page in pages for step in page["PipelineExecutionSteps"]]
-        jobs = [step["Metadata"]["TrainingJob"]["Arn"] for step in steps if "TrainingJob" in step.get("Metadata", {})]
-        return str(jobs[0]).rpartition("/")[2] if jobs else None
+            steps = [step.get("Metadata", {}) for page in pages for step in page["PipelineExecutionSteps"]]
+        return [step["TrainingJob"]["Arn"].rpartition("/")[2] for step in steps if "TrainingJob" in step]
 
     def stop(self, arn: str) -> None:
         """Stop an execution; one that has ended stays as it is."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from segloop.aws.clients import ATTEMPTS, Clients, explained
+from segloop.aws.clients import ATTEMPTS, Clients
 from segloop.aws.training.jobs import TrainingJobs
+from segloop.aws.training.pipelines import Pipeline
 from segloop.aws.training.status import TrainingJob, status_of
 from segloop.dataset import MANIFEST
 from segloop.errors import TrainerUnavailable, TrainingError
@@ -54,30 +55,16 @@ class RouteTrainings:
 
     def __init__(self, settings: Settings, attempts: int = ATTEMPTS) -> None:
         clients = Clients(settings, attempts)
-        self._client, self._jobs = clients.sagemaker, TrainingJobs(clients)
-        self._route = settings.sagemaker_route
+        self._pipeline, self._jobs = Pipeline(clients, settings.sagemaker_route), TrainingJobs(clients)
 
     def since(self, moment: datetime) -> Iterator[RouteTraining]:
         """Those of the pipeline's executions since then, oldest first."""
-        for execution in reversed(self._executions(moment)):
-            for job in self._trainings(execution):
+        for execution in reversed(self._pipeline.since(moment, _EXECUTIONS)):
+            for job in self._pipeline.jobs(execution):
                 found = self._jobs.describe(job)
                 training = route_training(job, found.hyperparameters) if found is not None else None
                 if training is not None:
                     yield training
-
-    def _executions(self, moment: datetime) -> list[str]:
-        with explained("sagemaker:ListPipelineExecutions"):
-            pages = self._client.get_paginator("list_pipeline_executions").paginate(
-                PipelineName=self._route, CreatedAfter=moment, PaginationConfig={"MaxItems": _EXECUTIONS}
-            )
-            return [one["PipelineExecutionArn"] for page in pages for one in page["PipelineExecutionSummaries"]]
-
-    def _trainings(self, execution: str) -> list[str]:
-        with explained("sagemaker:ListPipelineExecutionSteps"):
-            pages = self._client.get_paginator("list_pipeline_execution_steps").paginate(PipelineExecutionArn=execution)
-            steps = [step.get("Metadata", {}) for page in pages for step in page["PipelineExecutionSteps"]]
-        return [str(step["TrainingJob"]["Arn"]).rpartition("/")[2] for step in steps if "TrainingJob" in step]
 
 
 class AdoptedTraining:

@@ -168,7 +168,8 @@ class SageMakerTrainer:
     def _job_of(self, run: Run, state: _State) -> str | None:
         if not self._settings.sagemaker_pipeline:
             return job_name(run.id, state.attempt)
-        return self._pipeline.job(state.execution) if state.execution else None
+        jobs = self._pipeline.jobs(state.execution) if state.execution else []
+        return jobs[0] if jobs else None
 
     def _start_execution(self, run: Run, state: _State) -> None:
         inputs, folders, manifest = self._inputs(run)
