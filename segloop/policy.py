@@ -75,26 +75,28 @@ def should_retrain(
     """
     if event == "start":
         return _pressed(live)
-    told = _told(changes)
+    summary = _summarize(changes)
     due = due_recipe(changes, thresholds)
     if due is None:
-        return RetrainDecision(False, f"{told.any}; {_begins(thresholds)}.")
+        return RetrainDecision(False, f"{summary.any}; {_begins(thresholds)}.")
     if due == "quick":
         if not has_backbone:
             return RetrainDecision(
                 False,
-                f"{told.recent}; without weights and without a served version only a full retrain makes sense, "
+                f"{summary.recent}; without weights and without a served version only a full retrain makes sense, "
                 f"and {_full_begins(thresholds)}.",
             )
         if live is not None:
-            return RetrainDecision(False, f"{told.recent}, and a retrain is already under way; what is due follows it.")
-        return RetrainDecision(True, f"{told.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
-    begins = f"{told.full}, and a retrain begins at {thresholds.full}"
+            return RetrainDecision(
+                False, f"{summary.recent}, and a retrain is already under way; what is due follows it."
+            )
+        return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
+    begins = f"{summary.full}, and a retrain begins at {thresholds.full}"
     if live is None:
         return RetrainDecision(True, f"{begins}.")
     if live.recipe == "quick" and live.waits:
         return RetrainDecision(True, f"{begins}: the quick adaptation that waits becomes a full retrain.")
-    return RetrainDecision(False, f"{told.full}, and a retrain is already under way; another follows it.")
+    return RetrainDecision(False, f"{summary.full}, and a retrain is already under way; another follows it.")
 
 
 def should_rerun(
@@ -105,21 +107,21 @@ def should_rerun(
     `changes` are those since the snapshots, the ended run's included; `requested` says that a full retrain was asked
     for (by Start Training) during the run. A quick adaptation is no answer to that.
     """
-    told = _told(changes)
+    summary = _summarize(changes)
     due = due_recipe(changes, thresholds)
     if due == "full":
-        return RetrainDecision(True, f"{told.full}, and a retrain begins at {thresholds.full}.")
+        return RetrainDecision(True, f"{summary.full}, and a retrain begins at {thresholds.full}.")
     if requested and ended == "quick":
         return RetrainDecision(True, "Start Training was pressed during a quick adaptation.")
     if requested and changes.full > 0:
-        return RetrainDecision(True, f"Start Training was pressed during the run, and {told.full}.")
+        return RetrainDecision(True, f"Start Training was pressed during the run, and {summary.full}.")
     if due == "quick" and has_backbone:
-        return RetrainDecision(True, f"{told.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
+        return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     if requested:
         return RetrainDecision(
             False, "Start Training was pressed during the run, but nothing changed since its snapshot."
         )
-    return RetrainDecision(False, f"{told.any}; {_begins(thresholds)}.")
+    return RetrainDecision(False, f"{summary.any}; {_begins(thresholds)}.")
 
 
 def _pressed(live: Live | None) -> RetrainDecision:
@@ -135,7 +137,7 @@ def _pressed(live: Live | None) -> RetrainDecision:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Summary:
     """How many tasks changed, in words."""
 
     full: str
@@ -143,13 +145,13 @@ class _Told:
     any: str
 
 
-def _told(changes: Changes) -> _Told:
+def _summarize(changes: Changes) -> _Summary:
     full, recent = _tasks(changes.full), _tasks(changes.recent)
     if changes.full == changes.recent:
-        return _Told(*[f"{full} changed since the last snapshot"] * 3)
+        return _Summary(*[f"{full} changed since the last snapshot"] * 3)
     since_full = f"{full} changed since the last full retrain's snapshot"
     since_any = f"{recent} changed since the last snapshot"
-    return _Told(since_full, since_any, f"{since_full}, {changes.recent} of them since the last one")
+    return _Summary(since_full, since_any, f"{since_full}, {changes.recent} of them since the last one")
 
 
 def _begins(thresholds: Thresholds) -> str:

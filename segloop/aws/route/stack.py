@@ -182,7 +182,7 @@ class Stack:
             raise StackError(f"the stack {self.name} is {status}: somebody changes it now; wait until that has ended")
 
     def _proposed(self, id_: str, is_new: bool) -> ChangeSet:
-        def look() -> ChangeSet | None:
+        def check() -> ChangeSet | None:
             with explained("cloudformation:DescribeChangeSet"):
                 pages = list(self._client.get_paginator("describe_change_set").paginate(ChangeSetName=id_))
             status, reason = pages[0]["Status"], pages[0].get("StatusReason", "")
@@ -197,7 +197,7 @@ class Stack:
                 return empty
             raise StackError(f"CloudFormation refuses the change of the stack {self.name}: {reason}")
 
-        return _wait(look, f"the change set of the stack {self.name}")
+        return _wait(check, f"the change set of the stack {self.name}")
 
     def _follow(self, id_: str, seen: set[str], tell: Tell, ends: Collection[str] = ()) -> tuple[str, list[Event]]:
         """Tell every event that is not `seen` until the stack has one of the statuses `ends` (empty: it is gone), by
@@ -205,7 +205,7 @@ class Stack:
         before = len(seen)
         failures: list[Event] = []
 
-        def look() -> str | None:
+        def check() -> str | None:
             # the status first: what follows it then has every event up to it
             found = self._describe(id_)
             for event in reversed([event for event in self._events(id_) if event.id not in seen]):
@@ -217,7 +217,7 @@ class Stack:
             is_over = status in ends if ends else len(seen) > before and not status.endswith("_IN_PROGRESS")
             return status if is_over else None
 
-        return _wait(look, f"the stack {self.name}"), failures
+        return _wait(check, f"the stack {self.name}"), failures
 
     def _describe(self, id_: str) -> Description | None:
         with explained("cloudformation:DescribeStacks"):
@@ -254,15 +254,15 @@ class Stack:
                     raise
 
 
-def _wait(look: Callable[[], _T | None], what: str) -> _T:
-    """What `look` finds, as soon as it finds something; the pauses between its calls grow.
+def _wait(check: Callable[[], _T | None], what: str) -> _T:
+    """What `check` finds, as soon as it finds something; the pauses between its calls grow.
 
     Raises:
         StackError: it takes too long.
     """
     end_s = time.monotonic() + _WAIT_S
     pause_s = _FIRST_PAUSE_S
-    while (found := look()) is None:
+    while (found := check()) is None:
         if time.monotonic() > end_s:
             raise StackError(f"{what} is not done after {_WAIT_S:.0f} s; look at the console of CloudFormation")
         time.sleep(pause_s)
