@@ -63,15 +63,21 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """training.json: a training that goes on elsewhere, as far as it was seen.
+class SeenStep:
+    """A step of a training elsewhere, as one look found it: its loss, and the mIoU of its evaluation."""
 
-    `seen` has the step, its loss and the mIoU of its evaluation for every look that found a step.
-    """
+    step: float
+    loss: float | None
+    evaluated: float | None
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """training.json: a training that goes on elsewhere, as far as it was seen."""
 
     submitted_at: float
     lost: int = 0
-    seen: tuple[tuple[float, float | None, float | None], ...] = ()
+    seen: tuple[SeenStep, ...] = ()
 
 
 @dataclass(frozen=True)

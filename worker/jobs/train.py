@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 from worker.jobs.context import JobContext
-from worker.jobs.run_state import TrainingState, read_state, write_state
+from worker.jobs.run_state import SeenStep, TrainingState, read_state, write_state
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +116,14 @@ class Training:
             trainer.stop(self.run)
             raise TrainingError(f"The training took longer than job_timeout_s={self.timeout_s}.")
         progress = status.progress or {}
-        step = [(progress["step"], progress.get("loss"), progress.get("miou"))] if "step" in progress else []
-        state = replace(state, lost=self._go_on(status, state.lost), seen=(*state.seen, *step))
+        state = replace(state, lost=self._go_on(status, state.lost))
+        if "step" in progress:
+            step = SeenStep(progress["step"], progress.get("loss"), progress.get("miou"))
+            state = replace(state, seen=(*state.seen, step))
         write_state(path, state)
         curves = Curves()
-        for one in state.seen:
-            curves.take(dict(zip(("step", "loss", "evaluated"), one, strict=True)))
+        for seen in state.seen:
+            curves.take(asdict(seen))
         self._report(progress, curves.as_dict())
         raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
 
