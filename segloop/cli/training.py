@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,7 +14,7 @@ from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from segloop.queue import Jobs
-    from segloop.queue.status import JobStatus
+    from segloop.queue.status import JobStatus, Progress
     from segloop.registry import Registry
 
 _POLL_S: Final = 0.5
@@ -131,10 +130,11 @@ def _status(jobs: Jobs, job_id: str) -> JobStatus:
     return jobs.job_status(job_id)
 
 
-def _facts(progress: Mapping[str, Any]) -> str:
-    facts = [f"{name} {progress[name]:.3f}" for name in ("loss", "miou") if progress.get(name) is not None]
-    if progress.get("eta_s"):
-        facts.append(f"{progress['eta_s']:.0f} s left")
+def _facts(progress: Progress) -> str:
+    figures = {"loss": progress.get("loss"), "miou": progress.get("miou")}
+    facts = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
+    if eta_s := progress.get("eta_s"):
+        facts.append(f"{eta_s:.0f} s left")
     return ", ".join(facts)
 
 

@@ -143,7 +143,7 @@ def refused(url: str, action: str, status: int, body: object) -> LabelStudioErro
     return LabelStudioError(f"Label Studio at {url} answered {status} to {action}{reason}{hint}")
 
 
-def _reasons(body: dict[str, Any]) -> Iterable[str]:
+def _reasons(body: dict[str, object]) -> Iterable[str]:
     if body.get("detail"):
         yield str(body["detail"])
     problems = body.get("validation_errors")

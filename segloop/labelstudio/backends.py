@@ -94,8 +94,7 @@ class Backends:
 
     def all(self, project_id: int) -> list[dict[str, Any]]:
         """The ML backends of a project, each as Label Studio finds it now: it asks all of them for their health."""
-        found: list[dict[str, Any]] = self._api.request("GET", "/api/ml/", params={"project": project_id})
-        return found
+        return list(self._api.request("GET", "/api/ml/", params={"project": project_id}))
 
     def find(self, project_id: int, public_url: str = "") -> dict[str, Any] | None:
         """The entry of this backend in a project: the one at `public_url`, else the only one; None if there is none.
@@ -166,7 +165,7 @@ class Backends:
 
     def _add(self, project_id: int, fields: Mapping[str, object]) -> dict[str, Any]:
         try:
-            added: dict[str, Any] = self._api.request("POST", "/api/ml/", json=fields)
+            return dict(self._api.request("POST", "/api/ml/", json=fields))
         except LabelStudioUnreachable:
             raise
         except LabelStudioError:
@@ -175,7 +174,6 @@ class Backends:
             if backend is None:
                 raise
             return backend
-        return added
 
     def _update(self, backend: dict[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
         kept = {name: backend[name] for name in _KEPT_FIELDS if backend.get(name) is not None}
@@ -186,8 +184,7 @@ class Backends:
                 "basic_auth_user": backend.get("basic_auth_user"),
                 "basic_auth_pass": "",
             }
-        updated: dict[str, Any] = self._api.request("PATCH", f"/api/ml/{backend['id']}", json={**kept, **changes})
-        return updated
+        return dict(self._api.request("PATCH", f"/api/ml/{backend['id']}", json={**kept, **changes}))
 
     def _connect_webhook(self, project_id: int, spec: BackendSpec) -> tuple[EnsuredWebhook | None, str | None]:
         url = f"{spec.url.rstrip('/')}/webhook"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
@@ -20,7 +20,7 @@ class Predictions:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def create(self, project_id: int, predictions: Sequence[dict[str, Any]]) -> int:
+    def create(self, project_id: int, predictions: Sequence[Mapping[str, object]]) -> int:
         """Store `predictions` (each `{"task", "result", "score", "model_version"}`) and return how many were stored.
 
         Predictions for tasks that are gone are left out and logged.
@@ -29,7 +29,7 @@ class Predictions:
             return 0
         path = f"/api/projects/{project_id}/import/predictions"
         try:
-            created: int = self._api.request("POST", path, json=list(predictions))["created"]
+            return int(self._api.request("POST", path, json=list(predictions))["created"])
         except LabelStudioUnreachable:
             raise
         except LabelStudioError:
@@ -41,7 +41,6 @@ class Predictions:
                 raise
             _log.warning("project %s: task %s is gone, its prediction is dropped", project_id, task_id)
             return 0
-        return created
 
     def set_score(self, task_id: int, version: str, score: float) -> None:
         """Give the predictions of a version for a task another score, in [0, 1]; doing it again changes nothing.
@@ -68,5 +67,5 @@ class Predictions:
             _log.warning("task %s is gone, and its score with it", task_id)
             return []
 
-    def _is_gone(self, task_id: int) -> bool:
+    def _is_gone(self, task_id: object) -> bool:
         return self._api.send("GET", f"/api/tasks/{task_id}/").status_code == _NOT_FOUND

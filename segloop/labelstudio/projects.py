@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from segloop.labelstudio.api import Api
+
+_SECRETS: Final = frozenset({"task_data_password", "token"})
 
 
 class Projects:
@@ -15,10 +17,8 @@ class Projects:
 
     def get(self, project_id: int) -> dict[str, Any]:
         """A project (`id`, `title`, `label_config`, `created_at`, ...) without its secrets."""
-        project: dict[str, Any] = self._api.request("GET", f"/api/projects/{project_id}/")
-        project.pop("task_data_password", None)
-        project.pop("token", None)
-        return project
+        project = self._api.request("GET", f"/api/projects/{project_id}/")
+        return {name: value for name, value in project.items() if name not in _SECRETS}
 
     def change(self, project_id: int, **fields: Any) -> None:
         """Set fields of a project, such as `sampling` or `model_version`."""

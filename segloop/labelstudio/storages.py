@@ -81,8 +81,7 @@ class Storages:
 
     def sources(self, project_id: int) -> list[dict[str, Any]]:
         """The S3 source storages of a project."""
-        found: list[dict[str, Any]] = self._api.request("GET", "/api/storages/s3/", params={"project": project_id})
-        return found
+        return list(self._api.request("GET", "/api/storages/s3/", params={"project": project_id}))
 
     def ensure(self, project_id: int, wanted: SourceStorage | TargetStorageEntry, keys: Keys) -> EnsuredStorage:
         """Have a storage as wanted: the one of its title, or else of its bucket and prefix, or a new one.

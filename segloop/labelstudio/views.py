@@ -27,7 +27,7 @@ class Views:
             "filters": {"conjunction": "and", "items": list(TO_LABEL)},
             "ordering": list(LEAST_SURE_FIRST),
         }
-        views: list[dict[str, Any]] = self._api.request("GET", "/api/dm/views/", params={"project": project_id})
+        views = self._api.request("GET", "/api/dm/views/", params={"project": project_id})
         view = next((view for view in views if view["data"].get("title") == ORDERED_VIEW), None)
         if view is None:
             data = {"type": "list", "target": "tasks", **wanted}

@@ -32,7 +32,7 @@ class Webhooks:
 
     def all(self, project_id: int) -> list[dict[str, Any]]:
         """The webhooks of a project as Label Studio lists them, oldest first. Their `headers` hold secrets."""
-        found: list[dict[str, Any]] = self._api.request("GET", "/api/webhooks/", params={"project": project_id})
+        found = self._api.request("GET", "/api/webhooks/", params={"project": project_id})
         return sorted(found, key=lambda webhook: int(webhook["id"]))
 
     def ensure(
@@ -76,7 +76,7 @@ class Webhooks:
 
 def _wanted(
     url: str, existing: Mapping[str, str], headers: Mapping[str, SecretStr], actions: Collection[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     own = {name.lower() for name in headers}
     others = {name: value for name, value in existing.items() if name.lower() not in own}
     return {

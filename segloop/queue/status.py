@@ -12,6 +12,23 @@ from rq.job import Job
 from segloop.policy import Recipe
 
 
+class Progress(TypedDict, total=False):
+    """How far a job is, as it reports it: `phase`, `message`, and what else its phase has."""
+
+    phase: str
+    message: str
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    miou: float
+    eta_s: float
+    cost: object
+    version: str
+    promoted: bool
+
+
 class JobStatus(TypedDict):
     """State of a job under label-studio-ml's keys, and its progress. Moments are in ISO 8601."""
 
@@ -25,9 +42,8 @@ class JobStatus(TypedDict):
     kind: str | None
     project: str | None
     reason: str | None
-    #: As the job reports it: `phase`, `message`, and what else its phase has.
-    progress: Mapping[str, Any] | None
-    curves: Mapping[str, Any] | None
+    progress: Progress | None
+    curves: Mapping[str, object] | None
     #: Of a job that finished: what it returned.
     result: NotRequired[Mapping[str, Any] | None]
     #: Of a retrain that is queued or runs.

@@ -78,7 +78,7 @@ class OpenVINOEngine:
         import openvino
 
         # Its own default is bf16 where the CPU knows it, which is slower without AMX and less exact everywhere.
-        options: dict[str, Any] = {
+        options: dict[str, str | int | bool] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": _threads(processes),

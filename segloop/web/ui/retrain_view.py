@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 if TYPE_CHECKING:
-    from segloop.queue.status import JobStatus
+    from segloop.queue.status import JobStatus, Progress
 
 #: The steps of a retrain, in their order: the phase that the job reports, and what it is called.
 PHASES: Final = (
@@ -67,7 +67,7 @@ class RetrainView(TypedDict):
 
 def job_of(status: JobStatus) -> RetrainView:
     """A retrain from the status of its job."""
-    progress: Mapping[str, Any] = status.get("progress") or {}
+    progress: Progress = status.get("progress") or {}
     phase = str(progress.get("phase") or "queued")
     state = _state(status["job_status"], phase)
     step, steps = progress.get("step"), progress.get("steps")
@@ -118,7 +118,7 @@ def _phases(state: str, phase: str) -> list[PhaseState]:
     return [{"name": name, "state": one} for (_, name), one in zip(PHASES, states, strict=True)]
 
 
-def _message(status: JobStatus, state: str, progress: Mapping[str, Any]) -> str:
+def _message(status: JobStatus, state: str, progress: Progress) -> str:
     if state == "queued":
         return _WAITS
     if state in ("failed", "stopped"):
