@@ -102,7 +102,9 @@ def listening_address(settings: Settings) -> tuple[str, int]:
 
 
 def _load(parent_pid: int, application: str) -> Any:
-    """The application, in the process that will serve it."""
+    """The application, in the process that will serve it; it hears of callers and https from a proxy on this machine."""
+    from granian.utils.proxies import wrap_wsgi_with_proxy_headers
+
     # A terminal sends Ctrl-C to every process; the first one tells the others.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # granian's own handler comes after this, and that of the first process, which is inherited, stops nothing here.
@@ -110,7 +112,7 @@ def _load(parent_pid: int, application: str) -> Any:
     die_with_parent(signal.SIGTERM, parent_pid)
     sys.path.insert(0, str(_ROOT))
     module, _, name = application.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return wrap_wsgi_with_proxy_headers(getattr(importlib.import_module(module), name), ["127.0.0.1", "::1"])
 
 
 def _is_fitting(record: logging.LogRecord) -> bool:

@@ -48,6 +48,9 @@ def app(environ, start_response):
     if path == "/pieces":
         start_response("200 OK", [])
         return iter([b"one\\r\\n\\r\\n", b"two", b"", b"three"])
+    if path == "/caller":
+        start_response("200 OK", [])
+        return [f"{environ['wsgi.url_scheme']} {environ['REMOTE_ADDR']}".encode()]
     if path == "/long":
         start_response("200 OK", [("Content-Length", str(8 * 2**20))])
         return [b"x" * (8 * 2**20)]
@@ -328,6 +331,18 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_told(segloop: Server) -> Non
         assert client.recv(65536).startswith(b"HTTP/1.1 4")
     with segloop.connect(head("Content-Length: 9", "Expect: 100-continue")) as client:
         assert client.recv(65536).startswith(b"HTTP/1.1 401"), "who may not send is not told to"
+
+
+def test_a_proxy_on_this_machine_says_who_calls_and_how(tmp_path: Path) -> None:
+    with serving(tmp_path, APP) as server:
+
+        def caller(**headers: str) -> str:
+            return httpx.get(f"{server.url}/caller", headers=headers, trust_env=False).text
+
+        assert caller() == "http 127.0.0.1"
+        assert (
+            caller(**{"X-Forwarded-For": "127.0.0.1, 203.0.113.7", "X-Forwarded-Proto": "https"}) == "https 203.0.113.7"
+        )
 
 
 # -- gunicorn, for who starts segloop by it
