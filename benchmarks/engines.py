@@ -42,7 +42,7 @@ def main() -> int:
         batch = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32)
         eager = forward(network, batch)
         # arithmetic costs the same whatever the weights are
-        dense = forward(build_network(info["arch"], len(info["classes"]) + 1, 8).eval(), batch)
+        dense = forward(build_network(info.arch, len(info.classes) + 1, 8).eval(), batch)
         engines = {name: partial(OpenVINOEngine(bundle / f"{name}.xml").logits, batch) for name in (EXACT, INT8)}
         facts = {"gemm_gflop_per_s": gemm_rate(), "threads": torch.get_num_threads()}
         time_ = partial(compare, "engines", seconds=given.seconds, **facts)

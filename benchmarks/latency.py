@@ -30,6 +30,7 @@ from segloop.network.network import build_network, save_bundle
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.local import NICENESS
+from segloop.versions import Metrics, VersionInfo
 
 TARGET_MS = 50.0
 INPUT_SIZE = 256
@@ -145,20 +146,15 @@ def training(base: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def serve_something(settings: Settings, folder: Path, data: DemoData) -> None:
     """A version with random weights: the arithmetic is the same."""
-    info = {
-        "format": 1,
-        "created_at": "2026-11-22T00:00:00+00:00",
-        "arch": settings.arch,
-        "output_stride": 16,
-        "input_size": INPUT_SIZE,
-        "classes": list(data.classes),
-        "parent": None,
-        "snapshot": "0" * 64,
-        "metrics": {"miou": None, "pixel_accuracy": None, "iou": dict.fromkeys(data.classes), "tasks": 0, "pixels": 0},
-        "champion_metrics": None,
-        "decision": None,
-        "recipe": {},
-    }
+    info = VersionInfo(
+        created_at="2026-11-22T00:00:00+00:00",
+        arch=settings.arch,
+        output_stride=16,
+        input_size=INPUT_SIZE,
+        classes=data.classes,
+        snapshot="0" * 64,
+        metrics=Metrics(),
+    )
     save_bundle(folder / "bundle", build_network(settings.arch, len(data.classes) + 1, 16), info)
     registry = open_registry(settings)
     registry.promote(PROJECT, registry.add(PROJECT, folder / "bundle", info), "benchmark")

@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks.runs import PROJECT, train, write_run
 from demo.data import DemoData, generated
-from segloop.formats import VERSION_FILE
 from segloop.registry import open_registry
 from segloop.serving.conversion import run_export
 from segloop.settings import Settings
+from segloop.versions import EngineFigures, EngineReport, read_version
 
 #: Long side, in pixels, at which the network is trained and judged: what it takes to learn something in a minute.
 TRAINED_SIZE = 192
@@ -76,17 +76,16 @@ def engines_report(folder: Path) -> dict[str, Any]:
 
 def label_config_of(folder: Path) -> str:
     """The label config that the version's classes belong to."""
-    info = json.loads((folder / "bundle" / VERSION_FILE).read_text(encoding="utf-8"))
-    return DemoData(tuple(info["classes"]), (), ()).label_config
+    return DemoData(read_version(folder / "bundle").classes, (), ()).label_config
 
 
 def serve_version(folder: Path, settings: Settings) -> str:
     """Make it the champion of PROJECT, seen at SERVED_SIZE; the int8 model serves whatever it was found worth."""
     registry = open_registry(settings)
     bundle = folder / "bundle"
-    info = json.loads((bundle / VERSION_FILE).read_text(encoding="utf-8"))
-    info |= {"files": {}, "input_size": SERVED_SIZE, "engines": {"openvino-int8": {"serves": True}}}
-    version = registry.add(PROJECT, bundle, info)
+    engines = EngineReport(openvino_int8=EngineFigures(serves=True))
+    changes = {"files": {}, "input_size": SERVED_SIZE, "engines": engines}
+    version = registry.add(PROJECT, bundle, read_version(bundle).model_copy(update=changes))
     registry.promote(PROJECT, version, "benchmark")
     return version
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from segloop.registry.store import Blob, Store
+from segloop.versions import VersionInfo
 
 PROJECT = "29.1795383040"
 BUCKET = "segloop-test"
 
 
-def make_info(**changes: Any) -> dict[str, Any]:
-    return {
-        "format": 1,
+def make_info(**changes: Any) -> VersionInfo:
+    known = {
         "created_at": "2026-11-22T12:00:00+00:00",
         "arch": "deeplabv3_resnet50",
         "output_stride": 16,
@@ -26,8 +26,8 @@ def make_info(**changes: Any) -> dict[str, Any]:
         "champion_metrics": None,
         "decision": {"act": True, "reason": "The first version."},
         "recipe": {"epochs": 3},
-        **changes,
     }
+    return VersionInfo.model_validate({**known, **changes})
 
 
 def digest(data: bytes) -> str:

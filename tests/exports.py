@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 
 from demo.stack import clean_environment
 from segloop.network.network import SegmentationNetwork, build_network, save_bundle
+from segloop.versions import EngineReport
 from tests.snapshots import write_snapshot
 from tests.toys import half_red_half_blue, toy_info
 
@@ -91,15 +91,15 @@ def exported(network: SegmentationNetwork, arch: str, folder: Path) -> Version:
     examples = [(noisy(seed), np.full((64, 96), 1 + seed % 2, np.uint8), "train") for seed in range(3)]
     examples += [(noisy(seed), np.full((64, 96), 1 + seed % 2, np.uint8), "val") for seed in range(3, 5)]
     write_snapshot(snapshot, CLASSES, examples)
-    info = toy_info(CLASSES) | {"arch": arch}
+    info = toy_info(CLASSES, arch=arch)
     save_bundle(bundle, network, info)
     done = run_export("--bundle", bundle, "--snapshot", snapshot, "--out", out)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {file.name for file in out.iterdir()} == EXACT | INT8 | {"engines.json"}
-    report = json.loads((out / "engines.json").read_text())
+    engines = EngineReport.model_validate_json((out / "engines.json").read_bytes())
     for name in EXACT | INT8:
         (out / name).rename(bundle / name)
-    return Version(network, bundle, info | {"engines": report})
+    return Version(network, bundle, info.model_copy(update={"engines": engines}))
 
 
 def body_of(classes: tuple[str, ...]) -> dict[str, Any]:

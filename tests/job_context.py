@@ -25,6 +25,7 @@ from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus, Trainer
+from segloop.versions import EngineFigures, EngineReport
 from tests.toys import BRUSH, toy_model
 from worker.jobs.context import JobContext
 from worker.jobs.retrain import run_retrain
@@ -217,11 +218,11 @@ def make_context(settings: Settings, jobs: Jobs, trainer: Trainer) -> JobContext
     )
 
 
-def fake_export(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> dict[str, Any]:
+def fake_export(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> EngineReport:
     out.mkdir()
     (out / "openvino.xml").write_text("<net/>")
     (out / "openvino.bin").write_bytes(bundle.name.encode())
-    return {} if snapshot is None else {"images": 1, "openvino": {"serves": True}}
+    return EngineReport() if snapshot is None else EngineReport(images=1, openvino=EngineFigures(serves=True))
 
 
 def begin(jobs: Jobs, project: str = PROJECT, recipe: Recipe = "full") -> str:
@@ -300,5 +301,5 @@ class StepsOf:
     def compare(self, *args: Any) -> dict[str, Any]:
         return self.context.compare(*args)
 
-    def export(self, *args: Any) -> dict[str, Any]:
+    def export(self, *args: Any) -> EngineReport:
         return self.context.export(*args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from segloop.registry import Registry, open_registry
 from segloop.registry.gallery import GALLERY, Entry, write_gallery
 from segloop.serving import ServedModels
 from segloop.settings import Settings
+from segloop.versions import VersionInfo
 from segloop.web import create_app
 from tests.toys import BRUSH, ToyImages, toy_loader
 
@@ -66,14 +66,14 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
     return [(image, np.where(mask == NO_LABEL, 0, mask + 1).astype(np.uint8)) for image, mask in drawn]
 
 
-def described(matrix: ConfusionMatrix, seed: int, miou: float, champion_miou: float | None) -> dict[str, Any]:
+def described(matrix: ConfusionMatrix, seed: int, miou: float, champion_miou: float | None) -> VersionInfo:
     """A version.json for these figures."""
     summary = {**matrix.summary(tasks=12), "miou": miou}
     gate = "wins" if champion_miou is None or miou > champion_miou else "does not win"
     theirs = None
     if champion_miou is not None:
         theirs = {**summary, "miou": champion_miou, "iou": {n: (v or 0) - 0.03 for n, v in summary["iou"].items()}}
-    return {
+    known = {
         "created_at": f"2026-11-2{seed}T12:00:00+00:00",
         "arch": "deeplabv3_resnet50",
         "output_stride": 16,
@@ -97,6 +97,7 @@ def described(matrix: ConfusionMatrix, seed: int, miou: float, champion_miou: fl
         "recipe": {"kind": "full", "seconds": 412.0},
         "curves": curves(200, miou),
     }
+    return VersionInfo.model_validate(known)
 
 
 def curves(steps: int, miou: float) -> dict[str, list[list[float]]]:

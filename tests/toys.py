@@ -12,6 +12,7 @@ from segloop.errors import ImageError
 from segloop.registry import Registry
 from segloop.serving import Batcher, ServedModel
 from segloop.settings import Settings
+from segloop.versions import VersionInfo
 
 BRUSH = (
     '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
@@ -78,17 +79,16 @@ def toy_loader(registry: object, project: str, version: str, settings: object) -
     return toy_model(version, project)
 
 
-def toy_bundle(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("Road", "Sky")) -> tuple[Path, dict]:
+def toy_bundle(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("Road", "Sky")) -> tuple[Path, VersionInfo]:
     """A bundle with a few bytes for weights, and its version.json: enough for a registry."""
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(np.random.default_rng(seed).bytes(64))
     return folder, toy_info(classes)
 
 
-def toy_info(classes: tuple[str, ...]) -> dict:
+def toy_info(classes: tuple[str, ...] = ("Road", "Sky"), **changes: object) -> VersionInfo:
     """A version.json but for what the registry sets."""
-    return {
-        "format": 1,
+    known = {
         "created_at": "2026-11-22T00:00:00+00:00",
         "arch": "deeplabv3_resnet50",
         "output_stride": 16,
@@ -101,6 +101,7 @@ def toy_info(classes: tuple[str, ...]) -> dict:
         "decision": None,
         "recipe": {},
     }
+    return VersionInfo.model_validate({**known, **changes})
 
 
 def toy_registry(folder: Path, project: str = "7.1795383040") -> Registry:
@@ -111,7 +112,7 @@ def toy_registry(folder: Path, project: str = "7.1795383040") -> Registry:
     from segloop.registry import open_registry
 
     torch.manual_seed(0)
-    info = {**toy_info(("Road", "Sky")), "arch": "fcn_resnet50", "engines": {"error": "none here"}}
+    info = toy_info(arch="fcn_resnet50", engines={"error": "none here"})
     save_bundle(folder / "bundle", build_network("fcn_resnet50", 3, 16), info)
     made = open_registry(Settings(_env_file=None, data_dir=folder))
     made.add(project, folder / "bundle", info)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from segloop.registry import Champion, VersionInfo
+    from segloop.versions import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ def list_versions(project: str | None, as_json: bool) -> None:
     table = Table("", "version", "created", "mIoU", "champion's mIoU", "decision", title=f"project {key}")
     for info in infos:
         served = champion is not None and champion.version == info.version
-        reason = (info.decision or {}).get("reason", "")
+        reason = info.decision.reason if info.decision else ""
         if when := removed.get(info.version):
             reason = f"Model removed on {when[:10]}. {reason}"
         cells = [info.created_at[:19], _miou(info.metrics, settings), _miou(info.champion_metrics, settings), reason]
@@ -73,7 +74,7 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
     info = registry.get(key, version)
     served = champion is not None and champion.version == version
     if as_json:
-        print_json({**dataclasses.asdict(info), "champion": served})
+        print_json({**info.model_dump(by_alias=True), "champion": served})
         return
     facts = Table(title=f"{version} of project {key}", show_header=False)
     for name, value in (
@@ -81,24 +82,23 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
         ("created", info.created_at[:19]),
         ("network", f"{info.arch}, output stride {info.output_stride}, {info.input_size} px"),
         ("parent", info.parent or "none"),
-        ("decision", (info.decision or {}).get("reason", "none")),
+        ("decision", info.decision.reason if info.decision else "none"),
         ("mIoU", _miou(info.metrics, settings)),
-        ("pixel accuracy", share(info.metrics.get("pixel_accuracy"))),
-        ("boundary F1", share(info.metrics.get("boundary_f1"))),
-        ("calibration error", share(info.metrics.get("calibration_error"))),
+        ("pixel accuracy", share(info.metrics.pixel_accuracy)),
+        ("boundary F1", share(info.metrics.boundary_f1)),
+        ("calibration error", share(info.metrics.calibration_error)),
         *(
-            (f"engine {name}", engine["reason"] if engine["serves"] else f"does not serve. {engine['reason']}")
-            for name, engine in info.engines.items()
-            if isinstance(engine, dict) and "reason" in engine
+            (f"engine {name}", engine.reason if engine.serves else f"does not serve. {engine.reason}")
+            for name, engine in info.engines.figures().items()
+            if engine.reason
         ),
     ):
         facts.add_row(name, escape(str(value)))
     scores = Table("class", "IoU", "champion's IoU", "boundary F1")
-    theirs = (info.champion_metrics or {}).get("iou") or {}
-    boundary = info.metrics.get("boundary_f1_by_class") or {}
+    theirs = info.champion_metrics.iou if info.champion_metrics else {}
+    ours, boundary = info.metrics.iou, info.metrics.boundary_f1_by_class
     for name in info.classes:
-        own = (info.metrics.get("iou") or {}).get(name)
-        scores.add_row(escape(name), share(own), share(theirs.get(name)), share(boundary.get(name)))
+        scores.add_row(escape(name), share(ours.get(name)), share(theirs.get(name)), share(boundary.get(name)))
     console().print(facts, scores)
 
 
@@ -195,14 +195,15 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
     difference = result["difference"]
     same = difference is not None and abs(difference) <= tolerance
     if as_json:
-        print_json({**result, "tolerance": tolerance, "same": same})
+        metrics = {name: result[name].model_dump() for name in ("metrics", "reproduced")}
+        print_json({**result, **metrics, "tolerance": tolerance, "same": same})
     else:
         table = Table("", version, "again", title=f"{result['tasks']} tasks, snapshot {result['snapshot'][:12]}")
         then, now = result["metrics"], result["reproduced"]
         for label, name in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("boundary F1", "boundary_f1")):
-            table.add_row(label, share(then.get(name)), share(now.get(name)))
-        for name, iou in (now.get("iou") or {}).items():
-            table.add_row(escape(f"IoU {name}"), share((then.get("iou") or {}).get(name)), share(iou))
+            table.add_row(label, share(getattr(then, name)), share(getattr(now, name)))
+        for name, iou in now.iou.items():
+            table.add_row(escape(f"IoU {name}"), share(then.iou.get(name)), share(iou))
         console().print(table)
         click.echo(f"The same within {tolerance:g} mIoU." if same else f"Not the same within {tolerance:g} mIoU.")
     if not same:
@@ -217,19 +218,12 @@ def _report(champion: Champion, project: str, as_json: bool) -> None:
 
 
 def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, object]:
-    return {
-        "version": info.version,
-        "created_at": info.created_at,
-        "parent": info.parent,
-        "metrics": info.metrics,
-        "champion_metrics": info.champion_metrics,
-        "decision": info.decision,
-        "champion": champion is not None and champion.version == info.version,
-    }
+    told = info.model_dump(include={"version", "created_at", "parent", "metrics", "champion_metrics", "decision"})
+    return {**told, "champion": champion is not None and champion.version == info.version}
 
 
-def _miou(metrics: dict[str, Any] | None, settings: Settings) -> str:
-    shown = share((metrics or {}).get("miou"))
-    tasks = (metrics or {}).get("tasks")
-    few = isinstance(tasks, int) and tasks < settings.min_val_tasks
-    return f"{shown} (only {tasks} held-out tasks)" if few else shown
+def _miou(metrics: Metrics | None, settings: Settings) -> str:
+    if metrics is None:
+        return share(None)
+    few = metrics.tasks is not None and metrics.tasks < settings.min_val_tasks
+    return f"{share(metrics.miou)} (only {metrics.tasks} held-out tasks)" if few else share(metrics.miou)

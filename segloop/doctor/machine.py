@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -157,16 +156,16 @@ def engine(settings: Settings, registry: Registry, key: str, config: str, answer
 
 def chosen(settings: Settings, info: VersionInfo, name: str) -> Finding:
     """Whether the engine that was picked is the one that was wanted."""
-    described = info.engines.get(name)
-    reason = described.get("reason", "") if isinstance(described, Mapping) else ""
+    figures, error = info.engines.figures(), info.engines.error
+    reason = figures[name].reason if name in figures else ""
     text = f"{info.version} runs on {name}" + (f": {reason}" if reason else "")
-    error = info.engines.get("error")
     if error and name == "torch" and settings.engine != "torch":
         return warning(
             "engine", f"{text}, because it could not be exported: {error}", "train again; see the worker's log"
         )
     if settings.engine == "openvino-int8" and name != "openvino-int8":
-        why = (info.engines.get("openvino-int8") or {}).get("reason", "it has no int8 model")
+        int8 = info.engines.openvino_int8
+        why = int8.reason if int8 is not None else "it has no int8 model"
         return warning(
             "engine", f"{info.version} runs on {name} instead of openvino-int8: {why}", "set SEGLOOP_ENGINE=auto"
         )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import torch
@@ -23,10 +21,11 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from segloop.errors import RegistryError, SettingsError
-from segloop.files import replacing, write_json
+from segloop.files import replacing, write_bytes
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.network.voc_classes import VOC_CLASSES, voc_class
 from segloop.settings import Settings
+from segloop.versions import FileInfo, VersionInfo, read_version
 
 log = logging.getLogger(__name__)
 
@@ -161,16 +160,19 @@ def weights_from_file(path: Path, name: str) -> InitialWeights:
         state = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("fc.")}
     if "backbone.conv1.weight" not in state:
         raise SettingsError(f"weights {name}: no ResNet-50 in it (no backbone.conv1.weight)")
-    return InitialWeights(name, state, _head_classes(path.with_name(VERSION_FILE), state))
+    return InitialWeights(name, state, _head_classes(path, state))
 
 
-def _head_classes(info_file: Path, state: State) -> tuple[str, ...] | None:
+def _head_classes(file: Path, state: State) -> tuple[str, ...] | None:
     heads = [key for key in state if re.fullmatch(r"classifier\.\d+\.weight", key) and state[key].shape[2:] == (1, 1)]
     if not heads:
         return None
     channels = len(state[heads[-1]])
-    if info_file.exists():
-        classes = tuple(json.loads(info_file.read_text("utf-8"))["classes"])
+    if file.with_name(VERSION_FILE).exists():
+        try:
+            classes = read_version(file.parent).classes
+        except RegistryError as error:
+            raise SettingsError(f"weights {file}: {error}") from error
         return classes if len(classes) + 1 == channels else None
     return VOC_CLASSES if channels == len(VOC_CLASSES) + 1 else None
 
@@ -278,8 +280,8 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
 # -- bundles: a folder with the weights and version.json
 
 
-def save_bundle(folder: Path, network: SegmentationNetwork, info: Mapping[str, Any]) -> None:
-    """Write model.safetensors and, last, version.json with `info` and the weights' size and hash."""
+def save_bundle(folder: Path, network: SegmentationNetwork, info: VersionInfo) -> VersionInfo:
+    """Write model.safetensors and, last, version.json: `info` with the weights' size and hash, which is returned."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     weights = folder / WEIGHTS_FILE
@@ -287,38 +289,24 @@ def save_bundle(folder: Path, network: SegmentationNetwork, info: Mapping[str, A
         save_file(state, temporary)
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    files = {WEIGHTS_FILE: {"sha256": sha256, "bytes": weights.stat().st_size}}
-    write_json(folder / VERSION_FILE, {**info, "files": files})
+    info = info.model_copy(update={"files": {WEIGHTS_FILE: FileInfo(sha256=sha256, bytes=weights.stat().st_size)}})
+    write_bytes(folder / VERSION_FILE, info.to_json())
+    return info
 
 
-def load_bundle(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
+def load_bundle(folder: Path) -> tuple[SegmentationNetwork, VersionInfo]:
     """The network of a bundle, on the CPU in evaluation mode, and its version.json.
 
     The weights are mapped from the file, which may be deleted or replaced afterwards, but not rewritten in place.
 
     Raises:
-        RegistryError: a file is missing, unreadable, or not of this format.
+        RegistryError: a file is missing, unreadable, or not what it should be.
     """
-    info = read_info(folder)
+    info = read_version(folder)
     with torch.device("meta"):  # no time for random weights that are replaced at once
-        network = build_network(info["arch"], len(info["classes"]) + 1, info["output_stride"])
+        network = build_network(info.arch, len(info.classes) + 1, info.output_stride)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RegistryError(f"{folder / WEIGHTS_FILE}: not the weights that {VERSION_FILE} tells of") from error
+        raise RegistryError(f"{folder / WEIGHTS_FILE}: not the weights that {VERSION_FILE} describes") from error
     return network.eval(), info
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """The version.json of a bundle.
-
-    Raises:
-        RegistryError: it is missing, unreadable, or not of format 1.
-    """
-    try:
-        info: dict[str, Any] = json.loads((folder / VERSION_FILE).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RegistryError(f"{folder / VERSION_FILE} is missing or not JSON") from error
-    if not isinstance(info, dict) or info.get("format") != 1 or not {"arch", "classes", "output_stride"} <= set(info):
-        raise RegistryError(f"{folder / VERSION_FILE} is not a version of format 1")
-    return info

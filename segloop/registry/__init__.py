@@ -1,6 +1,7 @@
 """Registry: immutable versions and the champion pointer of each project, in a folder or in S3."""
 
 from segloop.registry.registry import Registry, open_registry
-from segloop.registry.versions import Champion, FileInfo, VersionInfo, model_bytes, prunable_versions
+from segloop.registry.versions import Champion, model_bytes, prunable_versions
+from segloop.versions import FileInfo, VersionInfo
 
 __all__ = ["Champion", "FileInfo", "Registry", "VersionInfo", "model_bytes", "open_registry", "prunable_versions"]

@@ -7,14 +7,13 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from segloop.errors import RegistryError
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.store import Store
-from segloop.registry.versions import VersionInfo, is_file_name, version_number
+from segloop.versions import FileInfo, VersionInfo, is_file_name, version_number
 
 # Several server processes want a new champion at once: one downloads, the others wait this long.
 _LOCK_TIMEOUT_S = 900
@@ -22,8 +21,8 @@ _LOCK_TIMEOUT_S = 900
 _CACHED_BUNDLES = 4
 
 
-def describe_files(bundle: Path) -> dict[str, dict[str, Any]]:
-    """The `files` of a bundle's version.json: {name: {"sha256": hex, "bytes": n}}; hidden files and version.json aside.
+def describe_files(bundle: Path) -> dict[str, FileInfo]:
+    """The `files` of a bundle's version.json: its files by name; hidden files and version.json aside.
 
     Raises:
         RegistryError: it cannot be read, lacks its weights, or holds a folder, a link or an odd name.
@@ -35,7 +34,7 @@ def describe_files(bundle: Path) -> dict[str, dict[str, Any]]:
                 continue
             if path.is_symlink() or not path.is_file() or not is_file_name(path.name):
                 raise RegistryError(f"{bundle}: {path.name!r} is not a plain file with a plain name")
-            files[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            files[path.name] = FileInfo(sha256=_sha256(path), bytes=path.stat().st_size)
     except OSError as error:
         raise RegistryError(f"the bundle {bundle} cannot be read: {error}") from error
     if WEIGHTS_FILE not in files:

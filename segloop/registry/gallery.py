@@ -7,20 +7,20 @@ gallery.zip holds gallery.json and, for each image, a JPEG and up to three class
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segloop.errors import RegistryError
 from segloop.formats import IGNORED
+from segloop.versions import describe_problem
 
 GALLERY = "gallery.zip"
 #: Images that are kept, and their longest side in pixels: a version's gallery stays below a megabyte or so.
@@ -50,6 +50,35 @@ _PALETTE = (
 UInt8 = NDArray[np.uint8]
 
 
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class GalleryClass(_Frozen):
+    """A class, and its colour #rrggbb."""
+
+    name: str
+    colour: str
+
+
+class GalleryImage(_Frozen):
+    """An image of a gallery: its task, its size in pixels, and the mIoUs of this image alone."""
+
+    task: int
+    width: int
+    height: int
+    miou: float | None
+    champion_miou: float | None
+    has_champion: bool
+
+
+class GalleryIndex(_Frozen):
+    """gallery.json: the images, the worst first."""
+
+    classes: tuple[GalleryClass, ...]
+    images: tuple[GalleryImage, ...]
+
+
 @dataclass
 class Entry:
     """A held-out image: RGB uint8 (H, W, 3), and class maps uint8 (H, W) of it. mIoUs are of this image alone; None
@@ -64,51 +93,25 @@ class Entry:
     champion_miou: float | None = None
 
 
-class GalleryClass(TypedDict):
-    """A class of a gallery's index; `colour` is #rrggbb."""
-
-    name: str
-    colour: str
-
-
-class GalleryImage(TypedDict):
-    """An image of a gallery's index; its sides are in pixels of the held-out image."""
-
-    task: int
-    width: int
-    height: int
-    miou: float | None
-    champion_miou: float | None
-    has_champion: bool
-
-
-class GalleryIndex(TypedDict):
-    """A gallery's gallery.json; its images are the worst first."""
-
-    classes: list[GalleryClass]
-    images: list[GalleryImage]
-
-
 def write_gallery(path: Path, entries: Sequence[Entry], classes: Sequence[str], colours: Mapping[str, str]) -> None:
     """Write a gallery; the same entries give the same bytes. `colours` are those of the label config."""
     palette = colours_of(classes, colours)
-    index: GalleryIndex = {
-        "classes": [{"name": name, "colour": palette[name]} for name in classes],
-        "images": [
-            {
-                "task": entry.task,
-                "width": entry.photo.shape[1],
-                "height": entry.photo.shape[0],
-                "miou": entry.miou,
-                "champion_miou": entry.champion_miou,
-                "has_champion": entry.champion is not None,
-            }
-            for entry in entries
-        ],
-    }
+    images = [
+        GalleryImage(
+            task=entry.task,
+            width=entry.photo.shape[1],
+            height=entry.photo.shape[0],
+            miou=entry.miou,
+            champion_miou=entry.champion_miou,
+            has_champion=entry.champion is not None,
+        )
+        for entry in entries
+    ]
+    legend = [GalleryClass(name=name, colour=palette[name]) for name in classes]
+    index = GalleryIndex(classes=tuple(legend), images=tuple(images))
     part = path.with_name(f".{path.name}.part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-        _put(archive, _INDEX, json.dumps(index).encode())
+        _put(archive, _INDEX, index.model_dump_json().encode())
         for number, entry in enumerate(entries):
             _put(archive, f"{number}-photo.jpg", _jpeg(entry.photo))
             maps = {"truth": entry.truth, "candidate": entry.candidate, "champion": entry.champion}
@@ -119,15 +122,15 @@ def write_gallery(path: Path, entries: Sequence[Entry], classes: Sequence[str], 
 
 
 def read_index(path: Path) -> GalleryIndex:
-    """The index of a gallery.
+    """What gallery.json says.
 
     Raises:
         RegistryError: the file is no gallery.
     """
-    index: GalleryIndex = json.loads(_read(path, _INDEX))
-    if not isinstance(index, dict) or not isinstance(index.get("images"), list):
-        raise RegistryError(f"{path.name} has no list of images")
-    return index
+    try:
+        return GalleryIndex.model_validate_json(_read(path, _INDEX))
+    except ValidationError as error:
+        raise RegistryError(f"{_INDEX} of {path.name}: {describe_problem(error)}") from error
 
 
 def read_image(path: Path, name: str) -> bytes | None:

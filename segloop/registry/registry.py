@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,17 @@ from segloop.registry.s3 import S3Store
 from segloop.registry.store import FolderStore, Store
 from segloop.registry.versions import (
     Champion,
-    VersionInfo,
     check_project,
     dump_json,
-    is_file_name,
     model_bytes,
     model_files,
     needed,
     parse_champion,
     parse_json,
-    parse_version,
     project_order,
-    version_number,
 )
 from segloop.settings import Settings
+from segloop.versions import FileInfo, VersionInfo, is_file_name, parse_version, version_number
 
 log = logging.getLogger(__name__)
 
@@ -116,32 +113,30 @@ class Registry:
 
     # -- versions
 
-    def add(self, project: str, bundle: Path, info: Mapping[str, Any]) -> str:
+    def add(self, project: str, bundle: Path, info: VersionInfo) -> str:
         """Store a bundle folder as a new version, and name it v{n}-{first 8 hex digits of the weights' sha256}.
 
-        `info` is version.json but for version, project and files, which are set here; the files are those in `bundle`
-        (hidden ones and version.json aside). The same files and classes give the same version, however often and from
+        Of `info`, version, project and files are set here; the files are those in `bundle` (hidden ones and version.json
+        aside). The same files and classes give the same version, however often and from
         however many processes they are added, and whatever was killed half-way before; the first info stays.
 
         Raises:
-            RegistryError: the bundle lacks its weights, has a folder or link in it, differs from the hashes that `info`
-                declares, or `info` is no version.json.
+            RegistryError: the bundle lacks its weights, has a folder or link in it, or differs from the hashes that
+                `info` declares.
         """
         check_project(project)
         files = describe_files(bundle)
-        for name, declared in (info.get("files") or {}).items():
+        for name, declared in info.files.items():
             if files.get(name) != declared:
                 raise RegistryError(f"{bundle}: {name} is not the file that its version.json describes")
-        version = self._claim_name(project, files, info.get("classes"))
+        version = self._claim_name(project, files, info.classes)
         is_removed = version in self.removed(project)
         if not is_removed and self._store.read(_version_key(project, version)) is not None:
             return version
-        value = {**info, "format": 1, "version": version, "project": project, "files": files}
-        data = dump_json(value, VERSION_FILE)
-        parse_version(value, VERSION_FILE)
+        stored = info.model_copy(update={"version": version, "project": project, "files": files})
         for name in files:
             self._store.upload(bundle / name, f"{project}/versions/{version}/{name}")
-        self._store.write_if(_version_key(project, version), data, None)
+        self._store.write_if(_version_key(project, version), stored.to_json(), None)
         if is_removed:
             self._removed.mark(project, version, None)
         log.info("project %s: version %s is in the store", project, version)
@@ -160,7 +155,7 @@ class Registry:
         if blob is None:
             raise VersionNotFound(f"project {project} has no version {version!r}; see: segloop versions list")
         where = f"{VERSION_FILE} of {project} {version}"
-        info = parse_version(parse_json(blob.data, where), where)
+        info = parse_version(blob.data, where)
         if (info.project, info.version) != (project, version):
             raise RegistryError(f"{where} belongs to {info.project} {info.version}")
         return info
@@ -282,10 +277,11 @@ class Registry:
         names = self._store.folders(f"{check_project(project)}/versions/")
         return sorted((name for name in names if version_number(name) is not None), key=_by_number)
 
-    def _claim_name(self, project: str, files: Mapping[str, Mapping[str, Any]], classes: Any) -> str:
+    def _claim_name(self, project: str, files: Mapping[str, FileInfo], classes: Sequence[str]) -> str:
         """The name of these files and classes, settled before anything is written, so that a repeat finds it again."""
         key = f"{project}/{_NAMES}"
-        identity = hashlib.sha256(json.dumps([files, classes], sort_keys=True, default=str).encode()).hexdigest()
+        plain = {name: file.model_dump() for name, file in files.items()}
+        identity = hashlib.sha256(json.dumps([plain, classes], sort_keys=True).encode()).hexdigest()
         for _ in range(_ATTEMPTS):
             blob = self._store.read(key)
             names = parse_json(blob.data, key) if blob else {}
@@ -294,7 +290,7 @@ class Registry:
             if identity in names:
                 return str(names[identity])
             highest = max(map(_by_number, [*names.values(), *self.version_names(project)]), default=(0, ""))[0]
-            name = f"v{highest + 1}-{files[WEIGHTS_FILE]['sha256'][:8]}"
+            name = f"v{highest + 1}-{files[WEIGHTS_FILE].sha256[:8]}"
             if self._store.write_if(key, dump_json({**names, identity: name}, key), blob.tag if blob else None):
                 return name
             time.sleep(_PAUSE_S)

@@ -1,56 +1,19 @@
-"""What the store holds, parsed: names, version.json and champion.json."""
+"""What the store holds beside versions: projects' names and champion.json, and which versions may go."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from segloop.errors import RegistryError, UnknownProject
-from segloop.formats import WEIGHTS_FILE
+from segloop.versions import VersionInfo, describe_problem, version_number
 
 _PROJECT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?", re.ASCII)
-_VERSION = re.compile(r"v([1-9][0-9]{0,8})-[0-9a-f]{8}", re.ASCII)
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-
-_Parsed = TypeVar("_Parsed")
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """A file of a version: sha256 in hex, and its size."""
-
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class VersionInfo:
-    """A version's version.json. What has a default here came later, and may be missing there."""
-
-    format: Literal[1]
-    version: str
-    project: str
-    created_at: str
-    arch: str
-    output_stride: int
-    input_size: int
-    classes: tuple[str, ...]
-    parent: str | None
-    snapshot: str
-    metrics: dict[str, Any]
-    champion_metrics: dict[str, Any] | None
-    decision: dict[str, Any] | None
-    recipe: dict[str, Any]
-    files: dict[str, FileInfo]
-    long_side: int = 0
-    temperature: float = 1.0
-    engines: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +28,6 @@ class Champion:
     previous: tuple[str, ...]
 
 
-_VERSION_INFO = TypeAdapter(VersionInfo)
 _CHAMPION = TypeAdapter(Champion)
 
 
@@ -108,17 +70,6 @@ def project_order(project: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or -1)
 
 
-def version_number(name: str) -> int | None:
-    """The n of a version called v{n}-{hash}; None for what is no version's name."""
-    match = _VERSION.fullmatch(name)
-    return int(match[1]) if match else None
-
-
-def is_file_name(name: str) -> bool:
-    """Whether a name may be a file of the store: one harmless path component."""
-    return _FILE.fullmatch(name) is not None
-
-
 def parse_json(data: bytes, where: str) -> Any:
     """JSON of the store.
 
@@ -143,38 +94,17 @@ def dump_json(value: Any, where: str) -> bytes:
         raise RegistryError(f"{where} cannot be written as JSON: {error}") from error
 
 
-def parse_version(value: Any, where: str) -> VersionInfo:
-    """A version.json's object, checked: the right kinds of values, and names without a way out of the folder.
-
-    Raises:
-        RegistryError: it is not one.
-    """
-    info = _parse(_VERSION_INFO, value, where)
-    hostile = [name for name in info.files if not is_file_name(name)]
-    if hostile or version_number(info.version) is None:
-        raise RegistryError(f"{where} has the name {(hostile or [info.version])[0]!r}, which is not safe to use")
-    if WEIGHTS_FILE not in info.files:
-        raise RegistryError(f"{where} lists no {WEIGHTS_FILE}")
-    return info
-
-
 def parse_champion(value: Any, where: str) -> Champion:
     """A champion.json's object, checked.
 
     Raises:
         RegistryError: it is not one.
     """
-    champion = _parse(_CHAMPION, value, where)
+    try:
+        champion = _CHAMPION.validate_python(value)
+    except ValidationError as error:
+        raise RegistryError(f"{where}: {describe_problem(error)}") from error
     for name in (champion.version, *champion.previous):
         if version_number(name) is None:
             raise RegistryError(f"{where} names {name!r}, which is not a version")
     return champion
-
-
-def _parse(adapter: TypeAdapter[_Parsed], value: Any, where: str) -> _Parsed:
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(str(part) for part in problem["loc"])
-        raise RegistryError(f"{where}: {name}: {problem['msg']}") from error

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from segloop.settings import Settings
+    from segloop.versions import EngineReport
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ class OpenVINOEngine:
         return np.concatenate(outputs)
 
 
-def pick_engine(settings: Settings, exported: Mapping[str, Any]) -> EngineName:
-    """The engine for a version, whose version.json has `exported` under "engines".
+def pick_engine(settings: Settings, exported: EngineReport) -> EngineName:
+    """The engine for a version with these engines.
 
     On a GPU torch; on a CPU the int8 model where it passed its gate, else the exact one. An int8 model that did not
     pass never serves; a version that could not be exported is run by torch. What an endpoint does not serve, as before
@@ -107,14 +107,16 @@ def pick_engine(settings: Settings, exported: Mapping[str, Any]) -> EngineName:
     engine = "auto" if settings.endpoint else settings.engine
     if engine == "torch" or (engine == "auto" and on_gpu(settings)):
         return "torch"
-    if error := exported.get("error"):
-        logger.warning("torch serves: the version could not be exported: %s", error)
+    if exported.error:
+        logger.warning("torch serves: the version could not be exported: %s", exported.error)
         return "torch"
-    int8 = exported.get("openvino-int8") or {}
-    if engine != "openvino" and int8.get("serves"):
+    int8 = exported.openvino_int8
+    if engine != "openvino" and int8 is not None and int8.serves:
         return "openvino-int8"
     if engine == "openvino-int8":
-        logger.warning("fp32 serves instead of int8: %s", int8.get("reason", "the version has no int8 model"))
+        logger.warning(
+            "fp32 serves instead of int8: %s", int8.reason if int8 is not None else "the version has no int8 model"
+        )
     return "openvino"
 
 

@@ -16,6 +16,7 @@ from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.serving.loading import SingleFlight
 from segloop.serving.model import ServedModel
+from segloop.versions import EngineReport
 
 if TYPE_CHECKING:
     from segloop.settings import Settings
@@ -90,7 +91,7 @@ class PretrainedModels:
 
     def _engine(self) -> Engine | None:
         settings = self._settings
-        if pick_engine(settings, {}) != "torch":
+        if pick_engine(settings, EngineReport()) != "torch":
             model = converted(_name(settings), ["--pretrained"], settings)
             return OpenVINOEngine(model, settings.workers) if model.is_file() else None
         from segloop.network.network import pretrained_network

@@ -23,7 +23,6 @@ from segloop.network.network import (
     initial_weights,
     pick_device,
     pick_output_stride,
-    read_info,
     save_bundle,
 )
 from segloop.network.transforms import normalise, resize_image, resize_mask
@@ -37,11 +36,13 @@ from segloop.training.recipe import (
     TerminatedError,
     describe,
     learning_rate,
+    recipe_of,
     report_evaluation,
     starting_network,
 )
 from segloop.training.run import Clock, Run
 from segloop.training.tracking import tracking
+from segloop.versions import VersionInfo, read_version
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ MOST_VIEWS = 12
 MOST_BYTES = 2**30
 
 
-def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) -> VersionInfo:
     """Train the head of the served version, or of the weights, on the container's snapshot; returns its version.json.
 
     Keeps to `adapt_minutes`, features included, but for LEAST_IMAGES and LEAST_STEPS; the evaluation comes after it.
@@ -113,19 +114,12 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
         final = evaluate(served, container.snapshot, manifest.classes)
         tracker.evaluation(run.step, final.summary)
-    log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
-    report_evaluation(container, run.step, final.summary["miou"])
-    info = describe(settings, manifest, stride, final, run, backbone_rate)
-    info["curves"] = container.curves()
-    info["recipe"] |= {
-        "kind": "quick",
-        "batch_size": BATCH,
-        "views": features.count,
-        "seconds": round(seconds, 1),
-        "precision": "bfloat16" if bfloat16 else "float32",
-    }
-    save_bundle(container.model, network, info)
-    return info
+    log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary.miou, run.step)
+    report_evaluation(container, run.step, final.summary.miou)
+    recipe = recipe_of(settings, run, backbone_rate, bfloat16=bfloat16)
+    quick = {"kind": "quick", "batch_size": BATCH, "views": features.count, "seconds": round(seconds, 1)}
+    info = describe(settings, manifest, stride, final, recipe.model_copy(update=quick))
+    return save_bundle(container.model, network, info.model_copy(update={"curves": container.curves()}))
 
 
 def tell(container: Container, stop_asked: Callable[[], bool], **progress: Any) -> None:
@@ -152,7 +146,7 @@ def choose(items: Sequence[Item], seed: int) -> list[Item]:
 def output_stride(settings: Settings, champion: Path, device: torch.device) -> int:
     """The served version's output stride, for which its features are made; without one, the settings'."""
     if (champion / VERSION_FILE).exists():
-        return int(read_info(champion)["output_stride"])
+        return read_version(champion).output_stride
     return pick_output_stride(settings, device)
 
 

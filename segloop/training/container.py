@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from segloop.errors import SegloopError, TrainingError
-from segloop.formats import VERSION_FILE
+from segloop.errors import RegistryError, SegloopError, TrainingError
 from segloop.metrics.curves import Points, ProgressFile
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
+from segloop.versions import read_version
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,9 @@ class Container:
     def parent(self) -> str | None:
         """The name of the version that the run begins with, if there is one."""
         try:
-            info = json.loads((self.champion / VERSION_FILE).read_text("utf-8"))
-        except (OSError, ValueError):
+            return read_version(self.champion).version or None
+        except RegistryError:
             return None
-        return info.get("version") if isinstance(info, dict) else None
 
     def recipe(self) -> Recipe:
         """The recipe that the hyperparameters name, the full one if none.

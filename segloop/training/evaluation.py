@@ -22,6 +22,7 @@ from segloop.network.windows import windowed_logits
 from segloop.registry.gallery import write_gallery
 from segloop.training.examples import read_example
 from segloop.training.worst import EvaluatedImage, WorstExamples
+from segloop.versions import Metrics
 
 Progress = Callable[[dict[str, Any]], None]
 Watch = Callable[[EvaluatedImage], None]
@@ -55,11 +56,11 @@ class Network:
         module = module.to(device).to(memory_format=torch.channels_last)
         return cls(
             module,
-            tuple(info["classes"]),
-            info["input_size"],
+            info.classes,
+            info.input_size,
             device,
-            info.get("long_side", 0),
-            info.get("temperature", 1.0),
+            info.long_side,
+            info.temperature,
         )
 
     def logits(self, image: UInt8) -> Float32:
@@ -79,13 +80,11 @@ class Evaluation:
     """Metrics on held-out tasks.
 
     Attributes:
-        summary: those of `ConfusionMatrix.summary`, the boundary F1 (its mean, and by class) and the expected
-            calibration error; ready for JSON.
         counts: a confusion matrix for each image, int64 (N, C, C), in the order of the manifest.
         temperature: what makes the network's confidence most like its accuracy.
     """
 
-    summary: dict[str, Any]
+    summary: Metrics
     counts: NDArray[np.int64]
     temperature: float
 
@@ -135,12 +134,12 @@ def evaluate(
         total.merge(matrix)
     by_class = boundary.summary()
     known = [score for score in by_class.values() if score is not None]
-    summary = {
+    summary = Metrics(
         **total.summary(manifest.tasks("val")),
-        "boundary_f1": sum(known) / len(known) if known else None,
-        "boundary_f1_by_class": by_class,
-        "calibration_error": calibration.summary(),
-    }
+        boundary_f1=sum(known) / len(known) if known else None,
+        boundary_f1_by_class=by_class,
+        calibration_error=calibration.summary(),
+    )
     counts = np.array([matrix.counts for matrix in matrices], np.int64).reshape(-1, *total.counts.shape)
     return Evaluation(summary, counts, places.temperature())
 
@@ -167,13 +166,13 @@ def compare(
     if gallery is not None:
         colours = parse_label_config(manifest.label_config).colours
         write_gallery(gallery, worst.entries(), classes, colours)
-    metrics = ours.summary
+    metrics = ours.summary.model_dump()
     if len(classes) <= CONFUSION_CLASSES:
-        metrics = {**metrics, "confusion": ours.counts.sum(axis=0).tolist()}
+        metrics["confusion"] = ours.counts.sum(axis=0).tolist()
     interval = None if theirs is None else paired_bootstrap(ours.counts, theirs.counts)
     return {
         "metrics": metrics,
-        "champion_metrics": None if theirs is None else theirs.summary,
+        "champion_metrics": None if theirs is None else theirs.summary.model_dump(),
         "interval": None if interval is None else [interval.difference, interval.low, interval.high],
     }
 

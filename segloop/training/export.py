@@ -7,7 +7,6 @@ too, and `engines.json`, which becomes a part of version.json.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, reason
 from segloop.settings import load_settings
 from segloop.telemetry.logs import configure_logging
 from segloop.training import read_example
+from segloop.versions import EngineFigures, EngineReport, VersionInfo
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ PERCENTILE: Final = 99.99
 COMPARED_IMAGES: Final = 100
 
 
-def export(bundle: Path, snapshot: Path | None, out: Path) -> dict[str, Any]:
+def export(bundle: Path, snapshot: Path | None, out: Path) -> EngineReport:
     """Write a bundle's OpenVINO models into `out`, and say for each whether it may serve, and why.
 
     The exact one always; the int8 one if there is a snapshot to calibrate it on and to judge it by.
@@ -67,15 +67,15 @@ def export(bundle: Path, snapshot: Path | None, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="segloop-export-") as scratch:
         onnx_file = Path(scratch) / "network.onnx"
-        to_onnx(network, onnx_file, info["input_size"])
+        to_onnx(network, onnx_file, info.input_size)
         to_openvino(onnx_file, out / f"{EXACT}.xml")
         if snapshot is None:
-            return {}
+            return EngineReport()
         manifest = load_manifest(snapshot)
         items = _spread(manifest.part("train"), CALIBRATION_IMAGES)
         if not items or not manifest.part("val"):
-            return {}
-        quantize(onnx_file, Path(scratch) / "int8.onnx", _inputs(snapshot, items, info["input_size"]))
+            return EngineReport()
+        quantize(onnx_file, Path(scratch) / "int8.onnx", _inputs(snapshot, items, info.input_size))
         to_openvino(Path(scratch) / "int8.onnx", out / f"{INT8}.xml")
     engines: dict[str, Engine] = {
         "torch": TorchEngine(network, "cpu"),
@@ -83,7 +83,7 @@ def export(bundle: Path, snapshot: Path | None, out: Path) -> dict[str, Any]:
         INT8: OpenVINOEngine(out / f"{INT8}.xml"),
     }
     report = compare(engines, info, snapshot, manifest)
-    (out / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
+    (out / REPORT).write_text(report.model_dump_json(indent=1, by_alias=True), "utf-8")
     return report
 
 
@@ -217,12 +217,12 @@ def to_openvino(onnx_file: Path, target: Path) -> None:
         raise EngineError(f"OpenVINO cannot read the network: {reason(error)}") from error
 
 
-def compare(engines: dict[str, Engine], info: dict[str, Any], snapshot: Path, manifest: Manifest) -> dict[str, Any]:
+def compare(engines: dict[str, Engine], info: VersionInfo, snapshot: Path, manifest: Manifest) -> EngineReport:
     """What each engine is worth on held-out images: its mIoU, the share of pixels whose class is as torch says,
-    and whether it may serve; `images` is how many were compared."""
+    and whether it may serve."""
     classes = tuple(manifest.classes)
     value = {name: index for index, name in enumerate(classes, start=1)}
-    lookup = np.array([0, *(value.get(name, 0) for name in info["classes"])], dtype=np.uint8)
+    lookup = np.array([0, *(value.get(name, 0) for name in info.classes)], dtype=np.uint8)
     matrices = {name: ConfusionMatrix(classes) for name in engines}
     same, pixels = dict.fromkeys(engines, 0), 0
     items = _spread(manifest.part("val"), COMPARED_IMAGES)
@@ -234,25 +234,22 @@ def compare(engines: dict[str, Engine], info: dict[str, Any], snapshot: Path, ma
             matrices[name].update(truth, found)
             same[name] += int((found == maps["torch"]).sum())
     miou = {name: matrix.summary(len(items))["miou"] for name, matrix in matrices.items()}
-    report: dict[str, Any] = {"images": len(items), "torch": {"miou": miou["torch"]}}
-    for name in (EXACT, INT8):
+
+    def figures(name: str) -> EngineFigures:
         agreement = same[name] / pixels
         decision = may_serve(miou[name], miou["torch"], agreement)
-        report[name] = {
-            "miou": miou[name],
-            "agreement": agreement,
-            "serves": decision.act,
-            "reason": decision.reason,
-        }
-    return report
+        return EngineFigures(miou=miou[name], agreement=agreement, serves=decision.act, reason=decision.reason)
+
+    torch_alone = EngineFigures(miou=miou["torch"])
+    return EngineReport(images=len(items), torch=torch_alone, openvino=figures(EXACT), openvino_int8=figures(INT8))
 
 
-def _class_map(engine: Engine, image: UInt8, info: dict[str, Any]) -> UInt8:
+def _class_map(engine: Engine, image: UInt8, info: VersionInfo) -> UInt8:
     logits = windowed_logits(
         lambda windows: [engine.logits(window[None])[0] for window in windows],
         image,
-        info["input_size"],
-        info.get("long_side", 0),
+        info.input_size,
+        info.long_side,
     )
     return class_map_of(logits, *image.shape[:2])
 

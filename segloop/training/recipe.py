@@ -7,11 +7,10 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +38,7 @@ from segloop.training.examples import Examples, Views, steps_per_pass
 from segloop.training.learner import Learner, computes_bfloat16, is_compiled, target_weight
 from segloop.training.run import Clock, Run, restore, save_checkpoint
 from segloop.training.tracking import tracking
+from segloop.versions import RecipeInfo, VersionInfo
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ def train_one_epoch(
 
 def train(
     container: Container, stop_asked: Callable[[], bool] = lambda: False, now: Callable[[], float] = time.monotonic
-) -> dict[str, Any]:
-    """Train on the container's snapshot and write the bundle; returns its version.json, or {} in a process that is not
+) -> VersionInfo | None:
+    """Train on the container's snapshot and write the bundle; returns its version.json, or None in a process that is not
     the main one.
 
     A checkpoint in the container is gone on from. `stop_asked` is looked at after each step. `now` gives the seconds
@@ -154,11 +154,13 @@ def train(
 
         def measure() -> None:
             started_s = clock.elapsed_s
-            summary = evaluation().summary if team.is_main else {}
+            miou = None
             if team.is_main:
-                report_evaluation(container, run.step, summary["miou"])
+                summary = evaluation().summary
+                miou = summary.miou
+                report_evaluation(container, run.step, miou)
                 tracker.evaluation(run.step, summary)
-            run.note(*team.broadcast((summary.get("miou"), clock.elapsed_s - started_s)))
+            run.note(*team.broadcast((miou, clock.elapsed_s - started_s)))
 
         def sync() -> bool:
             run.agreed_s, stop = team.sync_clock(clock.elapsed_s, stop_asked())
@@ -191,16 +193,15 @@ def train(
                     save_checkpoint(run, container.checkpoint)
                 sync()
         if not team.is_main:
-            return {}
+            return None
         final = evaluation()
-        report_evaluation(container, run.step, final.summary["miou"])
+        report_evaluation(container, run.step, final.summary.miou)
         tracker.evaluation(run.step, final.summary)
-        info = describe(settings, manifest, stride, final, run, backbone_rate)
-        info["parent"] = container.parent()
-        info["curves"] = container.curves()
-        info["recipe"] |= {"precision": "bfloat16" if bfloat16 else "float32", "processes": team.size}
-        save_bundle(container.model, twin, info)
-    log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary["miou"], run.step)
+        recipe = recipe_of(settings, run, backbone_rate, bfloat16=bfloat16)
+        info = describe(settings, manifest, stride, final, recipe.model_copy(update={"processes": team.size}))
+        info = info.model_copy(update={"parent": container.parent(), "curves": container.curves()})
+        info = save_bundle(container.model, twin, info)
+    log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary.miou, run.step)
     return info
 
 
@@ -212,9 +213,9 @@ def starting_network(
     network = build_network(settings.arch, len(classes) + 1, output_stride)
     if (champion / VERSION_FILE).exists():
         old, info = load_bundle(champion)
-        copied = load_matching(network, old.state_dict(), info["classes"], classes)
+        copied = load_matching(network, old.state_dict(), info.classes, classes)
         log.info("beginning with the served version: %d tensors", copied)
-        return network, backbone_rate_of(info.get("recipe") or {})
+        return network, backbone_rate_of(info.recipe)
     if weights := initial_weights(settings):
         copied = load_matching(network, weights.state, weights.classes, classes)
         log.info("beginning with the weights %s: %d tensors", weights.name, copied)
@@ -222,11 +223,11 @@ def starting_network(
     return network, 1.0
 
 
-def backbone_rate_of(recipe: Mapping[str, Any]) -> float:
+def backbone_rate_of(recipe: RecipeInfo) -> float:
     """The factor on the backbone's learning rate in a training that goes on from a version with this recipe."""
-    if "backbone_rate" in recipe:
-        return float(recipe["backbone_rate"])
-    return 1.0 if recipe.get("weights", "none") == "none" else PRETRAINED_BACKBONE_RATE
+    if recipe.backbone_rate is not None:
+        return recipe.backbone_rate
+    return 1.0 if recipe.weights == "none" else PRETRAINED_BACKBONE_RATE
 
 
 def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: float) -> torch.optim.Optimizer:
@@ -291,35 +292,34 @@ def report_evaluation(container: Container, step: int, miou: float | None) -> No
     container.report(phase="evaluated", step=step, evaluated=miou, message=message)
 
 
-def describe(
-    settings: Settings, manifest: Manifest, stride: int, final: Evaluation, run: Run, backbone_rate: float
-) -> dict[str, Any]:
+def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluation, recipe: RecipeInfo) -> VersionInfo:
     """The version.json of a trained bundle, as far as training knows it."""
-    return {
-        "format": 1,
-        "version": None,
-        "project": manifest.project,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "arch": settings.arch,
-        "output_stride": stride,
-        "input_size": settings.input_size,
-        "long_side": settings.long_side,
-        "classes": list(manifest.classes),
-        "parent": None,
-        "snapshot": manifest.hash,
-        "temperature": final.temperature,
-        "metrics": final.summary,
-        "champion_metrics": None,
-        "decision": None,
-        "recipe": {
-            "kind": "full",
-            "weights": settings.weights,
-            "steps": run.step,
-            "batch_size": settings.train_batch_size,
-            "learning_rate": settings.train_lr,
-            "backbone_rate": backbone_rate,
-            "seed": settings.train_seed,
-            "seconds": round(run.clock.elapsed_s, 1),
-            "torch": torch.__version__,
-        },
-    }
+    return VersionInfo(
+        project=manifest.project,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        arch=settings.arch,
+        output_stride=stride,
+        input_size=settings.input_size,
+        long_side=settings.long_side,
+        classes=manifest.classes,
+        snapshot=manifest.hash,
+        temperature=final.temperature,
+        metrics=final.summary,
+        recipe=recipe,
+    )
+
+
+def recipe_of(settings: Settings, run: Run, backbone_rate: float, *, bfloat16: bool) -> RecipeInfo:
+    """How a run was trained."""
+    return RecipeInfo(
+        kind="full",
+        weights=settings.weights,
+        steps=run.step,
+        batch_size=settings.train_batch_size,
+        learning_rate=settings.train_lr,
+        backbone_rate=backbone_rate,
+        seed=settings.train_seed,
+        seconds=round(run.clock.elapsed_s, 1),
+        torch=torch.__version__,
+        precision="bfloat16" if bfloat16 else "float32",
+    )

@@ -14,6 +14,7 @@ from segloop.dataset import Manifest
 from segloop.files import write_bytes
 from segloop.settings import Settings
 from segloop.training.container import Container
+from segloop.versions import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Tracker(Protocol):
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """Take in a training step."""
 
-    def evaluation(self, step: int, summary: Mapping[str, Any]) -> None:
+    def evaluation(self, step: int, summary: Metrics) -> None:
         """Take in an evaluation's metrics: those of `Evaluation.summary`."""
 
 
@@ -34,14 +35,14 @@ class NoTracker:
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """Nothing."""
 
-    def evaluation(self, step: int, summary: Mapping[str, Any]) -> None:
+    def evaluation(self, step: int, summary: Metrics) -> None:
         """Nothing."""
 
 
 class TensorBoard:
     """Writes event files into a folder; a run that is gone on from drops what came after its checkpoint."""
 
-    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, hyperparameters: Mapping[str, object]) -> None:
         self._folder = folder
         self._hyperparameters = dict(hyperparameters)
         self._writer: Any = None
@@ -50,11 +51,11 @@ class TensorBoard:
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         self._write(step, {"train/loss": loss, "train/learning_rate": learning_rate})
 
-    def evaluation(self, step: int, summary: Mapping[str, Any]) -> None:
+    def evaluation(self, step: int, summary: Metrics) -> None:
         names = ("miou", "pixel_accuracy", "boundary_f1", "calibration_error")
-        metrics = {f"val/{name}": summary.get(name) for name in names}
-        metrics |= {f"iou/{name}": value for name, value in (summary.get("iou") or {}).items()}
-        self._last = {name: float(value) for name, value in metrics.items() if value is not None}
+        metrics = {f"val/{name}": getattr(summary, name) for name in names}
+        metrics |= {f"iou/{name}": value for name, value in summary.iou.items()}
+        self._last = {name: value for name, value in metrics.items() if value is not None}
         self._write(step, self._last)
 
     def close(self) -> None:

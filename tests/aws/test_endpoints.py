@@ -25,6 +25,7 @@ from segloop.registry import Registry, open_registry
 from segloop.serving import load_served_model
 from segloop.serving.engines import TorchEngine
 from segloop.settings import load_settings
+from segloop.versions import EngineReport
 from tests.aws.container_image import image_site
 from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.job_context import queued
@@ -54,12 +55,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
             network.classifier[-1].weight.mul_(1e-3)
             network.classifier[-1].bias.copy_(torch.eye(3)[channel] * 5)
         folder = tmp_path_factory.mktemp(label)
-        info = {**toy_info(("Road", "Sky")), "arch": "fcn_resnet50"}
+        info = toy_info(arch="fcn_resnet50")
         save_bundle(folder, network, info)
         if label == "Road":
             export(folder, None, folder)
         else:
-            info["engines"] = {"error": "a test without an export"}
+            info = info.model_copy(update={"engines": EngineReport(error="a test without an export")})
         made[label] = (folder, info)
     return made
 

@@ -22,6 +22,7 @@ from tests.aws.moto_server import running_moto
 from tests.aws.route_world import ARTIFACTS, KEY, PROJECT_ID, SOURCE, TARGET, RouteBuckets
 from tests.labelling import CONFIG, LATER, half
 from tests.snapshots import write_base
+from tests.toys import toy_info
 
 pytestmark = pytest.mark.slow
 
@@ -155,12 +156,7 @@ def test_it_begins_with_the_served_version(buckets: RouteBuckets, registry: Regi
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "model.safetensors").write_bytes(b"weights")
-    info = {
-        "created_at": "2026-11-22T00:00:00+00:00", "arch": "fcn_resnet50", "output_stride": 16, "input_size": 64,
-        "classes": ["Sky", "Road"], "parent": None, "snapshot": "0" * 64, "metrics": {}, "champion_metrics": None,
-        "decision": None, "recipe": {},
-    }  # fmt: skip
-    version = registry.add(KEY, bundle, info)
+    version = registry.add(KEY, bundle, toy_info(("Sky", "Road"), arch="fcn_resnet50"))
     assert gathered(tmp_path, "before").parent() is None
     registry.promote(KEY, version, "by hand")
     container = gathered(tmp_path, "after")

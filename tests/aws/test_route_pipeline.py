@@ -111,8 +111,8 @@ def test_a_model_of_the_route_is_taken_up_and_promoted(route: Route) -> None:
     result = route.work(job_id)
     assert (result["promoted"], result["training"], result["learnt"], result["tasks"]) == (True, training, 8, 10)
     version = route.context.registry.get(PROJECT, result["version"])
-    assert version.recipe["hyperparameters"]["recipe"] == "full"
-    assert not any(name.startswith("segloop_") for name in version.recipe["hyperparameters"])
+    assert version.recipe.hyperparameters["recipe"] == "full"
+    assert not any(name.startswith("segloop_") for name in version.recipe.hyperparameters)
     assert queued(route.context.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
     assert route.context.label_studio.title == result["version"]  # type: ignore[attr-defined]
     assert route.context.jobs.live_retrain(PROJECT) is None
@@ -175,7 +175,7 @@ def test_below_the_minimum_nothing_is_registered_but_segloop_compares(route: Rou
     result = route.work(job_id)
     assert result["training"] == training
     assert result["metrics"]["miou"] == 0.5  # of the comparison, on segloop's held-out tasks
-    assert route.context.registry.get(PROJECT, result["version"]).metrics["miou"] == 0.5
+    assert route.context.registry.get(PROJECT, result["version"]).metrics.miou == 0.5
 
 
 def test_a_worker_follows_a_training_and_tells_why_it_failed(route: Route) -> None:

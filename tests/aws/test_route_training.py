@@ -109,8 +109,8 @@ def test_a_version_is_trained_from_s3_and_promoted(route: Route) -> None:
     assert version.classes == ("Sky", "Road")
     assert version.input_size == 64
     # trained and compared on the very same tasks
-    assert version.metrics["tasks"] == 2
+    assert version.metrics.tasks == 2
     measured = route.emulator.jobs[training].description["FinalMetricDataList"]
-    assert version.metrics["miou"] == pytest.approx(
+    assert version.metrics.miou == pytest.approx(
         next(one["Value"] for one in measured if one["MetricName"] == "segloop:miou"), abs=1e-6
     )

@@ -312,4 +312,4 @@ def test_segloop_trains_in_the_container(
     assert metrics["segloop:step"] == metrics["segloop:steps"] == 2
     assert "finished" in capsys.readouterr().out
     _, info = load_bundle(folder / "model")
-    assert info["classes"] == ["bright"]
+    assert info.classes == ("bright",)

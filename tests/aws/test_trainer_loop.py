@@ -86,7 +86,7 @@ def test_a_retrain_holds_no_worker(context: JobContext, emulator: Emulator, tmp_
     context.label_studio.labelled.pop()  # type: ignore[attr-defined]
     second, _ = looks(context, begin(context.jobs), tmp_path)
     info = context.registry.get(PROJECT, second["version"])
-    assert "model/version.json" in info.recipe["inputs"]
+    assert "model/version.json" in info.recipe.weights
     assert info.parent == result["version"]
 
 

@@ -46,7 +46,7 @@ def main() -> int:
         "classes": snapshot["classes"],
         "snapshot": snapshot["hash"],
         "metrics": {},
-        "recipe": {"inputs": sorted(inputs())},
+        "recipe": {"weights": " ".join(sorted(inputs()))},
         "files": files,
     }
     (BASE / "model/version.json").write_text(json.dumps(info), "utf-8")

@@ -144,8 +144,7 @@ def copy_of(loop: Loop, project: Project, version: str, folder: Path) -> str:
     bundle = folder / "bundle"
     shutil.copytree(loop.registry.bundle(project.key, version), bundle)
     (bundle / "note.txt").write_text("a copy", encoding="utf-8")
-    facts = {name: value for name, value in vars(info).items() if name not in ("version", "project", "files")}
-    return loop.registry.add(project.key, bundle, facts)
+    return loop.registry.add(project.key, bundle, info.model_copy(update={"files": {}}))
 
 
 def test_the_gallery_shows_held_out_images_worst_first(loop: Loop, project: Project, browser: Browser) -> None:

@@ -234,7 +234,7 @@ def test_predict_runs_what_the_server_runs(
     from segloop.network.network import build_network, save_bundle
 
     torch.manual_seed(0)
-    info = toy_info(("Road", "Sky"))
+    info = toy_info()
     save_bundle(tmp_path / "bundle", build_network("deeplabv3_resnet50", 3, 16), info)
     (tmp_path / "bundle" / "version.json").unlink()
     version = registry.add(PROJECT, tmp_path / "bundle", info)

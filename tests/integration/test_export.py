@@ -183,7 +183,7 @@ print(type(model.engine).__name__, "torch" in sys.modules)
 
 def test_threads_and_processes_that_want_a_model_at_once_make_it_once(own, tmp_path, counted, image):
     network = steadfast(2, arch="fcn_resnet50")
-    info = toy_info(CLASSES) | {"arch": "fcn_resnet50"}
+    info = toy_info(CLASSES, arch="fcn_resnet50")
     save_bundle(tmp_path / "bundle", network, info)
     version = add(own, Version(network, tmp_path / "bundle", info))
     python = sys.executable

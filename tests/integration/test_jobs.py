@@ -26,6 +26,7 @@ from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import RunStatus
+from segloop.versions import PromotionDecision
 from tests.job_context import (
     PROJECT,
     FakeLabelStudio,
@@ -52,8 +53,8 @@ def test_the_first_retrain(context: JobContext) -> None:
     assert result["promoted"]
     assert result["tasks"] == 10
     info = context.registry.get(PROJECT, champion.version)
-    assert (info.metrics["miou"], info.champion_metrics, info.parent) == (0.5, None, None)
-    assert info.decision == {"act": True, "reason": result["reason"], "interval": None}
+    assert (info.metrics.miou, info.champion_metrics, info.parent) == (0.5, None, None)
+    assert info.decision == PromotionDecision(act=True, reason=result["reason"])
     assert context.label_studio.title == champion.version  # type: ignore[attr-defined]
     assert queued(context.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
     assert context.jobs.changed(PROJECT) == Changes(0, 0)
@@ -71,7 +72,7 @@ def test_a_worse_candidate_is_kept_but_not_served(context: JobContext) -> None:
     assert champion.previous == (first["version"],)
     rejected = context.registry.get(PROJECT, third["version"])
     assert rejected.champion_metrics is not None
-    assert (rejected.metrics["miou"], rejected.champion_metrics["miou"]) == (0.4, 0.6)
+    assert (rejected.metrics.miou, rejected.champion_metrics.miou) == (0.4, 0.6)
     assert rejected.parent == second["version"]
     # The next starts from the champion, not from the rejected one.
     assert context.trainer.submitted[-1].champion == context.registry.bundle(PROJECT, second["version"])  # type: ignore[attr-defined]
@@ -121,7 +122,7 @@ def test_a_retrain_killed_anywhere_ends_the_same(
         assert [info.version for info in registry.versions(PROJECT)] == [first, champion.version], burns_at
         info = registry.get(PROJECT, champion.version)
         assert info.champion_metrics is not None
-        assert (info.metrics["miou"], info.champion_metrics["miou"], info.parent) == (0.6, 0.5, first)
+        assert (info.metrics.miou, info.champion_metrics.miou, info.parent) == (0.6, 0.5, first)
         assert label_studio.title == champion.version
         assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
         assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
@@ -344,9 +345,9 @@ def test_a_real_training(context: JobContext, settings: Settings) -> None:
     result = run_retrain(real, PROJECT, begin(real.jobs))
     assert result["metrics"]["tasks"] == 2
     info = real.registry.get(PROJECT, result["version"])
-    assert (info.arch, info.classes, info.recipe["steps"]) == ("fcn_resnet50", ("Road", "Sky"), 2)
+    assert (info.arch, info.classes, info.recipe.steps) == ("fcn_resnet50", ("Road", "Sky"), 2)
     assert {"openvino.xml", "openvino.bin", "openvino-int8.xml", "openvino-int8.bin"} < info.files.keys()
-    assert info.engines["openvino"]["serves"], info.engines
-    assert info.engines["openvino"]["agreement"] > 0.999
-    assert 0 <= info.engines["openvino-int8"]["agreement"] <= 1
-    assert info.engines["images"] == 2
+    assert info.engines.openvino.serves, info.engines
+    assert info.engines.openvino.agreement > 0.999
+    assert 0 <= info.engines.openvino_int8.agreement <= 1
+    assert info.engines.images == 2

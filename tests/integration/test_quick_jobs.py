@@ -9,6 +9,7 @@ import pytest
 
 from segloop.policy import Changes
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
+from segloop.versions import EngineReport
 from tests.job_context import (
     PROJECT,
     Fuse,
@@ -33,7 +34,7 @@ def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_context: JobCon
     [run] = quick_context.trainer.submitted  # type: ignore[attr-defined]
     assert (run.hyperparameters["recipe"], run.hyperparameters["adapt_minutes"]) == ("quick", "1.0")
     info = quick_context.registry.get(PROJECT, result["version"])
-    assert info.engines == {}, "the exact model alone, which needs no report"
+    assert info.engines == EngineReport(), "the exact model alone, which needs no report"
     assert {"manifest.json", "openvino.xml"} < info.files.keys()
     assert queued(quick_context.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
     assert quick_context.jobs.changed(PROJECT) == Changes(5, 0)

@@ -10,6 +10,7 @@ import pytest
 from segloop.errors import RegistryError, TrainingError
 from segloop.settings import Settings
 from segloop.trainers.local import LocalTrainer
+from segloop.versions import RecipeInfo
 from tests.job_context import PROJECT, begin, retrain
 from worker.jobs.context import JobContext, compare_bundles
 from worker.jobs.reproduce import run_reproduce
@@ -29,7 +30,7 @@ def test_a_version_is_made_again(context: JobContext, settings: Settings) -> Non
     # The settings of today do not count, those of the version do.
     result = run_reproduce(replace(real, settings=settings), PROJECT, version, told.append)
     assert result["difference"] == 0.0
-    assert {**result["reproduced"]} == {**result["metrics"]}
+    assert result["reproduced"] == result["metrics"]
     assert result["tasks"] == 10
     assert {progress.get("phase") for progress in told} >= {"snapshot", "training"}
     assert [info.version for info in real.registry.versions(PROJECT)] == [version]
@@ -55,7 +56,7 @@ def test_a_version_from_before_is_refused(context: JobContext) -> None:
 
     class Older:
         def get(self, project: str, name: str) -> Any:
-            return replace(info, recipe={})
+            return info.model_copy(update={"recipe": RecipeInfo()})
 
         def __getattr__(self, name: str) -> Any:
             return getattr(old, name)

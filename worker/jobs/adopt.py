@@ -95,8 +95,8 @@ def _adopt(retrain: Retrain, training: AdoptedTraining) -> RetrainResult:
 
 def _parent(retrain: Retrain, candidate: Candidate) -> str | None:
     """The version that the training began with, if it is one of the project's."""
-    parent = candidate.info().get("parent")
+    parent = candidate.info().parent
     try:
-        return retrain.context.registry.get(retrain.project, parent).version if isinstance(parent, str) else None
+        return None if parent is None else retrain.context.registry.get(retrain.project, parent).version
     except VersionNotFound:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from segloop.serving.conversion import REPORT, run_export
 from segloop.settings import Settings
 from segloop.trainers.base import Trainer
 from segloop.trainers.local import LocalTrainer
+from segloop.versions import EngineReport
 
 if TYPE_CHECKING:
     from segloop.serving import ServedModel
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _TITLED_FILE = "titled.json"
 
 Compare = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
-Export = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
+Export = Callable[[Path, Path | None, Path, Settings], EngineReport]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
 
@@ -157,8 +157,8 @@ def has_weights(settings: Settings) -> bool:
     return initial_weights(settings) is not None
 
 
-def export_models(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> dict[str, Any]:
-    """Write a bundle's models for other engines into a folder, in a process of their own; what is to be said of them.
+def export_models(bundle: Path, snapshot: Path | None, out: Path, settings: Settings) -> EngineReport:
+    """Write a bundle's models for other engines into a folder, in a process of their own; what they are worth.
 
     Without a snapshot, the exact one alone: an int8 model needs one to be calibrated on and to be judged by.
 
@@ -169,8 +169,8 @@ def export_models(bundle: Path, snapshot: Path | None, out: Path, settings: Sett
     source = [] if snapshot is None else ["--snapshot", str(snapshot)]
     run_export(["--bundle", str(bundle), *source, "--out", str(out)], settings)
     if not report.is_file():
-        return {}
-    engines: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        return EngineReport()
+    engines = EngineReport.model_validate_json(report.read_bytes())
     report.unlink()
     return engines
 

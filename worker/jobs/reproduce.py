@@ -6,13 +6,14 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
 from segloop.dataset.sync_api import Progress
 from segloop.errors import RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
 from segloop.trainers.base import Run
+from segloop.versions import Metrics
 from worker.jobs.context import JobContext
 from worker.jobs.mirrors import open_mirror, sync_mirror
 
@@ -24,8 +25,8 @@ class Reproduction(TypedDict):
     version: str
     snapshot: str
     tasks: int
-    metrics: dict[str, Any]
-    reproduced: dict[str, Any]
+    metrics: Metrics
+    reproduced: Metrics
     difference: float | None
 
 
@@ -40,8 +41,8 @@ def run_reproduce(context: JobContext, project: str, version: str, progress: Pro
         LabelStudioError: an image or an annotation is needed of Label Studio, and it cannot be reached.
     """
     info = context.registry.get(project, version)
-    hyperparameters = info.recipe.get("hyperparameters")
-    if MANIFEST not in info.files or not isinstance(hyperparameters, dict):
+    hyperparameters = info.recipe.hyperparameters
+    if MANIFEST not in info.files or hyperparameters is None:
         raise RegistryError(f"{version} was made before versions kept what reproduces them: choose a newer one")
     manifest = read_manifest(context.registry.bundle(project, version, [MANIFEST]) / MANIFEST)
     if manifest.hash != info.snapshot:
@@ -57,14 +58,14 @@ def run_reproduce(context: JobContext, project: str, version: str, progress: Pro
             folder=folder,
             snapshot=folder / "snapshot",
             champion=context.registry.bundle(project, parent, [WEIGHTS_FILE]) if parent is not None else None,
-            hyperparameters={name: str(value) for name, value in hyperparameters.items()},
+            hyperparameters=hyperparameters,
         )
         bundle = _train(context, run, progress)
         compared = context.compare(bundle, None, folder / "snapshot", context.settings)
-        reproduced: dict[str, Any] = compared["metrics"]
+        reproduced = Metrics.model_validate(compared["metrics"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    theirs, ours = info.metrics.get("miou"), reproduced.get("miou")
+    theirs, ours = info.metrics.miou, reproduced.miou
     return {
         "version": version,
         "snapshot": manifest.hash,

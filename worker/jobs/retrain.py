@@ -18,6 +18,7 @@ from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
+from segloop.versions import EngineReport, Metrics, PromotionDecision
 from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.mirrors import Mark, SnapshotState
 from worker.jobs.run_state import (
@@ -113,10 +114,10 @@ class Retrain:
             verdict = self.compare(candidate)
         with self._stage("exporting", "Preparing the version for serving."):
             engines = self.export(candidate)
-        with self._stage("promoting", verdict.decision["reason"]):
+        with self._stage("promoting", verdict.decision.reason):
             verdict = self.register(candidate, verdict, engines)
             verdict, promoted = self.promote(candidate, verdict)
-        version, reason = verdict.version, verdict.decision["reason"]
+        version, reason = verdict.version, verdict.decision.reason
         logger.info("project %s: job %s made %s: %s", self.project, self.job_id, version, reason)
         if promoted:
             self.announce(version)
@@ -124,10 +125,10 @@ class Retrain:
             "version": version,
             "promoted": promoted,
             "recipe": self.recipe,
-            "seconds": (candidate.info().get("recipe") or {}).get("seconds"),
+            "seconds": candidate.info().recipe.seconds,
             "reason": reason,
-            "metrics": verdict.metrics,
-            "champion_metrics": verdict.champion_metrics,
+            "metrics": verdict.metrics.model_dump(),
+            "champion_metrics": verdict.champion_metrics.model_dump() if verdict.champion_metrics else None,
             "tasks": len(candidate.manifest.items),
             "skipped": len(candidate.manifest.skipped),
         }
@@ -201,19 +202,25 @@ class Retrain:
             served = registry.get(self.project, champion.version).classes
             new_classes = frozenset(candidate.manifest.classes) - frozenset(served)
         compared = self.context.compare(candidate.bundle, theirs, self.snapshot_folder, settings)
-        metrics, champion_metrics = compared["metrics"], compared["champion_metrics"]
         decision = should_promote(
-            metrics,
-            champion_metrics,
+            compared["metrics"],
+            compared["champion_metrics"],
             tolerance=settings.promote_tolerance,
             class_limit=settings.promote_class_limit,
             new_classes=new_classes,
             interval=compared["interval"],
         )
-        decided = {"act": decision.act, "reason": decision.reason, "interval": compared["interval"]}
-        return self._keep(Verdict(generation_of(champion), metrics, champion_metrics, decided, version))
+        return self._keep(
+            Verdict(
+                generation_of(champion),
+                Metrics.model_validate(compared["metrics"]),
+                None if champion is None else Metrics.model_validate(compared["champion_metrics"]),
+                PromotionDecision(act=decision.act, reason=decision.reason, interval=compared["interval"]),
+                version,
+            )
+        )
 
-    def export(self, candidate: Candidate) -> dict[str, Any]:
+    def export(self, candidate: Candidate) -> EngineReport:
         """The candidate's models for other engines, added to its bundle, and what version.json says of them.
 
         Also for a candidate that loses: it can be promoted by hand. One that cannot be exported is served by torch's
@@ -221,7 +228,7 @@ class Retrain:
         training did.
         """
         path, made = self.folder / "engines.json", self.folder / "engines"
-        engines: dict[str, Any] | None = read_state(path, dict)
+        engines = read_state(path, EngineReport)
         if engines is not None:
             return engines
         shutil.rmtree(made, ignore_errors=True)
@@ -230,21 +237,27 @@ class Retrain:
             engines = self.context.export(candidate.bundle, judged_on, made, self.settings)
         except EngineError as error:
             logger.error("run %s: no models for other engines: %s", self.job_id, error)
-            engines = {"error": str(error)}
+            engines = EngineReport(error=str(error))
         else:
             for file in sorted(made.iterdir()):
                 file.replace(candidate.bundle / file.name)
         write_state(path, engines)
         return engines
 
-    def register(self, candidate: Candidate, verdict: Verdict, engines: Mapping[str, Any]) -> Verdict:
+    def register(self, candidate: Candidate, verdict: Verdict, engines: EngineReport) -> Verdict:
         """Put the candidate into the registry; the verdict with its version."""
         info = candidate.info()
-        # what `segloop reproduce` trains with again
-        recipe = {**(info.get("recipe") or {}), "hyperparameters": dict(candidate.hyperparameters)}
-        judged = {name: getattr(verdict, name) for name in ("metrics", "champion_metrics", "decision")}
-        info = {**info, "parent": self.parent, **judged, "engines": engines, "recipe": recipe}
-        return self._keep(replace(verdict, version=self.context.registry.add(self.project, candidate.bundle, info)))
+        changes = {
+            "parent": self.parent,
+            "metrics": verdict.metrics,
+            "champion_metrics": verdict.champion_metrics,
+            "decision": verdict.decision,
+            "engines": engines,
+            # what `segloop reproduce` trains with again
+            "recipe": info.recipe.model_copy(update={"hyperparameters": dict(candidate.hyperparameters)}),
+        }
+        version = self.context.registry.add(self.project, candidate.bundle, info.model_copy(update=changes))
+        return self._keep(replace(verdict, version=version))
 
     def promote(self, candidate: Candidate, verdict: Verdict) -> tuple[Verdict, bool]:
         """Make the candidate the champion, if the verdict says so; the verdict that decided, and whether it is served."""
@@ -253,9 +266,9 @@ class Retrain:
             verdict = self.compare(candidate, verdict.version)
         if verdict.made(champion):
             return verdict, True
-        if verdict.decision["act"]:
-            self.context.registry.promote(self.project, verdict.version, verdict.decision["reason"])
-        return verdict, bool(verdict.decision["act"])
+        if verdict.decision.act:
+            self.context.registry.promote(self.project, verdict.version, verdict.decision.reason)
+        return verdict, verdict.decision.act
 
     def announce(self, version: str) -> None:
         """Title the backend in Label Studio with the version that is served now, and have it predict the tasks."""

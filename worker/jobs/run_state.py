@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar
 
 from pydantic import TypeAdapter
 
 from segloop.dataset import Manifest
-from segloop.files import read_json, write_bytes
-from segloop.formats import VERSION_FILE
+from segloop.files import write_bytes
 from segloop.policy import Recipe
+from segloop.versions import Metrics, PromotionDecision, VersionInfo, read_version
 
 if TYPE_CHECKING:
     from segloop.registry import Champion
@@ -28,8 +28,8 @@ class RetrainResult(TypedDict):
     recipe: Recipe
     reason: str
     seconds: NotRequired[float | None]
-    metrics: NotRequired[dict[str, Any]]
-    champion_metrics: NotRequired[dict[str, Any] | None]
+    metrics: NotRequired[dict[str, object]]
+    champion_metrics: NotRequired[dict[str, object] | None]
     tasks: NotRequired[int]
     skipped: NotRequired[int]
     #: Of an adopted training: SageMaker's job, and how many tasks it learnt from.
@@ -45,10 +45,9 @@ class Candidate:
     manifest: Manifest
     hyperparameters: Mapping[str, str]
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> VersionInfo:
         """version.json, as the training wrote it."""
-        info: dict[str, Any] = read_json(self.bundle / VERSION_FILE)
-        return info
+        return read_version(self.bundle)
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,9 @@ class Verdict:
     """
 
     generation: int
-    metrics: dict[str, Any]
-    champion_metrics: dict[str, Any] | None
-    decision: dict[str, Any]
+    metrics: Metrics
+    champion_metrics: Metrics | None
+    decision: PromotionDecision
     version: str = ""
 
     def made(self, champion: Champion | None) -> bool:
@@ -115,4 +114,4 @@ def read_state(path: Path, kind: type[_State]) -> _State | None:
 
 def write_state(path: Path, state: object) -> None:
     """Write a state whole."""
-    write_bytes(path, TypeAdapter(type(state)).dump_json(state, indent=1))
+    write_bytes(path, TypeAdapter(type(state)).dump_json(state, indent=1, by_alias=True))

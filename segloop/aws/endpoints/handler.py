@@ -16,15 +16,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from segloop.errors import RegistryError
-from segloop.formats import VERSION_FILE, WEIGHTS_FILE
+from segloop.formats import WEIGHTS_FILE
 from segloop.network.transforms import STRIDE_PX
 from segloop.registry.bundles import verify_files
-from segloop.registry.versions import VersionInfo, parse_json, parse_version
 from segloop.serving.batching import Batcher
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.serving.model import model_of
 from segloop.settings import Settings
+from segloop.versions import VersionInfo, read_version
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +56,7 @@ class Handler:
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        path = folder / VERSION_FILE
-        try:
-            self.info = parse_version(parse_json(path.read_bytes(), str(path)), str(path))
-        except OSError as error:
-            raise RegistryError(f"{path} cannot be read: {error}") from error
+        self.info = read_version(folder)
         # Concurrent requests share a GPU's pass.
         self.model = model_of(self.info, Batcher(_engine(folder, self.info, settings)))
         # so that /ping answers only once the engine does

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NotRequired, TypedDict
 
-from segloop.registry.gallery import GalleryClass, GalleryImage
 from segloop.web.ui.retrain_view import RetrainView
 
 
@@ -112,10 +111,23 @@ class Confusion(TypedDict):
     rows: list[ConfusionRow]
 
 
-class ShownImage(GalleryImage):
-    """An image of the gallery with the address of its task in Label Studio."""
+class LegendEntry(TypedDict):
+    """A class of the gallery; `colour` is #rrggbb."""
+
+    name: str
+    colour: str
+
+
+class ShownImage(TypedDict):
+    """An image of the gallery, its sides in pixels, with the address of its task in Label Studio."""
 
     number: int
+    task: int
+    width: int
+    height: int
+    miou: float | None
+    champion_miou: float | None
+    has_champion: bool
     difference: float | None
     link: str
 
@@ -134,7 +146,7 @@ class VersionDetail(VersionRow):
     classes: list[ClassRow]
     confusion: Confusion | None
     curves: Mapping[str, object]
-    legend: list[GalleryClass]
+    legend: list[LegendEntry]
     gallery: list[ShownImage]
 
 

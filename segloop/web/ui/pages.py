@@ -90,7 +90,7 @@ def project_of(facts: Facts, served: VersionInfo | None) -> Project:
             "since": champion.promoted_at if champion else None,
             "reason": champion.reason if champion else None,
             "generation": champion.generation if champion else 0,
-            "miou": None if served is None else served.metrics.get("miou"),
+            "miou": None if served is None else served.metrics.miou,
         },
         "labels": None
         if counts is None
@@ -115,22 +115,22 @@ def _countdown(changed: int, threshold: int) -> Countdown:
 
 def version_row(info: VersionInfo, facts: Facts) -> VersionRow:
     """A version in the list: its figures, those of the champion of its day on the same tasks, and the gate's decision."""
-    decision = info.decision or {}
-    theirs = info.champion_metrics or {}
+    theirs = info.champion_metrics.miou if info.champion_metrics else None
+    interval = info.decision.interval if info.decision else None
     champion = facts.champion
     is_served = champion is not None and champion.version == info.version
     return {
         "version": info.version,
         "created_at": info.created_at,
-        "recipe": info.recipe.get("kind"),
-        "seconds": info.recipe.get("seconds"),
-        "tasks": info.metrics.get("tasks"),
-        "miou": info.metrics.get("miou"),
-        "champion_miou": theirs.get("miou"),
-        "difference": difference(info.metrics.get("miou"), theirs.get("miou")),
-        "interval": (decision.get("interval") or [None])[1:],
-        "won": decision.get("act"),
-        "reason": decision.get("reason"),
+        "recipe": info.recipe.kind,
+        "seconds": info.recipe.seconds,
+        "tasks": info.metrics.tasks,
+        "miou": info.metrics.miou,
+        "champion_miou": theirs,
+        "difference": difference(info.metrics.miou, theirs),
+        "interval": [] if interval is None else list(interval[1:]),
+        "won": info.decision.act if info.decision else None,
+        "reason": info.decision.reason if info.decision else None,
         "is_served": is_served,
         "was_served": champion is not None and info.version in champion.previous,
         "is_removed": info.version in facts.removed,
@@ -144,29 +144,29 @@ def version_detail(
     label_studio_url: str,
 ) -> VersionDetail:
     """A version at length."""
-    tasks = info.metrics.get("tasks")
+    tasks = info.metrics.tasks
     return {
         **version_row(info, facts),
         "parent": info.parent,
         "arch": info.arch,
         "input_size": info.input_size,
         "snapshot": info.snapshot,
-        "is_rough": isinstance(tasks, int) and tasks < facts.min_val_tasks,
-        "pixel_accuracy": info.metrics.get("pixel_accuracy"),
-        "boundary_f1": info.metrics.get("boundary_f1"),
-        "calibration_error": info.metrics.get("calibration_error"),
+        "is_rough": tasks is not None and tasks < facts.min_val_tasks,
+        "pixel_accuracy": info.metrics.pixel_accuracy,
+        "boundary_f1": info.metrics.boundary_f1,
+        "calibration_error": info.metrics.calibration_error,
         "classes": classes_of(info),
-        "confusion": confusion_of(info.classes, info.metrics.get("confusion")),
+        "confusion": confusion_of(info.classes, info.metrics.confusion),
         "curves": info.curves,
-        "legend": list(gallery["classes"]) if gallery else [],
+        "legend": [{"name": one.name, "colour": one.colour} for one in gallery.classes] if gallery else [],
         "gallery": gallery_of(facts.id, gallery, label_studio_url) if gallery else [],
     }
 
 
 def classes_of(info: VersionInfo) -> list[ClassRow]:
     """The metrics of each class, in the label config's order."""
-    ours, theirs = info.metrics.get("iou") or {}, (info.champion_metrics or {}).get("iou") or {}
-    boundary = info.metrics.get("boundary_f1_by_class") or {}
+    ours, theirs = info.metrics.iou, info.champion_metrics.iou if info.champion_metrics else {}
+    boundary = info.metrics.boundary_f1_by_class
     return [
         {
             "name": name,
@@ -200,12 +200,17 @@ def gallery_of(project_id: str, gallery: GalleryIndex, label_studio_url: str) ->
     """The images of a gallery, the worst first, each with the address of its task in Label Studio."""
     return [
         {
-            **image,
             "number": number,
-            "difference": difference(image["miou"], image["champion_miou"]),
-            "link": f"{label_studio_url}/projects/{project_id}/data?task={image['task']}",
+            "task": image.task,
+            "width": image.width,
+            "height": image.height,
+            "miou": image.miou,
+            "champion_miou": image.champion_miou,
+            "has_champion": image.has_champion,
+            "difference": difference(image.miou, image.champion_miou),
+            "link": f"{label_studio_url}/projects/{project_id}/data?task={image.task}",
         }
-        for number, image in enumerate(gallery["images"])
+        for number, image in enumerate(gallery.images)
     ]
 
 

@@ -11,6 +11,7 @@ from segloop.cli import cli_page, main
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
+from tests.toys import toy_info
 
 PROJECT = "29.1795383040"
 
@@ -38,20 +39,8 @@ def add(registry: Registry, tmp_path: Path, weights: bytes, miou: float | None, 
         "tasks": 4,
         "pixels": 9,
     }
-    info = {
-        "format": 1,
-        "created_at": "2026-11-22T12:00:00+00:00",
-        "arch": "deeplabv3_resnet50",
-        "output_stride": 16,
-        "input_size": 512,
-        "classes": ["Sky", "[red]Straße"],
-        "parent": None,
-        "snapshot": "",
-        "metrics": metrics,
-        "champion_metrics": None,
-        "decision": {"act": True, "reason": "The first version."},
-        "recipe": {},
-    }
+    decision = {"act": True, "reason": "The first version."}
+    info = toy_info(("Sky", "[red]Straße"), metrics=metrics, decision=decision)
     return registry.add(project, bundle, info)
 
 

@@ -17,6 +17,7 @@ from segloop.queue.state import QueueState
 from segloop.registry import Registry, open_registry
 from segloop.serving import engines
 from segloop.settings import Settings
+from segloop.versions import EngineFigures, EngineReport
 from tests.toys import BRUSH, toy_bundle
 
 URL = "http://10.0.0.5:9090"
@@ -267,14 +268,14 @@ def registry(settings: Settings) -> Registry:
 
 def promoted(registry: Registry, folder: Path, **fields: Any) -> None:
     bundle, info = toy_bundle(folder)
-    registry.promote(PROJECT, registry.add(PROJECT, bundle, {**info, **fields}), "test")
+    registry.promote(PROJECT, registry.add(PROJECT, bundle, info.model_copy(update=fields)), "test")
 
 
 def test_the_engine_and_why(settings: Settings, registry: Registry, tmp_path: Path) -> None:
-    said = {
-        "openvino-int8": {"serves": False, "reason": "It loses 0.03 mIoU."},
-        "openvino": {"serves": True, "reason": "It is exact."},
-    }
+    said = EngineReport(
+        openvino_int8=EngineFigures(reason="It loses 0.03 mIoU."),
+        openvino=EngineFigures(serves=True, reason="It is exact."),
+    )
     promoted(registry, tmp_path / "one", engines=said)
     found = machine.engine(settings, registry, PROJECT, BRUSH, "v1")
     assert (found.status, "runs on openvino: It is exact." in found.text) == ("ok", True)
@@ -286,7 +287,7 @@ def test_the_engine_and_why(settings: Settings, registry: Registry, tmp_path: Pa
 
 
 def test_a_version_that_could_not_be_exported(settings: Settings, registry: Registry, tmp_path: Path) -> None:
-    promoted(registry, tmp_path / "one", engines={"error": "no memory"})
+    promoted(registry, tmp_path / "one", engines=EngineReport(error="no memory"))
     found = machine.engine(settings, registry, PROJECT, BRUSH, "v1")
     assert (found.status, "no memory" in found.text) == ("warning", True)
 

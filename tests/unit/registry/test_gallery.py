@@ -29,9 +29,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "gallery.zip"
     write_gallery(path, [entry(7), entry(8, champion=False)], CLASSES, {"Sky": "#00f"})
     index = read_index(path)
-    assert [one["task"] for one in index["images"]] == [7, 8]
-    assert index["classes"] == [{"name": "Road", "colour": "#0072b2"}, {"name": "Sky", "colour": "#0000ff"}]
-    assert (index["images"][0]["champion_miou"], index["images"][1]["has_champion"]) == (0.5, False)
+    assert [one.task for one in index.images] == [7, 8]
+    assert [(one.name, one.colour) for one in index.classes] == [("Road", "#0072b2"), ("Sky", "#0000ff")]
+    assert (index.images[0].champion_miou, index.images[1].has_champion) == (0.5, False)
     truth = Image.open(io.BytesIO(read_image(path, "0-truth.png") or b""))
     assert np.array_equal(np.asarray(truth), [[0, *[1] * 7], *[[1] * 8] * 5]), "ignored pixels are shown as none"
     pixels = np.asarray(truth.convert("RGBA"))
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_gallery_is_refused(tmp_path: Path) -> None:
         read_index(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("gallery.json", "{}")
-    with pytest.raises(RegistryError, match="no list of images"):
+    with pytest.raises(RegistryError, match="classes: Field required"):
         read_index(path)
 
 

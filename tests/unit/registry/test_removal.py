@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from segloop.errors import ModelRemoved, RegistryError, VersionNotFound
-from segloop.registry import Champion, Registry, VersionInfo, open_registry, prunable_versions
+from segloop.registry import Champion, Registry, open_registry, prunable_versions
 from segloop.registry.store import FolderStore, Store
 from segloop.settings import Settings
 from tests.bundles import PROJECT, CrashingStore, make_info
@@ -170,7 +170,7 @@ def test_a_broken_list_of_removed_models_is_an_error(registry: Registry, store: 
 )
 def test_which_models_may_go(served: int | None, before: tuple[int, ...], keep: int, gone: list[int]) -> None:
     names = {number: f"v{number}-{number:08x}" for number in range(1, 6)}
-    infos = [VersionInfo(version=name, project=PROJECT, files={}, **make_info()) for name in names.values()]
+    infos = [make_info(version=name, project=PROJECT) for name in names.values()]
     champion = None
     if served is not None:
         champion = Champion(names[served], 3, "2026-11-23T12:00:00+00:00", "test", tuple(names[one] for one in before))

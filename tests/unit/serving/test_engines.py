@@ -21,6 +21,7 @@ from segloop.serving import engines
 from segloop.serving.engines import OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.settings import Settings
 from segloop.training.export import PooledAsSum, quantize, to_onnx, to_openvino, without_resize
+from segloop.versions import EngineFigures, EngineReport
 
 #: Height and width of what one exported model is asked; the first is that of its calibration.
 SHAPES = [(64, 96), (96, 64), (32, 32), (32, 160), (160, 256), (256, 160)]
@@ -192,8 +193,9 @@ def test_a_network_without_resize_is_the_same_function(arch):
 # -- which one serves
 
 
-PASSED = {"openvino-int8": {"serves": True, "reason": "It is as good as torch."}}
-DECLINED = {"openvino-int8": {"serves": False, "reason": "It loses more than 0.005 of mIoU."}}
+NONE = EngineReport()
+PASSED = EngineReport(openvino_int8=EngineFigures(serves=True, reason="It is as good as torch."))
+DECLINED = EngineReport(openvino_int8=EngineFigures(reason="It loses more than 0.005 of mIoU."))
 
 
 def settings(**values: str) -> Settings:
@@ -203,21 +205,19 @@ def settings(**values: str) -> Settings:
 @pytest.mark.parametrize(
     ("engine", "exported", "picked", "warning"),
     [
-        ("auto", {}, "openvino", None),
+        ("auto", NONE, "openvino", None),
         ("auto", DECLINED, "openvino", None),
         ("auto", PASSED, "openvino-int8", None),
-        ("auto", {"openvino-int8": None}, "openvino", None),
-        ("auto", {"openvino-int8": {}}, "openvino", None),
-        ("openvino", {}, "openvino", None),
+        ("openvino", NONE, "openvino", None),
         ("openvino", DECLINED, "openvino", None),
         ("openvino", PASSED, "openvino", None),
-        ("openvino-int8", {}, "openvino", "fp32 serves instead of int8: the version has no int8 model"),
+        ("openvino-int8", NONE, "openvino", "fp32 serves instead of int8: the version has no int8 model"),
         ("openvino-int8", DECLINED, "openvino", "fp32 serves instead of int8: It loses more than 0.005 of mIoU."),
         ("openvino-int8", PASSED, "openvino-int8", None),
-        ("torch", {}, "torch", None),
+        ("torch", NONE, "torch", None),
         ("torch", PASSED, "torch", None),
         # what the endpoint does not serve, as before any training
-        ("sagemaker:street", {}, "openvino", None),
+        ("sagemaker:street", NONE, "openvino", None),
         ("sagemaker:street", PASSED, "openvino-int8", None),
     ],
 )
@@ -228,7 +228,7 @@ def test_the_engine_on_a_cpu(caplog, engine, exported, picked, warning):
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-@pytest.mark.parametrize("exported", [{}, DECLINED, PASSED])
+@pytest.mark.parametrize("exported", [NONE, DECLINED, PASSED])
 @pytest.mark.parametrize(("engine", "picked"), [("auto", "torch"), ("torch", "torch"), ("openvino", "openvino")])
 def test_the_engine_on_a_gpu(monkeypatch, device, exported, engine, picked):
     monkeypatch.setattr(engines, "on_gpu", lambda settings: settings.device != "cpu")
@@ -238,7 +238,7 @@ def test_the_engine_on_a_gpu(monkeypatch, device, exported, engine, picked):
 @pytest.mark.parametrize("engine", ["auto", "openvino", "openvino-int8"])
 def test_a_version_that_could_not_be_exported_runs_on_torch(caplog, engine):
     with caplog.at_level(logging.WARNING):
-        assert pick_engine(settings(engine=engine, device="cpu"), {"error": "the export failed"}) == "torch"
+        assert pick_engine(settings(engine=engine, device="cpu"), EngineReport(error="the export failed")) == "torch"
     assert caplog.messages == ["torch serves: the version could not be exported: the export failed"]
 
 
@@ -254,7 +254,7 @@ def test_a_driver_without_a_usable_gpu_leaves_the_cpu(monkeypatch, tmp_path):
     assert on_gpu(settings(device="auto")) is False
     assert pick_engine(settings(device="auto"), PASSED) == "openvino-int8"
     with pytest.raises(SettingsError, match="device cuda"):
-        pick_engine(settings(device="cuda"), {})
+        pick_engine(settings(device="cuda"), NONE)
 
 
 # -- files that are no model

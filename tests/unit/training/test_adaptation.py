@@ -23,6 +23,7 @@ from segloop.training.examples import Examples
 from segloop.training.recipe import TerminatedError
 from tests.curves import scalars
 from tests.snapshots import Example, write_base, write_snapshot
+from tests.toys import toy_info
 
 SMALL: dict[str, Any] = {"weights": "none", "arch": "deeplabv3_resnet50", "input_size": 96, "device": "cpu"}
 
@@ -122,8 +123,8 @@ def test_features_are_kept_as_float16(tmp_path: Path, gain: float, largest: floa
 def test_the_served_versions_output_stride_is_kept(tmp_path: Path) -> None:
     settings, cpu = Settings(**SMALL), torch.device("cpu")
     assert output_stride(settings, tmp_path, cpu) == 16
-    info = {"format": 1, "arch": "fcn_resnet50", "classes": ["Sky"], "output_stride": 8}
-    (tmp_path / "version.json").write_text(json.dumps(info), "utf-8")
+    files = {"model.safetensors": {"sha256": "0" * 64, "bytes": 1}}
+    (tmp_path / "version.json").write_bytes(toy_info(output_stride=8, files=files).to_json())
     assert output_stride(settings, tmp_path, cpu) == 8
 
 
@@ -168,11 +169,11 @@ def test_ten_images_of_new_labels_give_a_useful_version(
     assert main(["--base", str(base)]) == 0
     container = Container(base)
     info = json.loads((container.model / "version.json").read_text())
-    empty = evaluate(None, container.snapshot, CLASSES).summary["miou"]
+    empty = evaluate(None, container.snapshot, CLASSES).summary.miou
     assert info["metrics"]["miou"] > 0.3 > empty
     assert (info["recipe"]["kind"], info["classes"], info["output_stride"]) == ("quick", list(CLASSES), 16)
     network = Network.load(container.model, torch.device("cpu"))
-    assert evaluate(network, container.snapshot, CLASSES).summary["iou"] == info["metrics"]["iou"]
+    assert evaluate(network, container.snapshot, CLASSES).summary.iou == info["metrics"]["iou"]
     # the head alone was trained: the backbone is the champion's, its statistics included
     before, after = load_file(champion / "model.safetensors"), load_file(container.model / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("backbone."))
@@ -192,5 +193,5 @@ def test_a_stop_ends_it_and_it_begins_again(base: Path, monkeypatch: pytest.Monk
     assert not container.model.exists()
     monkeypatch.setattr(module, "LEAST_STEPS", 1)
     monkeypatch.setattr(module, "LEAST_IMAGES", 2)
-    assert adapt(container)["recipe"]["steps"] >= 1
+    assert adapt(container).recipe.steps >= 1
     assert (container.model / "version.json").is_file()

@@ -63,7 +63,7 @@ def test_two_processes_train_a_version_that_is_promoted(base):
     assert (info["recipe"]["processes"], info["recipe"]["steps"]) == (2, 16)
     assert should_promote(info["metrics"], None).act
     found = evaluate(Network.load(base / "model", torch.device("cpu")), base / "input/data/snapshot", CLASSES).summary
-    assert found["miou"] == pytest.approx(info["metrics"]["miou"], abs=1e-6)
+    assert found.miou == pytest.approx(info["metrics"]["miou"], abs=1e-6)
 
 
 @pytest.mark.slow

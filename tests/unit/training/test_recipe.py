@@ -57,10 +57,10 @@ def test_the_budget_holds_evaluations_too(tmp_path):
     write_snapshot(tmp_path / "input/data/snapshot", CLASSES, examples(4, held_out))
     write_base(tmp_path, **hyperparameters(train_min_steps=10_000, train_minutes=4))
     now = FakeTime()
-    recipe = train(TimedContainer(tmp_path, now), now=now)["recipe"]
+    recipe = train(TimedContainer(tmp_path, now), now=now).recipe
     assert now.s - 1000 == pytest.approx(4 * 60, abs=10)
     # one evaluation of 60 s is a quarter of the budget: only the last is made
-    assert recipe["steps"] == pytest.approx((240 - 5 * held_out) / 10, abs=1)
+    assert recipe.steps == pytest.approx((240 - 5 * held_out) / 10, abs=1)
 
 
 def test_preparation_is_within_the_budget():
@@ -137,7 +137,7 @@ def test_a_patient_run_stops_early(tmp_path):
     # so low a rate moves nothing
     write_base(tmp_path, **hyperparameters(train_min_steps=40, train_patience=1, train_lr=1e-12))
     info = train(Container(tmp_path))
-    assert info["recipe"]["steps"] < 40
+    assert info.recipe.steps < 40
 
 
 # -- checkpoints

@@ -12,11 +12,12 @@ from segloop.dataset import Manifest, load_manifest
 from segloop.settings import Settings
 from segloop.training import Container, tracking
 from segloop.training.tracking import NoTracker, TensorBoard
+from segloop.versions import Metrics
 from tests.curves import plugins, scalars
 from tests.painted import CLASSES, examples
 from tests.snapshots import write_base, write_snapshot
 
-SUMMARY = {"miou": 0.5, "pixel_accuracy": 0.75, "boundary_f1": None, "iou": {"Red": 0.25, "Blue": None}, "tasks": 2}
+SUMMARY = Metrics(miou=0.5, pixel_accuracy=0.75, iou={"Red": 0.25, "Blue": None}, tasks=2)
 
 
 @pytest.fixture

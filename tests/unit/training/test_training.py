@@ -34,6 +34,7 @@ from segloop.training.recipe import (
     estimate_statistics,
     learning_rate,
 )
+from segloop.versions import Metrics, RecipeInfo
 from tests.curves import scalars
 from tests.painted import CLASSES, examples, hyperparameters, painted
 from tests.snapshots import write_base, write_snapshot
@@ -206,7 +207,7 @@ def test_evaluate_gives_the_metrics_of_the_run(learned):
     info = json.loads((learned / "model/version.json").read_text())
     network = replace(Network.load(learned / "model", CPU), temperature=1.0)
     found = evaluate(network, learned / "input/data/snapshot", CLASSES, told.append)
-    assert found.summary == info["metrics"]
+    assert found.summary == Metrics.model_validate(info["metrics"])
     assert found.temperature == info["temperature"] > 0
     assert found.counts.shape == (2, 3, 3)
     assert [progress["step"] for progress in told] == [1, 2]
@@ -218,8 +219,8 @@ def test_confidence_is_at_the_temperature(learned):
         evaluate(replace(network, temperature=temperature), learned / "input/data/snapshot", CLASSES).summary
         for temperature in (0.1, 10.0)
     )
-    assert cold["miou"] == hot["miou"]
-    assert cold["calibration_error"] != hot["calibration_error"]
+    assert cold.miou == hot.miou
+    assert cold.calibration_error != hot.calibration_error
 
 
 def test_candidate_and_champion_are_compared_on_the_same_tasks(learned, tmp_path):
@@ -233,9 +234,9 @@ def test_candidate_and_champion_are_compared_on_the_same_tasks(learned, tmp_path
     assert np.sum(twin["metrics"]["confusion"]) == twin["metrics"]["pixels"]
     assert twin["interval"] == [0, 0, 0]
     assert json.dumps(twin, allow_nan=False)
-    images = read_index(tmp_path / "gallery.zip")["images"]
+    images = read_index(tmp_path / "gallery.zip").images
     assert len(images) == twin["metrics"]["tasks"]
-    assert all(image["miou"] == image["champion_miou"] for image in images)
+    assert all(image.miou == image.champion_miou for image in images)
 
 
 def test_a_bundle_gets_its_gallery_once(learned, tmp_path, settings):
@@ -243,26 +244,26 @@ def test_a_bundle_gets_its_gallery_once(learned, tmp_path, settings):
     shutil.copytree(learned / "model", bundle)
     compare_bundles(bundle, None, learned / "input/data/snapshot", CLASSES, settings)
     first = (bundle / "gallery.zip").read_bytes()
-    assert not any(image["has_champion"] for image in read_index(bundle / "gallery.zip")["images"])
+    assert not any(image.has_champion for image in read_index(bundle / "gallery.zip").images)
     compare_bundles(bundle, learned / "model", learned / "input/data/snapshot", CLASSES, settings)
     assert (bundle / "gallery.zip").read_bytes() == first, "a version's files never change"
 
 
 def test_evaluate_takes_classes_by_name(learned, tmp_path):
     network, info = load_bundle(learned / "model")
-    save_bundle(tmp_path / "renamed", network, {**info, "classes": ["Red", "Green"]})
+    save_bundle(tmp_path / "renamed", network, info.model_copy(update={"classes": ("Red", "Green")}))
     snapshot = learned / "input/data/snapshot"
-    iou = evaluate(Network.load(tmp_path / "renamed", CPU), snapshot, CLASSES).summary["iou"]
-    own = evaluate(Network.load(learned / "model", CPU), snapshot, CLASSES).summary["iou"]
+    iou = evaluate(Network.load(tmp_path / "renamed", CPU), snapshot, CLASSES).summary.iou
+    own = evaluate(Network.load(learned / "model", CPU), snapshot, CLASSES).summary.iou
     assert iou["Red"] == pytest.approx(own["Red"])
     assert iou["Blue"] == 0  # what the bundle calls Green is none of ours: background
 
 
 def test_empty_predictions_are_worth_nothing(learned):
     metrics = evaluate(None, learned / "input/data/snapshot", CLASSES).summary
-    assert metrics["miou"] == 0
-    assert metrics["iou"] == {"Red": 0, "Blue": 0}
-    assert 0 < metrics["pixel_accuracy"] < 1
+    assert metrics.miou == 0
+    assert metrics.iou == {"Red": 0, "Blue": 0}
+    assert 0 < metrics.pixel_accuracy < 1
 
 
 def test_a_run_begins_with_the_champion(learned, base):
@@ -293,10 +294,10 @@ def test_a_backbone_that_began_with_published_weights_moves_slower_in_later_trai
 @pytest.mark.parametrize(
     ("recipe", "rate"),
     [
-        ({"backbone_rate": 0.5, "weights": "coco"}, 0.5),
-        ({"weights": "coco"}, PRETRAINED_BACKBONE_RATE),
-        ({"weights": "none"}, 1.0),
-        ({}, 1.0),
+        (RecipeInfo(backbone_rate=0.5, weights="coco"), 0.5),
+        (RecipeInfo(weights="coco"), PRETRAINED_BACKBONE_RATE),
+        (RecipeInfo(weights="none"), 1.0),
+        (RecipeInfo(), 1.0),
     ],
 )
 def test_how_fast_a_champions_backbone_moves(recipe, rate):
@@ -315,7 +316,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path):
     assert (base / "checkpoints/checkpoint.pt").exists()
     assert not (base / "model").exists()
     info = train(Container(base))
-    assert info["recipe"]["steps"] == 4  # two steps are a pass, and a run ends with a whole one
+    assert info.recipe.steps == 4  # two steps are a pass, and a run ends with a whole one
     one, other = (load_file(folder / "model/model.safetensors") for folder in (whole, base))
     assert all(torch.equal(one[key], other[key]) for key in one)
     lines = [json.loads(line) for line in (base / "output/data/progress.jsonl").read_text().splitlines()]

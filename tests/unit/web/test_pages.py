@@ -12,6 +12,7 @@ import pytest
 import segloop
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, FileInfo, VersionInfo
+from segloop.registry.gallery import GalleryIndex
 from segloop.web.ui import formats
 from segloop.web.ui.data import Counts, Facts
 from segloop.web.ui.pages import confusion_of, job_page, next_retrain, project_page, projects_page
@@ -39,7 +40,7 @@ def version(number: int, miou: float | None, champion_miou: float | None = None,
         champion_metrics=theirs,
         decision={"act": True, "reason": "It wins.", "interval": None if theirs is None else [0.1, 0.05, 0.2]},
         recipe={"kind": "full", "seconds": 60.0},
-        files={"model.safetensors": FileInfo("0" * 64, 1)},
+        files={"model.safetensors": FileInfo(sha256="0" * 64, bytes=1)},
         **own,
     )
 
@@ -131,7 +132,7 @@ def test_a_project_without_versions() -> None:
 def test_the_gallery_leads_to_label_studio() -> None:
     image = {"task": 7, "width": 4, "height": 3, "miou": 0.25, "champion_miou": 0.5, "has_champion": True}
     gallery = {"classes": [{"name": "Road", "colour": "#123456"}], "images": [image]}
-    page = project_page(facts(), [], version(1, 0.5), gallery, "http://ls")
+    page = project_page(facts(), [], version(1, 0.5), GalleryIndex.model_validate(gallery), "http://ls")
     [shown] = page["chosen"]["gallery"]
     assert shown == {**image, "number": 0, "difference": -0.25, "link": "http://ls/projects/29/data?task=7"}
     assert page["chosen"]["legend"] == gallery["classes"]
