@@ -123,6 +123,10 @@ class EngineError(SegloopError):
     """A trained network could not be turned into a model for another engine, or that model cannot be run."""
 
 
+class ForeignJob(SegloopError):
+    """A job in Redis that is not segloop's own, and therefore is not run."""
+
+
 class JobNotFound(SegloopError):
     """A job id that the queue does not know (any more)."""
 

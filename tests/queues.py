@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from rq import Queue, SimpleWorker
-from rq.executions import prepare_execution
+from rq import SimpleWorker
+from rq.executions import Execution, prepare_execution
 from rq.serializers import JSONSerializer
 
 from segloop.queue import RETRAIN_QUEUE, Jobs
+from segloop.queue.own import OwnQueue
 from segloop.settings import Settings
 from tests.valkey import Valkey
 
@@ -46,9 +47,15 @@ def queued(jobs: Jobs, name: str = RETRAIN_QUEUE) -> list[str]:
 def take(jobs: Jobs, name: str = RETRAIN_QUEUE, worker_name: str = "host.1.abc") -> str:
     """Take a job as a worker does, up to the moment its process begins; its worker then is a name only."""
     worker = SimpleWorker([name], connection=jobs.connection, serializer=JSONSerializer, name=worker_name)
-    taken = Queue.dequeue_any(worker.queues, None, jobs.connection, serializer=JSONSerializer)
+    taken = OwnQueue.dequeue_any([jobs.queue(name)], None, jobs.connection)
     assert taken is not None
     job, _ = taken
     prepare_execution(worker, job)
     worker.prepare_job_execution(job, remove_from_intermediate_queue=True)
     return job.id
+
+
+def execution(jobs: Jobs) -> Execution:
+    """The one execution of a retrain that is registered."""
+    [entry] = jobs.connection.zrange(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, 0, -1)
+    return Execution.from_composite_key(entry.decode(), jobs.connection)

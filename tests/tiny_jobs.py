@@ -1,4 +1,4 @@
-"""Jobs for tests of the worker: each writes what it does to a file."""
+"""Jobs for tests of the worker: each writes what it does to a file in the folder TINY_JOBS."""
 
 from __future__ import annotations
 
@@ -10,60 +10,77 @@ from segloop.errors import LabelStudioUnreachable, TrainingError
 from segloop.queue import Parked
 
 
-def note(path: str, text: str) -> None:
-    with Path(path).open("a", encoding="utf-8") as file:
+def path_of(name: str) -> Path:
+    return Path(os.environ["TINY_JOBS"]) / name
+
+
+def note(name: str, text: str) -> None:
+    with path_of(name).open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
 
 
-def quick(path: str) -> str:
-    note(path, "done")
+def quick(name: str) -> str:
+    note(name, "done")
     return "fine"
 
 
-def slow(path: str, seconds: float) -> None:
+def slow(name: str, seconds: str) -> None:
     """Slow at first; a later start, which finds the notes of an earlier one, is quick."""
-    first = not Path(path).exists()
-    note(path, f"start {os.getpid()} {os.getpriority(os.PRIO_PROCESS, 0)}")
+    first = not path_of(name).exists()
+    note(name, f"start {os.getpid()} {os.getpriority(os.PRIO_PROCESS, 0)}")
     if first:
-        time.sleep(seconds)
-    note(path, "done")
+        time.sleep(float(seconds))
+    note(name, "done")
 
 
-def patient(path: str, seconds: float) -> None:
-    note(path, f"start {os.getpid()}")
-    time.sleep(seconds)
-    note(path, "done")
+def patient(name: str, seconds: str) -> None:
+    note(name, f"start {os.getpid()}")
+    time.sleep(float(seconds))
+    note(name, "done")
 
 
-def tolerant(path: str, seconds: float) -> None:
+def tolerant(name: str, seconds: str) -> None:
     """Goes on after whatever its task raises."""
-    note(path, f"start {os.getpid()}")
+    note(name, f"start {os.getpid()}")
     try:
-        time.sleep(seconds)
+        time.sleep(float(seconds))
     except Exception:  # noqa: BLE001
-        note(path, "a task failed")
-    note(path, "done")
+        note(name, "a task failed")
+    note(name, "done")
 
 
-def useless(path: str) -> None:
-    note(path, "start")
+def useless(name: str) -> None:
+    note(name, "start")
     raise TrainingError("It cannot work.")
 
 
-def broken(path: str) -> None:
-    note(path, "start")
+def broken(name: str) -> None:
+    note(name, "start")
     raise ValueError("It broke.")
 
 
-def unreachable(path: str) -> None:
-    note(path, "start")
+def unreachable(name: str) -> None:
+    note(name, "start")
     raise LabelStudioUnreachable("Label Studio is away.")
 
 
-def parks(path: str) -> None:
+def parks(name: str) -> None:
     """Parks itself at first, for a minute."""
-    first = not Path(path).exists()
-    note(path, f"start {os.getpid()}")
+    first = not path_of(name).exists()
+    note(name, f"start {os.getpid()}")
     if first:
         raise Parked(60)
-    note(path, "done")
+    note(name, "done")
+
+
+#: As `segloop.queue.names.FUNCTIONS`.
+FUNCTIONS = {
+    "tests.tiny_jobs.quick": 1,
+    "tests.tiny_jobs.slow": 2,
+    "tests.tiny_jobs.patient": 2,
+    "tests.tiny_jobs.tolerant": 2,
+    "tests.tiny_jobs.useless": 1,
+    "tests.tiny_jobs.broken": 1,
+    "tests.tiny_jobs.unreachable": 1,
+    "tests.tiny_jobs.parks": 1,
+}

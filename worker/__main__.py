@@ -53,9 +53,9 @@ def _work(worker: Worker) -> bool:
         worker.work()
     except (KeyboardInterrupt, StopRequested):
         logger.info("worker %s: stopped while it started", worker.name)
+        worker.is_stopping = True
         with contextlib.suppress(RedisError):
             worker.teardown()  # type: ignore[no-untyped-call]
-        return True
     except RedisError as error:
         logger.warning("worker %s: Redis went away: %s", worker.name, error)
     finally:

@@ -1,8 +1,6 @@
 """The rq worker: one that can be killed anywhere, and whose jobs then go on in the next.
 
-What rq 3.0 leaves open and this closes: the process that runs a job outlives a killed worker; the dead worker's
-job stays "started" for minutes; a job that was taken off a queue but not yet registered is lost or failed;
-a restart of Redis ends a worker in the middle of a job; an interrupted job counts as failed.
+Each method that overrides one of rq 3.0 says which fault it closes, and tests/integration/test_worker.py has the fault.
 """
 
 from __future__ import annotations
@@ -11,17 +9,17 @@ import contextlib
 import logging
 import os
 import signal
-import time
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import rq
 from redis.exceptions import RedisError
-from rq.exceptions import DequeueTimeout
+from rq import Queue
 from rq.executions import Execution
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
@@ -35,6 +33,7 @@ from segloop.errors import (
 )
 from segloop.processes import die_with_parent
 from segloop.queue import OUTAGES, Jobs, JobTimeout, Parked, WorkerLocks, route_reason, take_up
+from segloop.queue.own import OwnJob, OwnQueue
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 
@@ -54,31 +53,11 @@ HEARTBEAT_S = 10
 RETRY_LATER_S = 30.0
 OUTAGE_LIMIT = timedelta(hours=24)
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(BaseException):
     """The worker is to stop: raised in the process that runs a job, which is then queued again."""
-
-
-class SafeQueue(rq.Queue):
-    """An rq queue that never drops the id of a job that it hands out, however many queues a worker listens to."""
-
-    @classmethod
-    def lpop(cls, queue_keys: Sequence[str], timeout: int | None, connection: Any = None) -> tuple[str, bytes] | None:
-        """Take the next id of several queues by way of the intermediate queue, as rq does for one queue."""
-        deadline = time.monotonic() + (timeout or 0)
-        while True:
-            for key in queue_keys:
-                job_id = connection.lmove(key, IntermediateQueue.get_intermediate_queue_key(key))
-                if job_id is not None:
-                    return key, job_id
-            if timeout is None:
-                return None
-            if time.monotonic() > deadline:
-                raise DequeueTimeout(timeout, queue_keys)
-            first = queue_keys[0]
-            job_id = connection.blmove(first, IntermediateQueue.get_intermediate_queue_key(first), 0.5)
-            if job_id is not None:
-                return first, job_id
 
 
 class DeathPenalty(UnixSignalDeathPenalty):
@@ -91,14 +70,14 @@ class DeathPenalty(UnixSignalDeathPenalty):
 class Worker(rq.Worker):
     """Runs jobs, one at a time, each in a process of its own that ends with this one."""
 
-    queue_class = SafeQueue
+    job_class = OwnJob
+    queue_class = OwnQueue
     death_penalty_class = DeathPenalty
 
     def __init__(self, settings: Settings, queues: Sequence[str], jobs: Jobs) -> None:
         self._settings = settings
         self._jobs = jobs
         self._locks = WorkerLocks(settings.data_dir.absolute() / "workers")
-        # Before this worker is known, whoever else listens to its queues is another.
         self.recover()
         name, self._lock = self._locks.register()
         super().__init__(
@@ -110,19 +89,26 @@ class Worker(rq.Worker):
             maintenance_interval=TICK_S,
             job_monitoring_interval=HEARTBEAT_S,
             log_job_description=False,
+            # else rq asks Redis for this worker's address, which redis-py 8.1 cannot parse if a socket's path has a space
+            prepare_for_work=False,
         )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.is_stopping = False
+        #: In the process of a job: what it raised, and in how many seconds it runs again for that.
+        self._error: BaseException | None = None
+        self._runs_again_in_s: float | None = None
         self._events: Events | None = None
         self._registry: Registry | None = None
 
     def close(self) -> None:
         """Give up this worker's lock; to be called when it does not work any more."""
         os.close(self._lock)
-        self._locks.forget(self.name)
+        if self.is_stopping:
+            # else it lost Redis, maybe with a job, and the next one finds it among the dead
+            self._locks.forget(self.name)
 
-    def _set_ip_address(self, connection: Any) -> None:
-        # Only for show; and redis-py 8.1 cannot parse CLIENT INFO where the socket's path has a space.
-        self.ip_address = "unknown"
+    def subscribe(self) -> None:
+        """Take no commands from Redis: rq would have whoever can write there end this worker or kill its job."""
 
     # -- jobs of the dead, and those that are due
 
@@ -180,7 +166,19 @@ class Worker(rq.Worker):
 
     # -- the process of a job
 
-    def main_work_horse(self, job: Job, queue: rq.Queue) -> None:
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """As rq; but no signal arrives before each of the two processes can handle it.
+
+        Else the new one takes it for the worker's and ends as the worker does, and the worker does not interrupt a
+        process that it does not know yet.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            super().fork_work_horse(job, queue)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
         """As rq, in a process that ends with the worker and gives way to the server."""
         assert self.pid is not None  # noqa: S101 - set for every worker that works
         die_with_parent(signal.SIGKILL, self.pid)
@@ -193,30 +191,51 @@ class Worker(rq.Worker):
         signal.signal(signal.SIGTERM, _interrupt)
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
-        """As rq; `SafeQueue` puts every job through the intermediate queue."""
+        """As rq; but also a worker of several queues takes the job off the intermediate queue, through which all go."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         super().prepare_job_execution(job, remove_from_intermediate_queue=True)
+        taken = self._jobs.queue(job.origin).intermediate_queue
+        # else its next stay there, after a retry, counts from this one on
+        self.connection.delete(taken.get_first_seen_key(job.id))
 
-    def _finalize_failure(self, job: Job, queue: rq.Queue, execution: Execution, exc_info: Any) -> None:
-        """As rq; but an interrupted job is queued again, and one that met an outage later; no other segloop error is retried."""
-        error = exc_info[1]
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """As rq, which logs the error; but a job that is to run again has not failed."""
+        self._error = exc_info[1]
+        self._runs_again_in_s = self._delay_s(job, self._error)
+        if self._runs_again_in_s is None:
+            super().handle_exception(job, *exc_info)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: StartedJobRegistry | None = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """As rq; but an interrupted or parked job and one that met an outage run again, at no cost; segloop's errors are final."""
+        if execution is not None and self._runs_again_in_s is not None:
+            self._jobs.recovery.postpone(execution, queue, self._runs_again_in_s)
+            return
+        if isinstance(self._error, (SegloopError, JobTimeout)):
+            job.retries_left = 0
+        super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+    def _delay_s(self, job: Job, error: BaseException | None) -> float | None:
+        """In how many seconds a job that raised this runs again; None if it has failed."""
         if isinstance(error, Interrupted):
             logger.info("job %s: interrupted, queued again", job.id)
-            self._jobs.recovery.postpone(execution, queue)
-            return
+            return 0
         if isinstance(error, Parked):
-            self._jobs.recovery.postpone(execution, queue, error.delay_s)
-            return
-        if isinstance(error, OUTAGES) and not isinstance(error, VersionNotFound):
-            if datetime.now(UTC) - job.created_at < OUTAGE_LIMIT:
-                logger.warning("job %s: %s Trying again in %d s.", job.id, error, RETRY_LATER_S)
-                message = f"{error} Trying again every {RETRY_LATER_S:.0f} s."
-                self._jobs.report(job.id, {"phase": "waiting", "message": message})
-                self._jobs.recovery.postpone(execution, queue, RETRY_LATER_S)
-                return
+            return error.delay_s
+        if not isinstance(error, OUTAGES) or isinstance(error, VersionNotFound):
+            return None
+        if datetime.now(UTC) - job.created_at > OUTAGE_LIMIT:
             self._jobs.restore_changes(str(job.meta.get("project")))
-        if isinstance(error, (SegloopError, JobTimeout)):
-            job.retries_left = 0
-        super()._finalize_failure(job, queue, execution, exc_info)
+            return None
+        logger.warning("job %s: %s Trying again in %d s.", job.id, error, RETRY_LATER_S)
+        self._jobs.report(job.id, {"phase": "waiting", "message": f"{error} Trying again every {RETRY_LATER_S:.0f} s."})
+        return RETRY_LATER_S
 
     # -- stopping
 
@@ -224,6 +243,9 @@ class Worker(rq.Worker):
         """The first SIGINT or SIGTERM interrupts the job and ends the worker; the second kills both."""
         self.is_stopping = True
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def set_shutdown_requested_date(self) -> None:
+        """Leave out what is only for show: Redis may be away, and this is called while a signal is handled."""
 
     def handle_warm_shutdown_request(self) -> None:
         """Interrupt the job instead of waiting for its end."""

@@ -10,12 +10,12 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from segloop.errors import QueueUnavailable
+from segloop.errors import ForeignJob, QueueUnavailable
+from segloop.queue.own import OwnJob, OwnQueue
 from segloop.settings import Settings
 
 _P = ParamSpec("_P")
@@ -53,15 +53,15 @@ class QueueConnection:
             Redis.from_url(settings.queue_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
         )
 
-    def queue(self, name: str) -> Queue:
-        """The rq queue of this name."""
-        return Queue(name, connection=self.redis, serializer=JSONSerializer)
+    def queue(self, name: str) -> OwnQueue:
+        """The queue of this name."""
+        return OwnQueue(name, connection=self.redis, job_class=OwnJob, serializer=JSONSerializer)
 
     def fetch(self, job_id: str) -> Job | None:
-        """The job with this id; None if Redis does not know it (any more)."""
+        """The job with this id; None if Redis does not know it (any more), or it is not segloop's own."""
         try:
-            return Job.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
-        except NoSuchJobError:
+            return OwnJob.fetch(job_id, self.redis, JSONSerializer)
+        except (NoSuchJobError, ForeignJob, ValueError):
             return None
 
     def transaction(self, attempt: Callable[[Any], _T], *watched: str) -> _T:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from rq import Retry
+from rq.exceptions import DuplicateJobError
 from rq.job import Job
 
 from segloop.errors import JobNotFound
@@ -18,9 +19,13 @@ from segloop.policy import Changes, Live, Recipe, RetrainDecision
 from segloop.queue.connection import QueueConnection, reaching_redis
 from segloop.queue.counters import Counters
 from segloop.queue.names import (
+    ADOPT,
     MAX_RETRIES,
+    PRELABEL,
     PRELABEL_QUEUE,
+    RECONCILE,
     RESULT_TTL_S,
+    RETRAIN,
     RETRAIN_QUEUE,
     UNFINISHED,
     key_of,
@@ -85,7 +90,7 @@ class Jobs:
         changed is counted, and the end of the live one decides upon it. A live one whose worker is gone is put back
         into the queue.
         """
-        fresh = self._job(RETRAIN_QUEUE, "worker.jobs.entry_points.retrain", (project,), project, reason)
+        fresh = self._job(RETRAIN, (project,), reason)
 
         def attempt(pipe: Any) -> Enqueued:
             live = self.recovery.live(key_of(project, "retrain"), pipe)
@@ -108,19 +113,12 @@ class Jobs:
         Its id follows from the training's name, and it is the project's live retrain once it has claimed to be.
         """
         name = hashlib.sha256(training.encode()).hexdigest()[:16]
-        fresh = self._job(
-            RETRAIN_QUEUE, "worker.jobs.entry_points.adopt", (project, training), project, reason, name=name
-        )
-
-        def attempt(pipe: Any) -> Enqueued:
-            known = self.fetch(fresh.id)
-            pipe.multi()
-            if known is not None:
-                return Enqueued(fresh.id, joined=True)
-            self.queue(fresh.origin).enqueue_job(fresh, pipeline=pipe)
-            return Enqueued(fresh.id, joined=False)
-
-        return self._connection.transaction(attempt, Job.key_for(fresh.id))
+        fresh = self._job(ADOPT, (project, training), reason, name=name)
+        try:
+            self.queue(fresh.origin).enqueue_job(fresh, unique=True)
+        except DuplicateJobError:
+            return Enqueued(fresh.id, joined=True)
+        return Enqueued(fresh.id, joined=False)
 
     @reaching_redis
     def claim_retrain(self, project: str, job_id: str) -> str | None:
@@ -144,7 +142,7 @@ class Jobs:
 
         Replaces a queued job of another version; one that runs ends by itself when it sees the new champion.
         """
-        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.entry_points.prelabel", (project, version), project, version)
+        fresh = self._job(PRELABEL, (project, version), version)
 
         def attempt(pipe: Any) -> Enqueued:
             live = self.recovery.live(key_of(project, "prelabel"), pipe)
@@ -160,7 +158,7 @@ class Jobs:
     @reaching_redis
     def enqueue_reconcile(self) -> Enqueued:
         """Queue the question to Label Studio what changed, before other work, unless it is queued or asked already."""
-        fresh = self._job(PRELABEL_QUEUE, "worker.jobs.entry_points.reconcile", (), "", "reconcile")
+        fresh = self._job(RECONCILE, (), "reconcile")
 
         def attempt(pipe: Any) -> Enqueued:
             live = self.recovery.live("segloop:reconcile", pipe)
@@ -276,9 +274,7 @@ class Jobs:
             if not decision.act:
                 return None
             logger.info("project %s: one more retrain after job %s: %s", project, job_id, decision.reason)
-            following = self._job(
-                RETRAIN_QUEUE, "worker.jobs.entry_points.retrain", (project,), project, decision.reason
-            )
+            following = self._job(RETRAIN, (project,), decision.reason)
             pipe.set(key_of(project, "recipe"), decision.recipe)
             return self._enqueue(following, key_of(project, "retrain"), pipe)
 
@@ -318,7 +314,7 @@ class Jobs:
         Raises:
             JobNotFound: no such job, or it ended more than a week ago.
         """
-        job = self.fetch(job_id) if re.fullmatch(r"[A-Za-z0-9_-]{1,200}", job_id) else None
+        job = self.fetch(job_id)
         if job is None:
             raise JobNotFound(f"There is no job {job_id[:80]!r} (any more).")
         return describe(job)
@@ -335,17 +331,17 @@ class Jobs:
 
     # -- inside
 
-    def _job(self, queue: str, func: str, args: tuple[str, ...], project: str, reason: str, *, name: str = "") -> Job:
-        kind = func.rpartition(".")[2]
+    def _job(self, function: str, arguments: tuple[str, ...], reason: str, *, name: str = "") -> Job:
+        kind = function.rpartition(".")[2]
+        project = arguments[0] if arguments else ""
         parts = (kind, re.sub(r"[^A-Za-z0-9]+", "-", project), name or uuid4().hex[:8])
-        return self.queue(queue).create_job(
-            func,
-            args=args,
+        return self.queue(RETRAIN_QUEUE if function in (RETRAIN, ADOPT) else PRELABEL_QUEUE).create_job(
+            function,
+            args=arguments,
             job_id="-".join(part for part in parts if part),
             timeout=self._settings.job_timeout_s,
             result_ttl=RESULT_TTL_S,
             failure_ttl=RESULT_TTL_S,
-            description=f"{kind} {' '.join(args)}".strip(),
             meta={"kind": kind, "project": project, "reason": reason},
             retry=Retry(max=MAX_RETRIES),
         )

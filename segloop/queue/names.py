@@ -8,6 +8,13 @@ RETRAIN_QUEUE = "segloop-retrain"
 PRELABEL_QUEUE = "segloop-prelabel"
 QUEUES = (RETRAIN_QUEUE, PRELABEL_QUEUE)
 
+#: The functions that a job may call, which rq imports by these names, and the number of arguments of each.
+RETRAIN = "worker.jobs.entry_points.retrain"
+ADOPT = "worker.jobs.entry_points.adopt"
+PRELABEL = "worker.jobs.entry_points.prelabel"
+RECONCILE = "worker.jobs.entry_points.reconcile"
+FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 0}
+
 #: How long a job's outcome can be asked for after its end, in seconds.
 RESULT_TTL_S = 7 * 24 * 3600
 #: How often a job is started again after its worker or its process died.

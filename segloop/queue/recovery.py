@@ -9,8 +9,9 @@ each step is one transaction that looks again whether the job still is where it 
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -25,6 +26,10 @@ from segloop.queue.connection import QueueConnection, reaching_redis
 from segloop.queue.names import MAX_RETRIES, QUEUES, UNFINISHED
 
 logger = logging.getLogger(__name__)
+
+
+#: An execution as rq has it in the registry of those that run; whatever else is there is no work of rq's.
+_ENTRY = re.compile(rb"[A-Za-z0-9_-]+:[A-Za-z0-9]+")
 
 
 class Recovery:
@@ -43,8 +48,12 @@ class Recovery:
         """
         abandoned = []
         for queue in map(self._connection.queue, QUEUES):
-            started = queue.started_job_registry.key
-            for entry, expires in self._redis.zrange(started, 0, -1, withscores=True):
+            taken, started = queue.intermediate_queue, queue.started_job_registry.key
+            taken_ids = _ids(self._redis.lrange(taken.key, 0, -1))
+            entries = [
+                found for found in self._redis.zrange(started, 0, -1, withscores=True) if _ENTRY.fullmatch(found[0])
+            ]
+            for entry, expires in entries:
                 execution = Execution.from_composite_key(entry.decode(), self._redis)
                 worker = self._redis.hget(execution.key, "worker_name")
                 dead = is_dead(worker.decode()) if worker else None
@@ -52,11 +61,8 @@ class Recovery:
                     self._abandon(execution.job_id, queue, partial(_is_member, started, entry), entry)
                     abandoned.append(execution.job_id)
             # taken off the queue by a worker that died before it said that it runs them
-            taken = queue.intermediate_queue
-            for job_id in taken.get_job_ids():
-                if job_id in queue.started_job_registry or taken.set_first_seen(job_id):
-                    continue
-                if taken.should_be_cleaned_up(job_id):
+            for job_id in set(taken_ids) - {entry.partition(b":")[0].decode() for entry, _ in entries}:
+                if not taken.set_first_seen(job_id) and taken.should_be_cleaned_up(job_id):
                     self._abandon(job_id, queue, partial(_exists, taken.get_first_seen_key(job_id)))
                     abandoned.append(job_id)
             queue.finished_job_registry.cleanup()
@@ -79,7 +85,7 @@ class Recovery:
         a second time.
         """
         for queue in map(self._connection.queue, QUEUES):
-            for job_id in queue.scheduled_job_registry.get_jobs_to_schedule():
+            for job_id in _ids(self._redis.zrangebyscore(queue.scheduled_job_registry.key, 0, time.time())):
                 self.release(job_id, queue)
 
     @reaching_redis
@@ -171,6 +177,10 @@ class Recovery:
 
         places = (queue.started_job_registry.key, queue.intermediate_queue_key)
         return self._connection.transaction(attempt, Job.key_for(job_id), *places)
+
+
+def _ids(found: Iterable[bytes]) -> list[str]:
+    return [job_id.decode() for job_id in found if job_id.isascii()]
 
 
 def _is_member(key: str, member: bytes | str, pipe: Any) -> bool:

@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from rq import Queue, SimpleWorker
-from rq.executions import Execution
+from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from segloop.errors import QueueUnavailable
 from segloop.policy import Changes
 from segloop.queue import MAX_RETRIES, RETRAIN_QUEUE, Enqueued, Jobs
+from segloop.queue.own import OwnQueue
 from segloop.settings import Settings
-from tests.queues import PROJECT, jobs, queued, settings, take, valkey
+from tests.queues import PROJECT, execution, jobs, queued, settings, take, valkey
 from tests.valkey import Valkey
 
 __all__ = ["jobs", "settings", "valkey"]
@@ -87,7 +87,7 @@ def test_a_press_joins_a_job_with_an_overdue_heartbeat_which_the_next_worker_rev
 def test_a_job_dropped_between_queue_and_registry_is_recovered(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     queue = jobs.queue(RETRAIN_QUEUE)
-    Queue.dequeue_any([queue], None, jobs.connection, serializer=JSONSerializer)
+    OwnQueue.dequeue_any([queue], None, jobs.connection)
     assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
     assert jobs.recovery.recover(lambda name: True) == []
     assert jobs.recovery.recover(lambda name: True) == [], "a worker may have taken it this moment"
@@ -98,11 +98,6 @@ def test_a_job_dropped_between_queue_and_registry_is_recovered(jobs: Jobs) -> No
 
 
 # -- two workers never run one job
-
-
-def execution(jobs: Jobs) -> Execution:
-    [entry] = jobs.connection.zrange(jobs.queue(RETRAIN_QUEUE).started_job_registry.key, 0, -1)
-    return Execution.from_composite_key(entry.decode(), jobs.connection)
 
 
 def test_a_recovery_that_comes_late_leaves_a_job_to_its_next_worker(jobs: Jobs) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from rq.serializers import JSONSerializer
 
 from segloop.errors import SettingsError
 from segloop.queue import MAX_RETRIES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, WorkerLocks
+from segloop.queue.own import OwnJob
 from segloop.settings import Settings, environment
+from tests.tiny_jobs import FUNCTIONS
 from tests.valkey import Valkey
 from tests.waiting import PATIENCE_S, until
 from worker.__main__ import _queue
@@ -49,27 +51,41 @@ def jobs(settings: Settings) -> Iterator[Jobs]:
     jobs.close()
 
 
-#: A worker that takes its time between its registration and rq's handlers of signals.
-SLOW_TO_BEGIN = """
-import sys, time
-from rq.worker import BaseWorker
+#: A worker that also runs this folder's jobs.
+PROGRAM = """
+import os, signal, sys, time
+from segloop.queue.own import OwnJob
+from tests.tiny_jobs import FUNCTIONS
 from worker.__main__ import main
+from worker.worker import Worker
 
-subscribe = BaseWorker.subscribe
-BaseWorker.subscribe = lambda worker: (time.sleep(60), subscribe(worker))
-sys.exit(main([]))
+OwnJob.functions = FUNCTIONS
+{}
+sys.exit(main(sys.argv[1:]))
+"""
+#: It takes its time between its registration and rq's handlers of signals.
+SLOW_TO_BEGIN = "Worker.subscribe = lambda worker: time.sleep(60)"
+#: Both processes get a signal in the moment in which there are two.
+STOPPED_AT_THE_FORK = """
+fork = os.fork
+def fork_and_stop():
+    os.fork = fork
+    pid = fork()
+    os.kill(os.getpid(), signal.SIGTERM)
+    return pid
+os.fork = fork_and_stop
 """
 
 
 class Workers:
     """Starts workers, and leaves none behind."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._environment = {**environment(settings), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._environment = {**environment(settings), "PYTHONPATH": f"{ROOT}", "TINY_JOBS": str(folder)}
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *queues: str, program: Sequence[str] = ("-m", "worker")) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, *program, *queues], env=self._environment)
+    def start(self, *queues: str, change: str = "") -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(change), *queues], env=self._environment)
         self._started.append(process)
         return process
 
@@ -80,8 +96,9 @@ class Workers:
 
 
 @pytest.fixture
-def workers(settings: Settings) -> Iterator[Workers]:
-    workers = Workers(settings)
+def workers(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    monkeypatch.setattr(OwnJob, "functions", FUNCTIONS)
+    workers = Workers(settings, tmp_path)
     yield workers
     workers.stop()
 
@@ -93,7 +110,7 @@ def notes(tmp_path: Path) -> Path:
 
 def enqueue(jobs: Jobs, name: str, *arguments: Any, queue: str = RETRAIN_QUEUE, timeout: int | None = None) -> Job:
     return jobs.queue(queue).enqueue_call(
-        f"tiny_jobs.{name}", args=[str(argument) if isinstance(argument, Path) else argument for argument in arguments],
+        f"tests.tiny_jobs.{name}", args=[argument.name if isinstance(argument, Path) else str(argument) for argument in arguments],
         timeout=timeout, retry=Retry(max=MAX_RETRIES), meta={"project": "29"},
     )  # fmt: skip
 
@@ -145,7 +162,7 @@ def test_runs_jobs_of_both_queues_nicely_and_stops_on_sigterm(
 def test_a_worker_that_has_just_begun_stops_without_a_trace(
     jobs: Jobs, workers: Workers, settings: Settings, signum: signal.Signals
 ) -> None:
-    worker = workers.start(program=("-c", SLOW_TO_BEGIN))
+    worker = workers.start(change=SLOW_TO_BEGIN)
     until(lambda: bool(jobs.connection.smembers("rq:workers")))
     worker.send_signal(signum)
     assert worker.wait(PATIENCE_S) == 0
@@ -200,6 +217,19 @@ def test_a_stopped_worker_queues_its_job_again_at_no_cost(jobs: Jobs, workers: W
     assert job.retries_left == MAX_RETRIES
     workers.start("retrain")
     until(lambda: status(job) == "finished")
+
+
+def test_a_signal_in_the_moment_of_the_fork_interrupts_the_job(
+    jobs: Jobs, workers: Workers, notes: Path, settings: Settings
+) -> None:
+    job = enqueue(jobs, "slow", notes, 600)
+    worker = workers.start("retrain", change=STOPPED_AT_THE_FORK)
+    assert worker.wait(PATIENCE_S) == 0
+    assert status(job) == "queued"
+    job.refresh()
+    assert job.retries_left == MAX_RETRIES
+    assert jobs.connection.smembers("rq:workers") == set()
+    assert list((settings.data_dir / "workers").iterdir()) == []
 
 
 def test_an_error_of_segloop_is_final(jobs: Jobs, workers: Workers, notes: Path) -> None:
