@@ -55,7 +55,7 @@ def _work(worker: Worker) -> bool:
         logger.info("worker %s: stopped while it started", worker.name)
         worker.is_stopping = True
         with contextlib.suppress(RedisError):
-            worker.teardown()  # type: ignore[no-untyped-call]
+            worker.teardown()
     except RedisError as error:
         logger.warning("worker %s: Redis went away: %s", worker.name, error)
     finally:

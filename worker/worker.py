@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import rq
 from redis.exceptions import RedisError
 from rq import Queue
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.registry import StartedJobRegistry
@@ -103,8 +104,11 @@ class Worker(rq.Worker):
     def close(self) -> None:
         """Give up this worker's lock; to be called when it does not work any more."""
         os.close(self._lock)
-        if self.is_stopping:
-            # else it lost Redis, maybe with a job, and the next one finds it among the dead
+
+    def teardown(self) -> None:
+        """As rq; but a worker that lost Redis, or left a job behind with it, stays for others to be found dead."""
+        super().teardown()  # type: ignore[no-untyped-call]
+        if not self.executions:
             self._locks.forget(self.name)
 
     def subscribe(self) -> None:
@@ -165,6 +169,14 @@ class Worker(rq.Worker):
             logger.warning("worker %s: no heartbeat for job %s: %s", self.name, job.id, error)
 
     # -- the process of a job
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """As rq; but if Redis goes away meanwhile, the worker says so in a line and begins anew."""
+        try:
+            super().execute_job(job, queue)
+        except RedisError as error:
+            logger.warning("worker %s: Redis went away with job %s: %s", self.name, job.id, error)
+            raise StopRequested from error
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """As rq; but no signal arrives before each of the two processes can handle it.

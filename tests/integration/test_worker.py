@@ -285,6 +285,24 @@ def test_a_parked_job_leaves_its_worker_and_is_hastened(jobs: Jobs, workers: Wor
     assert status(job) == "finished"
 
 
+def test_a_worker_stops_while_redis_is_away_and_its_job_goes_on_in_the_next(
+    jobs: Jobs, valkey: Valkey, workers: Workers, notes: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = enqueue(jobs, "slow", notes, 600)
+    worker = workers.start("retrain")
+    horse = started_pid(notes)
+    valkey.kill()
+    worker.terminate()
+    assert worker.wait(PATIENCE_S) == 0
+    until(lambda: is_gone(horse))
+    assert "Traceback" not in capfd.readouterr().err
+    valkey.start()
+    begun = time.monotonic()
+    workers.start("retrain")
+    until(lambda: status(job) == "finished")
+    assert time.monotonic() - begun < 60, "long before its heartbeat is overdue"
+
+
 @pytest.mark.slow
 def test_a_killed_redis_interrupts_no_job(jobs: Jobs, valkey: Valkey, workers: Workers, notes: Path) -> None:
     job = enqueue(jobs, "patient", notes, 14)
