@@ -181,7 +181,31 @@ def test_label_twice_counts_once() -> None:
             f"<View>{IMAGE}<BrushLabels name='b' toName='other'><Label value='A'/></BrushLabels></View>",
             "no BrushLabels",
         ),
-        (f"<View>{IMAGE}<BrushLabels name='b' toName='image' value='$labels'/></View>", "'b' .* no labels"),
+        (f"<View>{IMAGE}<BrushLabels name='b' toName='image'/></View>", "'b' .* no labels; add Label tags"),
+        (
+            f"<View>{IMAGE}<BrushLabels name='b' toName='image' value='$labels'/></View>",
+            r"'b' .* no labels of its own: .* each task's data \(value='\$labels'\)",
+        ),
+        (
+            f"<View>{IMAGE}<Brush name='b' toName='image'/><PolygonLabels name='p' toName='image' value='$classes'/></View>",
+            r"'p' .* each task's data \(value='\$classes'\)",
+        ),
+        (
+            f"<View>{IMAGE}<Brush name='b' toName='image'/><Labels name='l' toName='image' value='$labels'/></View>",
+            r"no BrushLabels.* 'b' draws .* the Labels tag 'l' and from each task's data \(value='\$labels'\)",
+        ),
+        (
+            f"<View>{IMAGE}<Polygon name='p' toName='image'/><Taxonomy name='t' toName='image' value='$tree'/></View>",
+            r"no BrushLabels.* Polygon tag 'p' .* Taxonomy tag 't' and from each task's data",
+        ),
+        (
+            f"<View>{IMAGE}<Brush name='b' toName='image'/><Choices name='c' toName='image'/></View>",
+            "no BrushLabels.* Brush tag 'b' .* Choices tag 'c': these cannot be predicted",
+        ),
+        (
+            f"<View>{IMAGE}<Brush name='b' toName='image'/></View>",
+            "no BrushLabels.* 'b' draws regions that have no class",
+        ),
         (f"<View>{IMAGE}{brush(labels(*map(str, range(255))))}</View>", "255 labels; at most 254"),
     ],
 )
@@ -204,6 +228,20 @@ def test_billion_laughs_is_refused() -> None:
     entities = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10 if i else "ha"}">' for i in range(12))
     with pytest.raises(LabelConfigError, match="DTD"):
         parse_label_config(f"<!DOCTYPE v [{entities}]><View>&a11;</View>")
+
+
+def test_labels_with_a_magic_wand_are_read() -> None:
+    config = parse(
+        IMAGE,
+        brush(labels("Sky")),
+        '<Labels name="labels" toName="image"><Label value="Cloud"/></Labels><MagicWand name="wand" toName="image"/>',
+    )
+    assert config.classes == ("Sky", "Cloud")
+
+
+def test_the_text_of_an_image_tag_is_its_value() -> None:
+    config = parse('<Image name="image"> $picture </Image>', brush(labels("Sky")))
+    assert config.images == (ImageTag("image", "picture", False),)
 
 
 def test_recorded_config(request: pytest.FixtureRequest) -> None:
