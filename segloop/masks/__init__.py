@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from segloop.masks.bitmask import decode_bitmask, encode_bitmask, resize_nearest
+from segloop.masks.bitmask import bitmask_size, decode_bitmask, encode_bitmask, resize_nearest, same_aspect
 from segloop.masks.components import class_pixels, components, label_pieces, piece_at, remove_specks
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
-from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle
+from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle, rle_pixels
 from segloop.masks.shapes import Ellipse, Rectangle, ellipse_mask, polygon_mask, rectangle_mask
 
 __all__ = [
     "Ellipse",
     "Rectangle",
+    "bitmask_size",
     "class_pixels",
     "components",
     "decode_bitmask",
@@ -28,4 +29,6 @@ __all__ = [
     "refine_boundary",
     "remove_specks",
     "resize_nearest",
+    "rle_pixels",
+    "same_aspect",
 ]

@@ -34,28 +34,19 @@ def encode_bitmask(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
     return _PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def decode_bitmask(url: str, height: int, width: int) -> NDArray[np.uint8]:
+def decode_bitmask(url: object, height: int, width: int) -> NDArray[np.uint8]:
     """The alpha channel of a PNG data URL: uint8 (height, width).
 
-    A PNG of another size is stretched to the image, as the editor shows it (nearest pixel). One that knows no
+    A PNG of another size is scaled to the image (nearest pixel), if it has the same proportions. One that knows no
     transparency, which the editor never writes, is read by its lightness: black is outside.
 
     Raises:
-        MaskError: not such a URL, not a whole PNG, or more pixels than its image and 134 million.
+        MaskError: not such a URL, not a whole PNG, of other proportions, or more pixels than its image and 134 million.
     """
     from PIL import Image
 
-    match = _DATA_URL.match(url) if isinstance(url, str) else None
-    if not match:
-        raise MaskError("a bitmask's imageDataURL must begin with data:image/png;base64,")
-    try:
-        data = base64.b64decode(url[match.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MaskError("a bitmask's imageDataURL is not valid base64.") from error
-    if not data.startswith(_PNG) or len(data) < 24:
-        raise MaskError("a bitmask's imageDataURL holds no PNG.")
-    # The size stands in the first chunk of every PNG; it is checked before Pillow allocates anything.
-    found_width, found_height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    data = _png(url)
+    found_height, found_width = _png_size(data)
     if found_width * found_height > max(_MAX_PIXELS, height * width):
         raise MaskError(f"a bitmask of {found_width}x{found_height} pixels is too large.")
     try:
@@ -64,7 +55,42 @@ def decode_bitmask(url: str, height: int, width: int) -> NDArray[np.uint8]:
             alpha = np.asarray(image.convert("RGBA"))[..., 3] if transparent else np.asarray(image.convert("L"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError) as error:
         raise MaskError("a bitmask's imageDataURL holds a PNG that cannot be decoded.") from error
+    if not same_aspect(alpha.shape, (height, width)):
+        raise MaskError(f"a bitmask of {found_width}x{found_height} pixels does not fit an image of {width}x{height}.")
     return resize_nearest(np.ascontiguousarray(alpha), height, width)
+
+
+def bitmask_size(url: object) -> tuple[int, int]:
+    """Height and width in pixels that the PNG of a data URL says it has.
+
+    Raises:
+        MaskError: not such a URL, or no PNG.
+    """
+    return _png_size(_png(url))
+
+
+def same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether one size (height, width) is the other one scaled, but for rounding."""
+    rounding = (max(one[0], other[0]) + max(one[1], other[1])) / 2
+    return abs(one[1] * other[0] - one[0] * other[1]) <= rounding
+
+
+def _png(url: object) -> bytes:
+    match = _DATA_URL.match(url) if isinstance(url, str) else None
+    if not isinstance(url, str) or not match:
+        raise MaskError("a bitmask's imageDataURL must begin with data:image/png;base64,")
+    try:
+        data = base64.b64decode(url[match.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MaskError("a bitmask's imageDataURL is not valid base64.") from error
+    if not data.startswith(_PNG) or len(data) < 24:
+        raise MaskError("a bitmask's imageDataURL holds no PNG.")
+    return data
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    # The size stands in the first chunk of every PNG; it is checked before Pillow allocates anything.
+    return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
 def resize_nearest(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

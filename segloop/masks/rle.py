@@ -162,9 +162,7 @@ def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]
         MaskError: not bytes, a header that makes no sense, a size other than height * width * 4, or cut short.
     """
     data = _as_bytes(rle)
-    if len(data) * 8 < _HEADER_BITS:
-        raise MaskError(f"the run-length code has {len(data)} bytes, too few for its header.")
-    total = int.from_bytes(data[:4])
+    total = _total(data)
     if min(height, width) < 1 or total != height * width * _CHANNELS:
         raise MaskError(
             f"the run-length code holds {total} values; an image of {width}x{height} pixels needs "
@@ -183,6 +181,24 @@ def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]
     if values < total:
         raise MaskError(f"the run-length code is cut short: it ends after {values} of {total} values.")
     return alphas.reshape(height, width)
+
+
+def rle_pixels(rle: Sequence[int]) -> int:
+    """How many pixels a run-length code says it holds.
+
+    Raises:
+        MaskError: not bytes, too short for a header, or a number of values that makes no whole pixels.
+    """
+    total = _total(_as_bytes(rle))
+    if total == 0 or total % _CHANNELS:
+        raise MaskError(f"the run-length code holds {total} values, which are no pixels of {_CHANNELS} values.")
+    return total // _CHANNELS
+
+
+def _total(data: bytearray) -> int:
+    if len(data) * 8 < _HEADER_BITS:
+        raise MaskError(f"the run-length code has {len(data)} bytes, too few for its header.")
+    return int.from_bytes(data[:4])
 
 
 def _as_bytes(rle: Sequence[int]) -> bytearray:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from segloop.results.annotations import annotation_class_map
+from segloop.results.annotations import (
+    Canvas,
+    Drawing,
+    Problem,
+    annotation_class_map,
+    draw_annotation,
+    nothing_readable,
+)
 from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.smart import Click, Edges, Prompt, interactive_mask, interactive_regions, prompt
 
 __all__ = [
+    "Canvas",
     "Click",
+    "Drawing",
     "Edges",
+    "Problem",
     "Prompt",
     "Region",
     "RegionWriter",
     "Scene",
     "annotation_class_map",
+    "draw_annotation",
     "interactive_mask",
     "interactive_regions",
+    "nothing_readable",
     "prompt",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,29 +12,60 @@ from numpy.typing import NDArray
 from segloop.errors import MaskError
 from segloop.formats import BACKGROUND, IGNORED
 from segloop.label_config import LabelConfig
-from segloop.masks import (
-    Ellipse,
-    Rectangle,
-    decode_bitmask,
-    decode_rle,
-    ellipse_mask,
-    polygon_mask,
-    rectangle_mask,
-    resize_nearest,
-)
+from segloop.results.shapes import Item, Shape, has_shape, read_shape, value_of
 
-#: Values of a class map beside the classes' own, 1 and above.
 #: Regions that fill an area. Bare shapes have their label in another item with the same id (of a Labels tag).
 _LABELLED = frozenset({"brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels"})
-_BARE = frozenset({"brush", "bitmask", "polygon", "rectangle", "ellipse"})
+_BARE = frozenset({"brush", "bitmask", "polygon", "rectangle", "ellipse", "magicwand"})
+#: Outlines. Closed ones fill an area that nothing is learnt from.
+_OUTLINES = frozenset({"vectorlabels", "vector"})
+#: Items that fill no area of an image, though they may repeat the shape of the region that they belong to.
+_PASSED = frozenset(
+    {
+        *("keypoint", "keypointlabels", "relation", "choices", "taxonomy", "textarea", "rating", "number", "datetime"),
+        *("pairwise", "ranker", "videorectangle", "timelinelabels", "hypertextlabels", "paragraphlabels"),
+    }
+)
 
-#: Pixels of a brush region whose original size is not the image's.
-_MAX_PIXELS = 1 << 27
+Unlabelled = Literal["background", "ignore"]
 
-#: Percentages beyond this are refused: such a place is on no image.
-_FARTHEST_PERCENT = 1e6
 
-Item = Mapping[str, Any]
+@dataclass(frozen=True)
+class Canvas:
+    """An image of a task: its tag, its size in pixels, and its index in a list of images (else None)."""
+
+    tag: str
+    height: int
+    width: int
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A region (by its id) that does not count as it was meant, and why.
+
+    Its label is unknown, or the object tag that it points at: `name` is that label or tag, of which `text` says what is
+    wrong. Or its shape or its label cannot be read; or it was drawn on another size, `name`, than the image has, and was
+    scaled: `text` says so of the region.
+    """
+
+    kind: Literal["label", "target", "region", "size"]
+    region: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What an annotation says of an image: its class map, uint8 (H, W), and the problems with its regions.
+
+    `readable` is None where nothing was drawn on the image, and False where nothing of what was drawn can be read: then
+    all pixels are ignored.
+    """
+
+    class_map: NDArray[np.uint8]
+    problems: tuple[Problem, ...]
+    readable: bool | None
 
 
 def annotation_class_map(
@@ -43,47 +75,134 @@ def annotation_class_map(
     height: int,
     width: int,
     classes: Sequence[str],
-    unlabelled: Literal["background", "ignore"] = "background",
+    unlabelled: Unlabelled = "background",
 ) -> NDArray[np.uint8]:
-    """The class map of an annotation: uint8 (height, width), i + 1 for `classes[i]`.
-
-    Where regions overlap, the later one in `result` wins, whatever its kind. Pixels of no region are 0, or 255
-    where `unlabelled` is "ignore". Brush, bitmask, polygon, rectangle and ellipse regions are read, from their
-    *Labels tags or from bare tags with a Labels tag; a region with several labels counts for its first, one with
-    none is passed over. So are other kinds of items, and those of other images. A pixel belongs to a brush or
-    bitmask region from half of the region's strongest alpha upward (strokes have soft edges). Brush and bitmask
-    regions of another size than the image's are stretched to it. `image_rotation` only turns the view.
+    """The class map of an annotation of one image, as `draw_annotation` draws it.
 
     Raises:
-        MaskError: a region that cannot be read or whose label is none of `classes`; the text names the region.
+        MaskError: the annotation cannot be used, or nothing of what was drawn on the image can be read.
     """
+    drawing = draw_annotation(result, config, Canvas(image, height, width), classes, unlabelled)
+    if drawing.readable is False:
+        raise nothing_readable([drawing])
+    return drawing.class_map
+
+
+def draw_annotation(
+    result: Sequence[Item],
+    config: LabelConfig,
+    canvas: Canvas,
+    classes: Sequence[str],
+    unlabelled: Unlabelled = "background",
+) -> Drawing:
+    """Draw an annotation: i + 1 for `classes[i]`, 255 for ignored pixels.
+
+    Where regions overlap, the later one in `result` wins, whatever its kind. Pixels of no region are 0, or 255
+    where `unlabelled` is "ignore". Brush, bitmask, polygon, rectangle, ellipse and magic wand regions are read, from
+    their *Labels tags or from bare tags with a Labels tag; a region with several labels counts for its first. Other
+    kinds of items, and those of other images, are passed over. `image_rotation` only turns the view.
+
+    No region is lost for another one's sake, and none becomes background: where its label is unknown or missing its
+    pixels are ignored, and so are those of a closed vector, and those of a region that points at no tag, if the config
+    has one image alone. A region whose shape cannot be read, or has no area, is left out. Each of them is a problem.
+
+    Raises:
+        MaskError: the annotation has no list of items, or all of its regions point at tags that the config does not have.
+    """
+    if not isinstance(result, (list, tuple)):
+        raise MaskError(f"its result must be a list of items, not {type(result).__name__}.")
+    regions = list(_regions(result))
+    _check_targets(regions, config)
     values = {name: number for number, name in enumerate(classes, start=1)}
-    class_map = np.full((height, width), IGNORED if unlabelled == "ignore" else BACKGROUND, np.uint8)
-    for items in _regions(result, image):
-        region = items[0].get("id")
+    class_map = np.full((canvas.height, canvas.width), IGNORED if unlabelled == "ignore" else BACKGROUND, np.uint8)
+    problems = [
+        _unreadable(f"item {position}", f"it is no JSON object but {type(item).__name__}")
+        for position, item in enumerate(result)
+        if not isinstance(item, Mapping)
+    ]
+    read = unread = 0
+    for region in regions:
+        strays = not config.has_object(region.to_name)
+        if strays:
+            problems.append(Problem("target", region.name, str(region.to_name), "is no tag of the label config"))
+        if not (region.is_on(canvas) or (strays and _has_one_image(config))):
+            continue
         try:
-            label = next((label for item in items if (label := _label(item)) is not None), None)
-            if label is None:
-                continue
-            value = values.get(config.class_of.get(label, label))
-            if value is None:
-                raise MaskError(f"its label {label!r} is not in the label config.")
-            class_map[_mask(items, height, width)] = value
+            shape = read_shape(region.items, canvas.height, canvas.width)
         except MaskError as error:
-            raise MaskError(f"Region {region!r} cannot be used: {error}") from error
-    return class_map
+            if not strays:
+                unread += 1
+                problems.append(_unreadable(region.name, str(error)))
+            continue
+        value = IGNORED
+        if not strays:
+            read += 1
+            value, found = _class_value(region, config, values)
+            problems += found
+            problems += _scaling(region, shape, canvas)
+        class_map[shape.mask] = value
+    if unread and not read:
+        class_map[:] = IGNORED
+    return Drawing(class_map, tuple(problems), read > 0 if read or unread else None)
 
 
-def _regions(result: Sequence[Item], image: str) -> list[list[Item]]:
-    """The items of each region that fills an area of the image, in the order of first items."""
-    regions: dict[object, list[Item]] = {}
+def nothing_readable(drawings: Sequence[Drawing]) -> MaskError:
+    """The error for an annotation of whose regions none can be read."""
+    problems = [problem for drawing in drawings for problem in drawing.problems if problem.kind == "region"]
+    return MaskError(f"Region {problems[0].region!r} cannot be used: {problems[0].text}; nor can any other")
+
+
+@dataclass(frozen=True)
+class _Region:
+    """The items of one region, in their order; `name` is its id, as it is called in messages."""
+
+    name: str
+    items: list[Item]
+
+    @property
+    def to_name(self) -> object:
+        return self.items[0].get("to_name")
+
+    def is_on(self, canvas: Canvas) -> bool:
+        on_tag = self.to_name == canvas.tag
+        return on_tag and (canvas.index is None or (self.items[0].get("item_index") or 0) == canvas.index)
+
+    def label(self) -> str | None:
+        """The first label; None without one. MaskError where labels are no names."""
+        for item in self.items:
+            kind, value = _kind(item), value_of(item)
+            known = [key for key in value if isinstance(key, str) and key.endswith("labels")]
+            labels = value.get(kind if kind in known else "labels") or next(
+                (value[key] for key in known if value[key]), None
+            )
+            if kind in _BARE or not labels:
+                continue
+            if isinstance(labels, str) or not isinstance(labels, Sequence) or not isinstance(labels[0], str):
+                raise MaskError(f"its {kind or 'labels'} must be a list of names")
+            return labels[0] or None
+        return None
+
+
+def _regions(result: Sequence[Item]) -> Iterator[_Region]:
+    """The regions that fill an area, in the order of their first items."""
+    regions: dict[object, _Region] = {}
     for position, item in enumerate(result):
-        if not isinstance(item, Mapping):
-            raise MaskError(f"Item {position} of the annotation is not a JSON object but {type(item).__name__}.")
-        if item.get("to_name") == image and _kind(item) in _LABELLED | _BARE:
+        if isinstance(item, Mapping) and _fills_area(item):
             ident = item.get("id")
-            regions.setdefault(ident if isinstance(ident, (str, int)) else ("item", position), []).append(item)
-    return list(regions.values())
+            known = isinstance(ident, (str, int))
+            key = (ident, str(item.get("to_name")), str(item.get("item_index"))) if known else position
+            regions.setdefault(key, _Region(str(ident) if known else f"item {position}", [])).items.append(item)
+    return iter(regions.values())
+
+
+def _fills_area(item: Item) -> bool:
+    kind = _kind(item)
+    if kind in _LABELLED | _BARE:
+        return True
+    if kind in _OUTLINES:
+        value = item.get("value")
+        return isinstance(value, Mapping) and value.get("closed") is True
+    return kind not in _PASSED and has_shape(item)  # its type is missing, or one that nobody knows
 
 
 def _kind(item: Item) -> str:
@@ -91,86 +210,46 @@ def _kind(item: Item) -> str:
     return kind.lower() if isinstance(kind, str) else ""
 
 
-def _value(item: Item) -> Mapping[str, Any]:
-    value = item.get("value")
-    if not isinstance(value, Mapping):
-        raise MaskError("it has no value.")
-    return value
+def _check_targets(regions: Sequence[_Region], config: LabelConfig) -> None:
+    """Refuse an annotation all of whose regions point nowhere: it would be background alone."""
+    if regions and not any(config.has_object(region.to_name) for region in regions):
+        names = ", ".join(sorted({repr(region.to_name) for region in regions}))
+        known = ", ".join(repr(name) for name, _ in config.objects)
+        raise MaskError(f"its {len(regions)} regions point at {names}, which is no tag of the label config ({known})")
 
 
-def _label(item: Item) -> str | None:
-    kind = _kind(item)
-    if kind in _BARE:
-        return None
-    value = _value(item)
-    labels = value.get(kind) or value.get("labels")
-    if not labels:
-        return None
-    if isinstance(labels, str) or not isinstance(labels, Sequence) or not isinstance(labels[0], str):
-        raise MaskError(f"its {kind} must be a list of names.")
-    return labels[0]
+def _has_one_image(config: LabelConfig) -> bool:
+    return len(config.images) == 1 and not config.images[0].is_list and not config.images[0].repeats
 
 
-def _mask(items: Sequence[Item], height: int, width: int) -> NDArray[np.bool_]:
-    """The pixels of a region: of its first item that has a shape (the others repeat it)."""
-    for item in items:
-        value = _value(item)
-        if "rle" in value:
-            return _solid(_brush(item, value, height, width))
-        if "imageDataURL" in value:
-            return _solid(decode_bitmask(value["imageDataURL"], height, width))
-        if "points" in value:
-            return polygon_mask(_points(value["points"]) * [width / 100, height / 100], height, width)
-        if "radiusX" in value or "radiusY" in value:
-            x, rx = (_number(value, key) * width / 100 for key in ("x", "radiusX"))
-            y, ry = (_number(value, key) * height / 100 for key in ("y", "radiusY"))
-            return ellipse_mask(Ellipse(x, y, rx, ry, _rotation(value)), height, width)
-        if "width" in value or "height" in value:
-            x, w = (_number(value, key) * width / 100 for key in ("x", "width"))
-            y, h = (_number(value, key) * height / 100 for key in ("y", "height"))
-            return rectangle_mask(Rectangle(x, y, w, h, _rotation(value)), height, width)
-    raise MaskError("it has no shape: none of rle, imageDataURL, points, width and height, radiusX and radiusY.")
-
-
-def _solid(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    solid: NDArray[np.bool_] = alpha > alpha.max(initial=0) // 2
-    return solid
-
-
-def _brush(item: Item, value: Mapping[str, Any], height: int, width: int) -> NDArray[np.uint8]:
-    if value.get("format", "rle") != "rle":
-        raise MaskError(f"its format {value['format']!r} is unknown; expected 'rle'.")
-    own_height, own_width = _size(item, "original_height", height), _size(item, "original_width", width)
-    if own_height * own_width > max(_MAX_PIXELS, height * width):
-        raise MaskError(f"its original size of {own_width}x{own_height} pixels is too large.")
-    return resize_nearest(decode_rle(value["rle"], own_height, own_width), height, width)
-
-
-def _size(item: Item, key: str, default: int) -> int:
-    size = item.get(key)
-    if size is None:
-        return default
-    if isinstance(size, bool) or not isinstance(size, (int, float)) or not 1 <= size <= 1 << 30 or size != int(size):
-        raise MaskError(f"its {key} is {size!r}; expected a number of pixels.")
-    return int(size)
-
-
-def _points(points: object) -> NDArray[np.float64]:
+def _class_value(region: _Region, config: LabelConfig, values: Mapping[str, int]) -> tuple[int, list[Problem]]:
+    """The value of a region's pixels, and what is wrong with its label."""
+    if _kind(region.items[0]) in _OUTLINES:
+        return IGNORED, [_unreadable(region.name, "nothing is learnt from vectors; its pixels are ignored")]
     try:
-        corners = np.array(points, np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise MaskError("its points must be pairs of numbers.") from error
-    if corners.ndim != 2 or corners.shape[1] != 2:
-        raise MaskError("its points must be pairs of numbers.")
-    return corners
+        label = region.label()
+    except MaskError as error:
+        return IGNORED, [_unreadable(region.name, f"{error}; its pixels are ignored")]
+    if label is None:
+        return IGNORED, [_unreadable(region.name, "it has no label; its pixels are ignored")]
+    value = values.get(config.class_of.get(label, label))
+    if value is not None:
+        return value, []
+    alike = next((name for name in config.class_of if _plain(name) == _plain(label)), None)
+    text = "is not in the label config" + (f", which has {alike!r}" if alike else "")
+    return IGNORED, [Problem("label", region.name, label, text)]
 
 
-def _number(value: Mapping[str, Any], key: str) -> float:
-    number = value.get(key)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= _FARTHEST_PERCENT:
-        raise MaskError(f"its {key} is {number!r}; expected a number.")
-    return float(number)
+def _plain(name: str) -> str:
+    return "".join(name.split()).casefold()
 
 
-def _rotation(value: Mapping[str, Any]) -> float:
-    return 0.0 if value.get("rotation") is None else _number(value, "rotation")
+def _scaling(region: _Region, shape: Shape, canvas: Canvas) -> list[Problem]:
+    if shape.scaled_from is None:
+        return []
+    own, size = (f"{width}x{height}" for width, height in (shape.scaled_from, (canvas.width, canvas.height)))
+    return [Problem("size", region.name, own, f"it was drawn on {own} pixels and is scaled to {size}")]
+
+
+def _unreadable(region: str, text: str) -> Problem:
+    return Problem("region", region, "", text.rstrip("."))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,13 @@ from segloop.errors import MaskError
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.masks import encode_bitmask, encode_rle
 from segloop.results import (
+    Canvas,
+    Drawing,
     Region,
     RegionWriter,
     Scene,
     annotation_class_map,
+    draw_annotation,
 )
 from segloop.results.scores import mean_by_value
 from tests.regions import ALL, BRUSH, CLASSES, LABELS, config_of, item
@@ -41,6 +46,12 @@ def rectangle(
     x: float, y: float, width: float, height: float, label: str = "Road", ident: str = "r1"
 ) -> dict[str, Any]:
     return item("rectanglelabels", {"x": x, "y": y, "width": width, "height": height, "rotation": 0}, label, ident)
+
+
+def drawn(
+    *items: Any, height: int = 4, width: int = 5, config: LabelConfig = ALL, unlabelled: Any = "background"
+) -> Drawing:
+    return draw_annotation(list(items), config, Canvas("image", height, width), CLASSES, unlabelled)
 
 
 def painted(
@@ -249,40 +260,369 @@ def test_what_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("region", "says"),
     [
-        (rectangle(0, 0, 9, 9, "Unknown", "q7"), "'q7'.*'Unknown'"),
         (
             item("brushlabels", {"format": "rle", "rle": encode_rle(np.ones((4, 5), bool))[:-2]}, ident="q7"),
-            "'q7'.*cut short",
+            "cut short",
         ),
-        (item("brushlabels", {"format": "rle"}, ident="q7"), "'q7'.*no shape"),
-        (item("brushlabels", {"format": "rle", "rle": None}, ident="q7"), "'q7'.*list"),
-        (item("brushlabels", {"format": "png", "rle": []}, ident="q7"), "'q7'.*'png'"),
-        (brush_item(np.ones((2, 2), bool), ident="q7", original_width=3), "'q7'.*needs"),
-        (brush_item(np.ones((2, 2), bool), ident="q7", original_width="2"), "'q7'.*original_width"),
-        (brush_item(np.ones((2, 2), bool), ident="q7", original_width=-2), "'q7'.*original_width"),
-        (brush_item(np.ones((2, 2), bool), ident="q7", original_width=2**20, original_height=2**20), "'q7'.*too large"),
-        (item("bitmasklabels", {"imageDataURL": "data:,"}, ident="q7"), "'q7'.*must begin"),
-        (item("polygonlabels", {"points": [[0, 0], [1, 1]]}, ident="q7"), "'q7'.*3 or more"),
-        (item("polygonlabels", {"points": []}, ident="q7"), "'q7'.*points"),
-        (item("polygonlabels", {"points": "abc"}, ident="q7"), "'q7'.*points"),
-        (item("polygonlabels", {"points": [[0, None]] * 3}, ident="q7"), "'q7'"),
-        (item("polygonlabels", {"points": [[0, 10**400]] * 3}, ident="q7"), "'q7'"),
-        (item("brushlabels", {"rle": [10**400]}, ident="q7"), "'q7'"),
-        (item("rectanglelabels", {"x": 1, "y": 1, "width": 5}, ident="q7"), "'q7'.*height"),
-        (item("rectanglelabels", {"x": "1", "y": 1, "width": 5, "height": 5}, ident="q7"), "'q7'.*x is '1'"),
-        (item("rectanglelabels", {"x": math.nan, "y": 1, "width": 5, "height": 5}, ident="q7"), "'q7'.*x is nan"),
-        (item("rectanglelabels", {"x": 10**400, "y": 1, "width": 5, "height": 5}, ident="q7"), "'q7'"),
-        (item("ellipselabels", {"x": 1, "y": 1, "radiusX": -5, "radiusY": 5}, ident="q7"), "'q7'.*negative"),
+        (item("brushlabels", {"format": "rle", "rle": []}, ident="q7"), "0 bytes"),
+        (item("brushlabels", {"format": "rle", "rle": list(b"garbage, no code")}, ident="q7"), "."),
+        (item("brushlabels", {"format": "rle", "rle": "AAAA"}, ident="q7"), "list of bytes"),
+        (item("brushlabels", {"format": "rle"}, ident="q7"), "no shape"),
+        (item("brushlabels", {"format": "rle", "rle": None}, ident="q7"), "list"),
+        (item("brushlabels", {"format": "png", "rle": []}, ident="q7"), "'png'"),
+        (item("brushlabels", {"rle": [10**400]}, ident="q7"), "whole numbers"),
+        (item("brushlabels", {"rle": [math.nan] * 20}, ident="q7"), "whole numbers"),
+        (item("bitmasklabels", {"imageDataURL": "data:,"}, ident="q7"), "must begin"),
+        (item("bitmasklabels", {"imageDataURL": None}, ident="q7"), "must begin"),
         (
-            item("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": "up"}, ident="q7"),
-            "'q7'.*rotation",
+            item("bitmasklabels", {"imageDataURL": encode_bitmask(np.ones((4, 5), bool))[:-40]}, ident="q7"),
+            "base64|decoded",
         ),
-        ({**rectangle(0, 0, 9, 9, ident="q7"), "value": None}, "'q7'.*no value"),
-        (item("rectanglelabels", {"rectanglelabels": "Road"}, None, "q7"), "'q7'.*list of names"),
-        (item("rectanglelabels", {"rectanglelabels": [1]}, None, "q7"), "'q7'.*list of names"),
-        (None, "not a JSON object"),
+        (
+            item("bitmasklabels", {"imageDataURL": encode_bitmask(np.ones((40, 5), bool))}, ident="q7"),
+            "5x40.*does not fit",
+        ),
+        (item("polygonlabels", {"points": [[0, 0], [90, 90]]}, ident="q7"), "no area"),
+        (item("polygonlabels", {"points": [[0, 0], [50, 50], [90, 90]]}, ident="q7"), "no area"),
+        (item("polygonlabels", {"points": [[5, 5]] * 4}, ident="q7"), "no area"),
+        (item("polygonlabels", {"points": [[5, 5]]}, ident="q7"), "no area"),
+        (item("polygonlabels", {"points": []}, ident="q7"), "points"),
+        (item("polygonlabels", {"points": "abc"}, ident="q7"), "points"),
+        (item("polygonlabels", {"points": None}, ident="q7"), "points"),
+        (item("polygonlabels", {"points": [[0, 0], [9], [9, 9]]}, ident="q7"), "points"),
+        (item("polygonlabels", {"points": [{"x": 1, "y": 2}] * 3}, ident="q7"), "points"),
+        (item("polygonlabels", {"points": [[0, None]] * 3}, ident="q7"), "."),
+        (item("polygonlabels", {"points": [[0, 10**400]] * 3}, ident="q7"), "."),
+        (item("polygonlabels", {"points": [[0, 0], [math.nan, 0], [90, 90]]}, ident="q7"), "no number"),
+        (item("polygonlabels", {"points": [[0, 0], [math.inf, 0], [90, 90]]}, ident="q7"), "no number"),
+        (item("polygonlabels", {"points": [[0, 0], [1e9, 0], [90, 90]]}, ident="q7"), "too far"),
+        (item("polygonlabels", {"closed": True}, ident="q7"), "no shape"),
+        (item("rectanglelabels", {"x": 1, "y": 1, "width": 5}, ident="q7"), "height"),
+        (item("rectanglelabels", {"y": 1, "width": 5, "height": 5}, ident="q7"), "x is None"),
+        (item("rectanglelabels", {"x": "1", "y": 1, "width": 5, "height": 5}, ident="q7"), "x is '1'"),
+        (item("rectanglelabels", {"x": math.nan, "y": 1, "width": 5, "height": 5}, ident="q7"), "x is nan"),
+        (item("rectanglelabels", {"x": 1, "y": 1, "width": math.inf, "height": 5}, ident="q7"), "width is inf"),
+        (item("rectanglelabels", {"x": 10**400, "y": 1, "width": 5, "height": 5}, ident="q7"), "."),
+        (item("rectanglelabels", {"x": 1, "y": 1, "width": 0, "height": 5}, ident="q7"), "no area"),
+        (item("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 0}, ident="q7"), "no area"),
+        (item("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": "up"}, ident="q7"), "rotation"),
+        (
+            item("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": math.nan}, ident="q7"),
+            "rotation",
+        ),
+        (item("ellipselabels", {"x": 1, "y": 1, "radiusX": -5, "radiusY": 5}, ident="q7"), "negative"),
+        (item("ellipselabels", {"x": 1, "y": 1, "radiusX": 0, "radiusY": 5}, ident="q7"), "no area"),
+        (item("ellipselabels", {"x": 1, "y": 1, "radiusX": 5}, ident="q7"), "radiusY"),
+        ({**rectangle(0, 0, 9, 9, ident="q7"), "value": None}, "no value"),
+        ({**rectangle(0, 0, 9, 9, ident="q7"), "value": []}, "no value"),
+        (item("rectanglelabels", {}, ident="q7"), "no shape"),
+        (item("magicwand", {"format": "rle", "rle": [0]}, None, "q7"), "too few"),
+        (item("vectorlabels", {"vertices": [{"x": 1}] * 3, "closed": True}, ident="q7"), "points"),
     ],
 )
-def test_regions_that_cannot_be_read_are_named(region: Any, says: str) -> None:
-    with pytest.raises(MaskError, match=says):
-        painted(rectangle(0, 0, 50, 50), region)
+def test_a_region_that_cannot_be_read_costs_no_other(region: Any, says: str) -> None:
+    good = rectangle(0, 0, 50, 50)
+    for items in ([good, region], [region, good]):
+        drawing = drawn(*items)
+        assert (drawing.class_map == painted(good)).all()
+        assert drawing.readable
+        [problem] = drawing.problems
+        assert (problem.kind, problem.region) == ("region", "q7")
+        assert re.search(says, problem.text), problem.text
+    # Alone, it would be background: nobody said that.
+    with pytest.raises(MaskError, match=r"Region 'q7' cannot be used: .*; nor can any other"):
+        painted(region)
+
+
+@pytest.mark.parametrize("thing", [None, 5, "text", [], True])
+def test_what_is_no_item_is_named(thing: Any) -> None:
+    good = rectangle(0, 0, 50, 50)
+    drawing = drawn(good, thing)
+    assert (drawing.class_map == painted(good)).all()
+    assert drawing.problems[0].region == "item 1"
+
+
+@pytest.mark.parametrize("result", [None, {}, "[]", 5])
+def test_an_annotation_without_a_list_is_refused(result: Any) -> None:
+    with pytest.raises(MaskError, match="must be a list of items"):
+        annotation_class_map(result, ALL, "image", 4, 5, CLASSES)
+
+
+# -- labels
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("Bike", "not in the label config$"),
+        ("road", "not in the label config, which has 'Road'"),
+        ("Road ", "which has 'Road'"),
+        (" r o a d", "which has 'Road'"),
+        ("strasse am see", "which has 'Straße am See'"),
+        ("", "no label"),
+    ],
+)
+@pytest.mark.parametrize("unlabelled", ["background", "ignore"])
+def test_pixels_of_an_unknown_label_are_ignored(label: str, says: str, unlabelled: Any) -> None:
+    drawing = drawn(rectangle(0, 0, 40, 100, "See", "a"), rectangle(20, 0, 40, 100, label, "b"), unlabelled=unlabelled)
+    rest = 255 if unlabelled == "ignore" else 0
+    assert drawing.class_map.tolist() == [[2, 255, 255, rest, rest]] * 4
+    [problem] = drawing.problems
+    assert problem.region == "b"
+    assert re.search(says, problem.text)
+    if label:
+        assert (problem.kind, problem.name) == ("label", label)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({}, "no label"),
+        ({"rectanglelabels": []}, "no label"),
+        ({"rectanglelabels": None}, "no label"),
+        ({"rectanglelabels": "Road"}, "list of names"),
+        ({"rectanglelabels": [1]}, "list of names"),
+        ({"rectanglelabels": [None]}, "list of names"),
+        ({"rectanglelabels": {"a": 1}}, "list of names"),
+    ],
+)
+def test_pixels_without_a_label_that_can_be_read_are_ignored(value: Any, says: str) -> None:
+    box = {"x": 0, "y": 0, "width": 100, "height": 50}
+    drawing = drawn(item("rectanglelabels", {**box, **value}, None, "q7"))
+    assert drawing.class_map.tolist() == [[255] * 5] * 2 + [[0] * 5] * 2
+    assert drawing.readable
+    [problem] = drawing.problems
+    assert (problem.kind, problem.region) == ("region", "q7")
+    assert says in problem.text
+
+
+@pytest.mark.parametrize("kind", [None, "", 5, "polygon_labels", "PolygonLabels"])
+def test_a_type_that_is_missing_or_unknown_is_told_by_the_shape(kind: Any) -> None:
+    region = {"id": "r", "to_name": "image", "value": {"points": [[0, 0], [100, 0], [100, 50], [0, 50]]}}
+    region["value"]["polygonlabels"] = ["Tree"]
+    if kind is not None:
+        region["type"] = kind
+    assert painted(region).tolist() == [[3] * 5] * 2 + [[0] * 5] * 2
+
+
+def test_a_region_keeps_its_pixels_beside_items_that_belong_to_it() -> None:
+    box = rectangle(0, 0, 100, 50, "Tree")
+    more = [
+        {**box, "type": kind, "value": {**box["value"], kind: ["x"]}} for kind in ("choices", "textarea", "newkind")
+    ]
+    assert (painted(box, *more) == painted(box)).all()
+
+
+def test_a_closed_vector_is_ignored_and_an_open_one_is_a_line() -> None:
+    vertices = [{"x": x, "y": y} for x, y in ((0, 0), (100, 0), (100, 50), (0, 50))]
+    drawing = drawn(item("vectorlabels", {"vertices": vertices, "closed": True}, "Tree", "v"))
+    assert drawing.class_map.tolist() == [[255] * 5] * 2 + [[0] * 5] * 2
+    assert "vectors" in drawing.problems[0].text
+    assert drawn(item("vectorlabels", {"vertices": vertices, "closed": False}, "Tree")).problems == ()
+
+
+def test_magic_wand_regions_are_read() -> None:
+    shape = {"format": "rle", "rle": encode_rle(np.eye(4, 5, dtype=bool))}
+    wand, named = item("magicwand", shape, None), item("labels", shape, "Tree")
+    config = config_of(
+        "BrushLabels", extra=f'<Labels name="l" toName="image">{LABELS}</Labels><MagicWand name="m" toName="image"/>'
+    )
+    for items in ([wand, named], [named, wand], [wand, item("labels", {}, "Tree")]):
+        assert (painted(*items, config=config) == np.eye(4, 5) * 3).all()
+
+
+# -- what regions point at
+
+
+ONE_IMAGE = parse_label_config(
+    f'<View><Image name="image" value="$image"/><BrushLabels name="b" toName="image">{LABELS}</BrushLabels></View>'
+)
+
+
+@pytest.mark.parametrize("to_name", ["img", "Image", "b", "", None, 5])
+def test_an_annotation_that_points_nowhere_is_refused(to_name: Any) -> None:
+    regions = [{**rectangle(0, 0, 50, 50, ident=ident), "to_name": to_name} for ident in "ab"]
+    with pytest.raises(MaskError, match=f"its 2 regions point at {re.escape(repr(to_name))}, which is no tag"):
+        painted(*regions, config=ONE_IMAGE)
+    del regions[0]["to_name"], regions[1]["to_name"]
+    with pytest.raises(MaskError, match="point at None"):
+        painted(*regions)
+
+
+def test_regions_that_point_nowhere_are_ignored_beside_others() -> None:
+    good, stray = rectangle(0, 0, 100, 50), {**rectangle(0, 25, 100, 50, ident="s"), "to_name": "img"}
+    drawing = drawn(good, stray, config=ONE_IMAGE)
+    assert drawing.class_map.tolist() == [[1] * 5, [255] * 5, [255] * 5, [0] * 5]
+    [problem] = drawing.problems
+    assert (problem.kind, problem.region, problem.name) == ("target", "s", "img")
+    # With two images nobody knows which one it was drawn on.
+    drawing = drawn(good, stray)
+    assert (drawing.class_map == painted(good)).all()
+    assert [problem.kind for problem in drawing.problems] == ["target"]
+
+
+def test_regions_of_other_images_and_of_other_tags_point_somewhere() -> None:
+    elsewhere = {**rectangle(0, 0, 100, 100), "to_name": "other"}
+    drawing = drawn(elsewhere)
+    assert (drawing.class_map == 0).all()
+    assert (drawing.problems, drawing.readable) == ((), None)
+
+
+def test_items_of_a_list_of_images() -> None:
+    first, second = (
+        {**rectangle(0, 0, 100, 50, name, name), "item_index": n} for n, name in enumerate(("Road", "Tree"))
+    )
+    maps = [
+        draw_annotation([first, second], ALL, Canvas("image", 2, 2, index), CLASSES).class_map.tolist()
+        for index in (0, 1, 2)
+    ]
+    assert maps == [[[1, 1], [0, 0]], [[3, 3], [0, 0]], [[0, 0], [0, 0]]]
+    # Without an index it is the first image's.
+    del second["item_index"]
+    assert draw_annotation([second], ALL, Canvas("image", 2, 2, 0), CLASSES).class_map.any()
+
+
+def test_what_cannot_be_read_on_one_image_does_not_cost_the_other() -> None:
+    broken = {**rectangle(0, 0, 0, 0, ident="q"), "to_name": "other"}
+    result = [rectangle(0, 0, 100, 50), broken]
+    image, other = (draw_annotation(result, ALL, Canvas(tag, 2, 2), CLASSES) for tag in ("image", "other"))
+    assert image.class_map.tolist() == [[1, 1], [0, 0]]
+    assert image.problems == ()
+    assert (other.class_map == 255).all()
+    assert other.readable is False
+
+
+# -- sizes
+
+
+def sized(mask: np.ndarray, height: Any, width: Any) -> dict[str, Any]:
+    return brush_item(mask, original_height=height, original_width=width)
+
+
+BOX = np.zeros((30, 50), np.uint8)
+BOX[5:15, 10:40] = 255
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(30, 50), (50, 30), (0, 0), (-30, 50), ("30", "50"), (None, None), (30, None), (1, 1), (15, 100), (math.nan, 50)],
+)
+def test_a_brush_that_fits_the_image_is_read_as_the_editor_reads_it(height: Any, width: Any) -> None:
+    drawing = drawn(sized(BOX, height, width), height=30, width=50)
+    assert (drawing.class_map == (BOX > 0)).all()
+    assert drawing.problems == ()
+
+
+def test_a_brush_of_an_image_as_it_lay_is_named() -> None:
+    upright = np.ascontiguousarray(BOX.T)
+    with pytest.raises(MaskError, match="drawn on an image of 30x50 pixels; this one has 50x30"):
+        painted(sized(upright, 50, 30), height=30, width=50)
+
+
+@pytest.mark.parametrize(
+    ("mask", "height", "width"),
+    [
+        (np.ones((31, 50), np.uint8), 31, 50),
+        (np.ones((30, 50), np.uint8)[:29], 30, 50),
+        (np.ones((10, 10), np.uint8), 10, 10),
+        (np.ones((50, 30), np.uint8)[:49], 49, 30),
+        (np.ones((60, 100), np.uint8), 100, 60),
+        (np.ones((60, 100), np.uint8), None, None),
+        (np.ones((60, 100), np.uint8), 30, 50),
+    ],
+)
+def test_a_brush_of_another_image_is_named_and_never_stretched(mask: np.ndarray, height: Any, width: Any) -> None:
+    with pytest.raises(MaskError, match=rf"its mask has {mask.size} pixels.*the image has 50x30"):
+        painted(sized(mask, height, width), height=30, width=50)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_brush_of_the_same_image_in_another_size_is_scaled_and_said_to_be(factor: int) -> None:
+    large = BOX.repeat(factor, axis=0).repeat(factor, axis=1)
+    drawing = drawn(sized(large, 30 * factor, 50 * factor), height=30, width=50)
+    assert (drawing.class_map == (BOX > 0)).all()
+    [problem] = drawing.problems
+    assert (problem.kind, problem.name) == ("size", f"{50 * factor}x{30 * factor}")
+    back = drawn(sized(BOX, 30, 50), height=30 * factor, width=50 * factor)
+    assert (back.class_map == (large > 0)).all()
+    bitmask = drawn(item("bitmasklabels", {"imageDataURL": encode_bitmask(large > 0)}), height=30, width=50)
+    assert (bitmask.class_map == (BOX > 0)).all()
+    assert bitmask.problems[0].name == f"{50 * factor}x{30 * factor}"
+
+
+@pytest.mark.parametrize("shape", [(50, 30), (30, 30), (1, 50), (60, 50)])
+def test_a_bitmask_of_other_proportions_is_named(shape: tuple[int, int]) -> None:
+    with pytest.raises(MaskError, match="does not fit an image of 50x30"):
+        painted(item("bitmasklabels", {"imageDataURL": encode_bitmask(np.ones(shape, bool))}), height=30, width=50)
+
+
+@given(
+    st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    st.integers(0, 2**32 - 1),
+)
+def test_sizes_that_contradict_never_change_a_mask_that_fits(
+    size: tuple[int, int], told: tuple[int, int], seed: int
+) -> None:
+    mask = np.zeros(size, np.uint8)
+    rng = np.random.default_rng(seed)
+    top, left = (int(rng.integers(0, side)) for side in size)
+    mask[top : top + 1 + int(rng.integers(size[0])), left : left + 1 + int(rng.integers(size[1]))] = 255
+    region = sized(mask, *told)
+    try:
+        found = annotation_class_map([region], ALL, "image", *size, CLASSES)
+    except MaskError:
+        # A box that is as plain at the other width: it may have been drawn on the image as it lay.
+        assert told != size
+        assert told[0] * told[1] == mask.size
+    else:
+        assert (found == (mask > 0)).all()
+
+
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["Road", "image", "x", ""]),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        [
+                            *(
+                                "id",
+                                "type",
+                                "to_name",
+                                "from_name",
+                                "value",
+                                "points",
+                                "rle",
+                                "x",
+                                "y",
+                                "width",
+                                "height",
+                            ),
+                            *("brushlabels", "labels", "original_width", "original_height", "item_index", "rotation"),
+                            *("radiusX", "radiusY", "imageDataURL", "vertices", "closed", "format"),
+                        ]
+                    ),
+                    inner,
+                    max_size=5,
+                )
+            ),
+            max_leaves=12,
+        ),
+        max_size=3,
+    ),
+    st.sampled_from(["polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "brush", "vector", None]),
+)
+def test_nonsense_beside_a_region_costs_it_nothing(things: list[Any], kind: str | None) -> None:
+    extra = [
+        {**thing, "type": kind, "to_name": "other", "id": n}
+        for n, thing in enumerate(things)
+        if isinstance(thing, dict)
+    ]
+    good = rectangle(0, 0, 50, 50, ident="good")
+    assert (drawn(good, *extra).class_map == painted(good)).all()
+    with contextlib.suppress(MaskError):
+        on_image = [{**thing, "to_name": "image"} for thing in extra]
+        assert drawn(*on_image, *things).class_map.shape == (4, 5)
