@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from segloop.dataset.manifest import AnnotationRef
 from segloop.errors import MaskError
 from segloop.formats import IGNORED
 from segloop.label_config import LabelConfig
-from segloop.results import annotation_class_map
+from segloop.results import Canvas, Drawing, Problem, draw_annotation, nothing_readable
 
 Annotators = Literal["ground-truth", "latest", "majority"]
 Annotation = Mapping[str, Any]
@@ -43,6 +44,14 @@ def reference(annotation: Annotation) -> AnnotationRef:
     return AnnotationRef(id=annotation["id"], updated_at=annotation["updated_at"])
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """An annotation's class maps, uint8 (H, W), one for each image of its task, and the problems with its regions."""
+
+    class_maps: tuple[NDArray[np.uint8], ...]
+    problems: tuple[Problem, ...]
+
+
 class Drawer:
     """Draws the annotations of one task as class maps, by the label config."""
 
@@ -51,26 +60,34 @@ class Drawer:
         self._unlabelled = unlabelled
 
     def usable(
-        self, annotations: Sequence[Annotation], sizes: Sequence[tuple[str, int | None, int, int]]
-    ) -> Iterator[tuple[Annotation, list[NDArray[np.uint8]] | MaskError]]:
-        """Each annotation with its class maps, uint8 (H, W), or with why it has none.
-
-        Args:
-            sizes: tag, index in a list of images, width and height of each of the task's images, in that order.
-        """
+        self, annotations: Sequence[Annotation], canvases: Sequence[Canvas]
+    ) -> Iterator[tuple[Annotation, Drawn | MaskError]]:
+        """Each annotation as it is drawn on each of the task's images, or with why it cannot be used."""
         for annotation in annotations:
             try:
-                yield annotation, [self._draw(annotation, *size) for size in sizes]
+                yield annotation, self._draw(annotation, canvases)
             except MaskError as error:
                 yield annotation, error
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 yield annotation, MaskError(f"it is malformed: {type(error).__name__}: {error}")
 
-    def _draw(self, annotation: Annotation, tag: str, index: int | None, width: int, height: int) -> NDArray[np.uint8]:
-        result = annotation["result"]
-        regions = [region for region in result if index is None or (region.get("item_index") or 0) == index]
-        classes = self._config.classes
-        return annotation_class_map(regions, self._config, tag, height, width, classes, self._unlabelled)
+    def draw(self, annotation: Annotation, canvas: Canvas) -> Drawing:
+        """What an annotation says of one image.
+
+        Raises:
+            MaskError: it cannot be used.
+        """
+        config = self._config
+        return draw_annotation(annotation["result"], config, canvas, config.classes, self._unlabelled)
+
+    def _draw(self, annotation: Annotation, canvases: Sequence[Canvas]) -> Drawn:
+        drawings = [self.draw(annotation, canvas) for canvas in canvases]
+        readable = [drawing.readable for drawing in drawings]
+        if False in readable and True not in readable:
+            raise nothing_readable(drawings)
+        # What is no matter of one image is said for each.
+        problems = dict.fromkeys(problem for drawing in drawings for problem in drawing.problems)
+        return Drawn(tuple(drawing.class_map for drawing in drawings), tuple(problems))
 
 
 def majority(class_maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ import orjson
 
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import Mirror
+from segloop.dataset.notes import Note
 from segloop.files import write_bytes
 
 FOLDERS: Final = ("images", "masks")
@@ -72,6 +73,15 @@ class KnownImage:
     height: int
 
 
+@dataclass(frozen=True)
+class Built:
+    """What drawing a task gave: its items, what of it was left out, and what of its regions is to be told."""
+
+    items: list[Item]
+    skipped: list[Skipped]
+    notes: list[Note]
+
+
 class Memory:
     """What earlier snapshots of a mirror's tasks found: the files of their images, and the items of their drawings.
 
@@ -94,22 +104,26 @@ class Memory:
         row = (task, tag, -1 if index is None else index, address, image.file, image.width, image.height)
         self._db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def drawn(self, task: int, key: str) -> tuple[list[Item], list[Skipped]] | None:
+    def drawn(self, task: int, key: str) -> Built | None:
         """What drawing a task gave under this key, if all of its files are there."""
-        row = self._db.execute(
-            "SELECT items, problems FROM drawings WHERE task = ? AND key = ?", (task, key)
-        ).fetchone()
+        query = "SELECT items, skipped, notes FROM drawings WHERE task = ? AND key = ?"
+        row = self._db.execute(query, (task, key)).fetchone()
         if row is None:
             return None
-        items = [Item.model_validate(item) for item in orjson.loads(row[0])]
-        if not all(self.objects.has(name) for item in items for name in (item.image, item.mask)):
-            return None
-        return items, [Skipped.model_validate(problem) for problem in orjson.loads(row[1])]
+        items, skipped, notes = (orjson.loads(part) for part in row)
+        built = Built(
+            [Item.model_validate(item) for item in items],
+            [Skipped.model_validate(one) for one in skipped],
+            [Note.model_validate(note) for note in notes],
+        )
+        return (
+            built if all(self.objects.has(name) for item in built.items for name in (item.image, item.mask)) else None
+        )
 
-    def keep_drawn(self, task: int, key: str, items: Sequence[Item], problems: Sequence[Skipped]) -> None:
+    def keep_drawn(self, task: int, key: str, built: Built) -> None:
         """Note what drawing a task gave."""
-        row = (task, key, _dumped(items), _dumped(problems))
-        self._db.execute("INSERT OR REPLACE INTO drawings VALUES (?, ?, ?, ?)", row)
+        row = (task, key, _dumped(built.items), _dumped(built.skipped), _dumped(built.notes))
+        self._db.execute("INSERT OR REPLACE INTO drawings VALUES (?, ?, ?, ?, ?)", row)
 
     def forget_drawn(self, task: int) -> None:
         """Note that a task cannot be drawn."""

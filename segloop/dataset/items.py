@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, reference
-from segloop.dataset.files import KnownImage, Memory, Objects
+from segloop.dataset.files import Built, KnownImage, Memory, Objects
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import content_of
+from segloop.dataset.notes import Note
 from segloop.dataset.splits import SplitStore
 from segloop.errors import ImageError, MaskError
 from segloop.formats import IGNORED
 from segloop.label_config import parse_label_config
+from segloop.results import Canvas
 from segloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 Task = Mapping[str, Any]
 
 #: How drawings are made; another number has everything drawn anew.
-_DRAWING: Final = 1
+_DRAWING: Final = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class ItemBuilder:
         self._dest = dest
         self._rules = [_DRAWING, inputs.label_config, settings.unlabelled, settings.annotators]
 
-    def build(self, task: Task) -> tuple[list[Item], list[Skipped]]:
+    def build(self, task: Task) -> Built:
         """The items of a task, not split yet, and what of it was left out."""
         number = task["id"]
         if self._memory is None:
@@ -74,9 +76,9 @@ class ItemBuilder:
             if known is None:
                 self._memory.forget_drawn(number)
                 known = self._draw(task)
-                self._memory.keep_drawn(number, key, *known)
+                self._memory.keep_drawn(number, key, known)
             built = known
-        for item in built[0]:
+        for item in built.items:
             self._objects.link(item.image, self._dest)
             self._objects.link(item.mask, self._dest)
         return built
@@ -86,7 +88,7 @@ class ItemBuilder:
         content = task["content"] if "content" in task else content_of(task["annotations"])
         return hashlib.sha256(orjson.dumps([*self._rules, content, task["data"]])).hexdigest()
 
-    def _draw(self, task: Task) -> tuple[list[Item], list[Skipped]]:
+    def _draw(self, task: Task) -> Built:
         counting = counting_annotations(task["annotations"], self._annotators)
         if not counting:
             raise MaskError("it has no annotation that was not skipped")
@@ -94,19 +96,19 @@ class ItemBuilder:
         if not places:
             raise ImageError("its data has no image that the label config names")
         images = [self._image(task["id"], *place) for place in places]
-        sizes = [(tag, index, i.width, i.height) for (tag, index, _), i in zip(places, images, strict=True)]
-        good, problems = [], []
-        for annotation, drawn in self._drawer.usable(counting, sizes):
+        canvases = [Canvas(tag, i.height, i.width, index) for (tag, index, _), i in zip(places, images, strict=True)]
+        good, skipped = [], []
+        for annotation, drawn in self._drawer.usable(counting, canvases):
             if isinstance(drawn, MaskError):
-                problems.append((annotation, drawn))
+                skipped.append(Skipped(task=task["id"], reason=f"annotation {annotation.get('id')}: {drawn}"))
             else:
                 good.append((annotation, drawn))
         if not good:
-            raise problems[0][1]
+            raise MaskError(skipped[0].reason)
         references = tuple(reference(annotation) for annotation, _ in good)
         items = []
         for place, ((tag, index, uri), image) in enumerate(zip(places, images, strict=True)):
-            class_map = majority([maps[place] for _, maps in good])
+            class_map = majority([drawn.class_maps[place] for _, drawn in good])
             # An image with nothing but ignored pixels teaches nothing.
             if (class_map != IGNORED).any():
                 mask, png = mask_file(class_map)
@@ -127,11 +129,11 @@ class ItemBuilder:
                 )
         if not items:
             numbers = ", ".join(str(one.id) for one in references)
-            raise MaskError(f"annotation {numbers} labels no pixel, and unlabelled pixels are ignored")
-        return items, [
-            Skipped(task=task["id"], reason=f"annotation {annotation.get('id')}: {error}")
-            for annotation, error in problems
-        ]
+            raise MaskError(
+                f"annotation {numbers} labels no pixel that can be learnt: all are ignored, or of unknown labels"
+            )
+        notes = [Note(task=task["id"], **asdict(problem)) for _, drawn in good for problem in drawn.problems]
+        return Built(items, skipped, notes)
 
     def _image(self, number: int, tag: str, index: int | None, address: str) -> KnownImage:
         known = None if self._memory is None else self._memory.image(number, tag, index, address)

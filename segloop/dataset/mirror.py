@@ -24,7 +24,7 @@ from filelock import FileLock
 _log = logging.getLogger(__name__)
 
 _FILE: Final = "tasks.sqlite"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE tasks (
@@ -39,7 +39,7 @@ CREATE TABLE images (
     task INTEGER, tag TEXT, item INTEGER, address TEXT, file TEXT, width INTEGER, height INTEGER,
     PRIMARY KEY (task, tag, item)
 ) WITHOUT ROWID;
-CREATE TABLE drawings (task INTEGER PRIMARY KEY, key TEXT, items BLOB, problems BLOB);
+CREATE TABLE drawings (task INTEGER PRIMARY KEY, key TEXT, items BLOB, skipped BLOB, notes BLOB);
 """
 #: What of an annotation decides upon the training set, and is kept.
 _KEPT: Final = ("id", "updated_at", "was_cancelled", "ground_truth", "result")

@@ -11,6 +11,7 @@ from segloop.dataset.manifest import MANIFEST, Item, Manifest, load_manifest, wr
 from segloop.errors import ImageError, LabelStudioError, MaskError, SegloopError, TrainingError
 from segloop.files import write_bytes
 from segloop.label_config import LabelConfig, parse_label_config
+from segloop.results import Canvas
 
 if TYPE_CHECKING:
     from segloop.dataset.mirror import Mirror
@@ -76,12 +77,8 @@ class _Builder:
         if self._objects.has(item.mask):
             self._objects.link(item.mask, self._dest)
             return
-        sizes = [(item.image_tag, item.item_index, item.width, item.height)]
-        maps = []
-        for _, drawn in self._drawer.usable(self._annotations(item), sizes):
-            if isinstance(drawn, MaskError):
-                raise drawn
-            maps += drawn
+        canvas = Canvas(item.image_tag, item.height, item.width, item.item_index)
+        maps = [self._drawer.draw(annotation, canvas).class_map for annotation in self._annotations(item)]
         name, png = mask_file(majority(maps))
         if name != item.mask:
             raise MaskError("its mask comes out differently: another version of segloop or of Pillow drew it")

@@ -11,6 +11,7 @@ from typing import Final
 from segloop.dataset.files import Objects
 from segloop.dataset.items import ItemBuilder, SnapshotInputs, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
+from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.splits import assign_splits, find_twins
 from segloop.dataset.sync_api import Progress
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
@@ -34,8 +35,9 @@ def snapshot(
     Each task gives the annotations that count by `settings.annotators` (see `counting_annotations`), drawn together
     as one class map for each of its images. One without regions means "all background", or nothing where
     `settings.unlabelled` is "ignore". A task whose annotations or images cannot be used is left out and reported
-    under `skipped`; so is one bad annotation among several that count. Tasks with the same image are on the same side
-    of the split; where they were put on both sides before, those to train on are left out.
+    under `skipped`; so is one bad annotation among several that count. Regions that do not count as they were meant, as
+    those of a label that the config does not have, cost nothing else, and are warned of. Tasks with the same image are
+    on the same side of the split; where they were put on both sides before, those to train on are left out.
 
     Args:
         tasks: `{"id", "data", "annotations"}` each, such as `Mirror.tasks` gives.
@@ -56,10 +58,11 @@ def snapshot(
     (dest / MANIFEST).unlink(missing_ok=True)
     items: list[Item] = []
     skipped: list[Skipped] = []
+    notes: list[Note] = []
     steps = len(tasks) if isinstance(tasks, Sized) else steps
     for step, task in enumerate(tasks, start=1):
         try:
-            built, problems = builder.build(task)
+            built = builder.build(task)
         except LabelStudioError:
             raise
         except SegloopError as error:
@@ -68,8 +71,9 @@ def snapshot(
             _log.exception("project %s: task %s is left out of the snapshot", project, task["id"])
             skipped.append(Skipped(task=task["id"], reason=f"{type(error).__name__}: {error}"))
         else:
-            items += built
-            skipped += problems
+            items += built.items
+            skipped += built.skipped
+            notes += built.notes
         if progress is not None:
             _report(progress, step, steps)
     twins = find_twins((item.task, item.image) for item in items)
@@ -82,7 +86,9 @@ def snapshot(
         del assigned[leak.task]
     if len(set(assigned.values())) < 2:
         raise NothingToTrain(_too_few(project, len(assigned), skipped))
-    warnings = _warnings(project, assigned, settings)
+    warnings = (*_few_held_out(assigned, settings), *warnings_of(notes))
+    for warning in warnings:
+        _log.warning("project %s: %s", project, warning)
     manifest = Manifest(
         project=project,
         created_at=created_at,
@@ -132,16 +138,12 @@ def _leaks(items: Iterable[Item], assigned: Mapping[int, Split]) -> list[Skipped
     ]
 
 
-def _warnings(project: str, assigned: Mapping[int, Split], settings: Settings) -> tuple[str, ...]:
+def _few_held_out(assigned: Mapping[int, Split], settings: Settings) -> tuple[str, ...]:
     held_out = sum(side == "val" for side in assigned.values())
     if held_out >= settings.min_val_tasks:
         return ()
-    warning = (
-        f"{held_out} tasks are held out for validation, fewer than min_val_tasks={settings.min_val_tasks}: "
-        "its metrics are rough until more is labelled"
-    )
-    _log.warning("project %s: %s", project, warning)
-    return (warning,)
+    fewer = f"fewer than min_val_tasks={settings.min_val_tasks}: its metrics are rough until more is labelled"
+    return (f"{held_out} tasks are held out for validation, {fewer}",)
 
 
 def _too_few(project: str, tasks: int, skipped: list[Skipped]) -> str:

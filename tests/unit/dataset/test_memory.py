@@ -176,6 +176,25 @@ def test_few_held_out_tasks_are_warned_of(world: World, caplog: pytest.LogCaptur
     assert world.take("two", min_val_tasks=1).warnings == ()
 
 
+def test_warnings_of_regions_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.studio.change(2, half("Sky"), half("Moon", right=True))
+    first = world.take("one", min_val_tasks=1)
+    assert [warning.partition(":")[0] for warning in first.warnings] == ["the label 'Moon' is not in the label config"]
+    seen = drawn(monkeypatch)
+    assert world.take("two", min_val_tasks=1).warnings == first.warnings
+    assert seen == []
+    world.studio.change(2, half("Sky"))
+    assert world.take("three", min_val_tasks=1).warnings == ()
+
+
+def test_what_is_ignored_is_rebuilt(world: World) -> None:
+    world.studio.change(2, half("Sky"), half("Moon", right=True))
+    world.studio.submit(2, half("Sky") | {"value": {}}, half("Road", right=True))
+    manifest = world.take("one", annotators="majority")
+    rebuilt = rebuild(manifest, world.mirror, images=world.images, dest=world.folder / "again")
+    assert rebuilt == manifest
+
+
 # -- one image in several tasks
 
 

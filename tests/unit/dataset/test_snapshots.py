@@ -119,13 +119,13 @@ def test_empty_annotation_is_all_background_or_nothing_by_setting(tmp_path: Path
 
 
 def test_one_bad_task_never_costs_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    unknown = half("Sky") | {"value": half("Sky")["value"] | {"rectanglelabels": ["Moon"]}, "id": "moonshot"}
+    unusable = half("Sky") | {"value": half("Sky")["value"] | {"width": 0}, "id": "moonshot"}
     manifest = take(
         tmp_path,
         [
             task(1, annotation(1), image="gone"),
             *two_tasks(),
-            task(20, annotation(8, unknown)),
+            task(20, annotation(8, unusable)),
             task(21, annotation(9, was_cancelled=True)),
             task(22, annotation(10), other="x"),
             task(23, annotation(11), image="broken"),
@@ -139,6 +139,73 @@ def test_one_bad_task_never_costs_the_others(tmp_path: Path, caplog: pytest.LogC
     assert "no image" in reasons[22]
     assert reasons[23] == "ZeroDivisionError: a defect"
     assert "task 20 is left out of the snapshot" in caplog.text
+
+
+def test_an_unknown_label_costs_no_task_and_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tasks = [
+        task(1, annotation(1, half("Road"), half("Moon", right=True))),
+        task(2, annotation(2, half("Moon"))),
+        task(3, annotation(3, half("Moon"), half("Moon", right=True))),
+        task(4, annotation(4, half("Sky"), half("sky ", right=True))),
+    ]
+    manifest = take(tmp_path, tasks, settings=Settings(data_dir=tmp_path, min_val_tasks=1))
+    # Of task 3 nothing is known.
+    assert [item.task for item in manifest.items] == [1, 2, 4]
+    assert [left_out.task for left_out in manifest.skipped] == [3]
+    rows = [mask(tmp_path, item.mask)[0].tolist() for item in manifest.items]
+    assert rows == [[2] * 4 + [255] * 4, [255] * 4 + [0] * 4, [1] * 4 + [255] * 4]
+    moon, sky = manifest.warnings
+    assert moon == (
+        "the label 'Moon' is not in the label config: the pixels of 2 regions in 2 tasks are ignored (tasks 1, 2)"
+    )
+    assert sky == (
+        "the label 'sky ' is not in the label config, which has 'Sky': "
+        "the pixels of 1 region in 1 task are ignored (task 4)"
+    )
+    assert all(warning in caplog.text for warning in manifest.warnings)
+    assert load_manifest(tmp_path / "snap") == manifest
+
+
+def test_an_annotation_that_points_nowhere_is_left_out_and_not_background(tmp_path: Path) -> None:
+    stray = half("Sky", to_name="img")
+    manifest = take(tmp_path, [*two_tasks(), task(3, annotation(9, stray, half("Road", right=True, to_name="img")))])
+    assert [item.task for item in manifest.items] == [17, 18]
+    [left_out] = manifest.skipped
+    assert left_out.task == 3
+    assert (
+        "annotation 9: its 2 regions point at 'img', which is no tag of the label config ('image')" in left_out.reason
+    )
+
+
+def test_regions_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    flat = half("Sky") | {"value": half("Sky")["value"] | {"height": 0}, "id": "flat"}
+    stray = half("Sky", right=True, to_name="img")
+    tasks = [task(n, annotation(n, half("Road"), flat, stray)) for n in range(1, 6)]
+    manifest = take(tmp_path, tasks, settings=Settings(data_dir=tmp_path, min_val_tasks=1))
+    assert len(manifest.items) == 5
+    assert mask(tmp_path, manifest.items[0].mask)[0].tolist() == [2] * 4 + [255] * 4
+    target, region = manifest.warnings
+    assert target.startswith("'img' is no tag of the label config: 5 regions in 5 tasks")
+    assert target.endswith("(tasks 1, 2, 3, ...)")
+    assert region.startswith("5 regions in 5 tasks cannot be used: task 1, region 'flat': it has no area")
+    assert region.count("region 'flat'") == 3
+
+
+def test_pages_of_a_repeater_are_items(tmp_path: Path) -> None:
+    config = """<View><Repeater on="$pages" indexFlag="{{i}}"><Image name="p_{{i}}" value="$pages[{{i}}].url"/>
+    <BrushLabels name="b_{{i}}" toName="p_{{i}}"><Label value="Sky"/></BrushLabels>
+    <RectangleLabels name="r_{{i}}" toName="p_{{i}}"><Label value="Road"/></RectangleLabels></Repeater></View>"""
+    tasks = [
+        task(n, annotation(n, half("Road", to_name="p_1")), pages=[{"url": f"{n}-{i}"} for i in range(n)])
+        for n in (2, 3)
+    ]
+    manifest = take(tmp_path, tasks, config=config)
+    assert [(item.task, item.image_tag) for item in manifest.items] == [
+        (2, "p_0"), (2, "p_1"), (3, "p_0"), (3, "p_1"), (3, "p_2"),
+    ]  # fmt: skip
+    assert [mask(tmp_path, item.mask).any() for item in manifest.items] == [False, True, False, True, False]
+    assert manifest.classes == ("Sky", "Road")
+    assert manifest.skipped == ()
 
 
 def test_label_studio_being_away_stops_a_snapshot(tmp_path: Path) -> None:
