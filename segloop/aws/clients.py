@@ -227,3 +227,13 @@ def response_of(error: Exception) -> Any:
     """AWS's answer, as botocore has it; {} for an error that is none of AWS's own."""
     # botocore gives some errors of the connection a response that is None
     return getattr(error, "response", None) or {}
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error of AWS may pass by itself: the service throttles, errs or cannot be reached."""
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+        return code_of(error) in _THROTTLED or status >= 500
+    return isinstance(error, HTTPClientError)

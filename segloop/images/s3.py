@@ -7,9 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import httpx
-
-from segloop.aws.clients import ClientOptions, aws_errors, code_of, s3_client
+from segloop.aws.clients import ClientOptions, aws_errors, code_of, is_passing, s3_client
 from segloop.errors import ImageError, ImageUnavailable, SettingsError
 from segloop.images.addresses import describe, too_large
 from segloop.images.fetch import Response, Validators
@@ -88,7 +86,7 @@ class S3Reader:
             code = code_of(error)
             if code in ("304", "NotModified"):
                 return Response(None, Validators())
-            raise StorageError(f"S3 answered {code}" if code else f"S3: {error}", _passes(error)) from error
+            raise StorageError(f"S3 answered {code}" if code else f"S3: {error}", is_passing(error)) from error
         if len(data) > max_bytes:
             raise too_large(describe(uri), max_bytes)
         return Response(bytes(data), Validators(found.get("ETag", "")))
@@ -100,13 +98,3 @@ class S3Reader:
                 options = ClientOptions(connect_timeout_s=connect_s, read_timeout_s=self._timeout_s, attempts=2)
                 self._client = s3_client(options)
             return self._client
-
-
-def _passes(error: Exception) -> bool:
-    """Whether an error of S3 may pass by itself: it is overloaded or cannot be reached."""
-    from botocore.exceptions import ClientError, HTTPClientError
-
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= httpx.codes.INTERNAL_SERVER_ERROR or code_of(error) in ("SlowDown", "RequestTimeout")
-    return isinstance(error, HTTPClientError)
