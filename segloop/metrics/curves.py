@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 #: Points that a curve keeps at most, an even number; when it has them, two neighbours become one.
 MOST_POINTS = 240
@@ -55,21 +54,39 @@ class Curve:
         return [self._step, self._sum / self._count]
 
 
+class TrainingProgress(BaseModel):
+    """A line of a training's progress.jsonl: its phase, and what it has reached. Lines hold what was set alone.
+
+    `miou` is of the latest evaluation, `evaluated` of the one that the line is about; `eta_s` is the time left, in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    phase: str = "training"
+    message: str | None = None
+    step: int | float | None = None
+    steps: int | float | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    miou: float | None = None
+    evaluated: float | None = None
+    eta_s: float | None = None
+
+
 class Curves:
     """The curves of a run, from the lines of its progress.jsonl."""
 
     def __init__(self) -> None:
         self._curves = {"loss": Curve(), "miou": Curve()}
 
-    def take(self, progress: Mapping[str, Any]) -> None:
+    def take(self, progress: TrainingProgress) -> None:
         """Take in a line: its `loss` at its `step`, or, of an evaluation, the mIoU `evaluated`."""
-        step = progress.get("step")
-        if not isinstance(step, int | float):
+        if progress.step is None:
             return
-        for name, key in (("loss", "loss"), ("miou", "evaluated")):
-            value = progress.get(key)
-            if isinstance(value, int | float):
-                self._curves[name].add(step, float(value))
+        for name, value in (("loss", progress.loss), ("miou", progress.evaluated)):
+            if value is not None:
+                self._curves[name].add(progress.step, value)
 
     def as_dict(self) -> dict[str, Points]:
         """`{"loss": [[step, loss], ...], "miou": [[step, mIoU], ...]}`, ready for JSON."""
@@ -88,11 +105,11 @@ class ProgressFile:
         self._path = path
         self._offset = 0
         self._rest = b""
-        self.last: dict[str, Any] | None = None
+        self.last: TrainingProgress | None = None
         self.curves = Curves()
 
     def read(self) -> None:
-        """Take in the lines that were added; nothing, while there is no file. A line that is not JSON is left out."""
+        """Take in the lines that were added; nothing, while there is no file. A line that is no progress is left out."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -103,9 +120,8 @@ class ProgressFile:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
-                progress = json.loads(line)
-            except ValueError:
+                progress = TrainingProgress.model_validate_json(line)
+            except ValidationError:
                 continue
-            if isinstance(progress, dict):
-                self.last = progress
-                self.curves.take(progress)
+            self.last = progress
+            self.curves.take(progress)

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch.optim.swa_utils import update_bn
 from segloop.dataset import Item, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
 from segloop.formats import VERSION_FILE
+from segloop.metrics.curves import TrainingProgress
 from segloop.network.network import (
     SegmentationNetwork,
     initial_weights,
@@ -102,15 +102,18 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
             if features.is_full or enough:
                 break
             features.add(image, target)
-            tell(container, stop_asked, message=f"Quick adaptation: features of {features.count} views.")
+            message = f"Quick adaptation: features of {features.count} views."
+            report(container, stop_asked, TrainingProgress(phase="training", message=message))
         left_s = max(budget_s - clock.elapsed_s, 1e-3)
         run = make_run(network, device, examples.class_weights(channels), settings, left_s)
         for loss in train_head(run, features, bfloat16):
-            tell(container, stop_asked, step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
+            step = TrainingProgress(phase="training", step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
+            report(container, stop_asked, step)
             tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
         estimate_head_statistics(network, features, min(features.count, len(items)))
         seconds = clock.elapsed_s
-        container.report(phase="evaluating", message="Measuring the new version on the held-out tasks.")
+        message = "Measuring the new version on the held-out tasks."
+        container.report(TrainingProgress(phase="evaluating", message=message))
         served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
         final = evaluate(served, container.snapshot, manifest.classes)
         tracker.evaluation(run.step, final.summary)
@@ -122,7 +125,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
     return save_bundle(container.model, network, info.model_copy(update={"curves": container.curves()}))
 
 
-def tell(container: Container, stop_asked: Callable[[], bool], **progress: Any) -> None:
+def report(container: Container, stop_asked: Callable[[], bool], progress: TrainingProgress) -> None:
     """Add a line to the progress, or end the run if that is asked for.
 
     Raises:
@@ -130,7 +133,7 @@ def tell(container: Container, stop_asked: Callable[[], bool], **progress: Any) 
     """
     if stop_asked():
         raise TerminatedError
-    container.report(phase="training", **progress)
+    container.report(progress)
 
 
 def choose(items: Sequence[Item], seed: int) -> list[Item]:

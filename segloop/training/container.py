@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from segloop.errors import RegistryError, SegloopError, TrainingError
-from segloop.metrics.curves import Points, ProgressFile
+from segloop.metrics.curves import Points, ProgressFile, TrainingProgress
 from segloop.policy import Recipe
 from segloop.settings import Settings, load_settings
 from segloop.versions import read_version
@@ -72,17 +72,17 @@ class Container:
         Raises:
             TrainingError: they are missing or not a JSON object, or the recipe is none.
         """
-        recipe = self.hyperparameters().get("recipe", "full")
-        if recipe not in get_args(Recipe):
-            raise TrainingError(f"the recipe {recipe!r}: use quick or full")
-        known: Recipe = recipe
-        return known
+        match self.hyperparameters().get("recipe", "full"):
+            case "quick" | "full" as recipe:
+                return recipe
+            case other:
+                raise TrainingError(f"the recipe {other!r}: use quick or full")
 
-    def report(self, **progress: Any) -> None:
+    def report(self, progress: TrainingProgress) -> None:
         """Add a line to progress.jsonl."""
         self._progress.parent.mkdir(parents=True, exist_ok=True)
         with self._progress.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(progress) + "\n")
+            file.write(progress.model_dump_json(exclude_unset=True) + "\n")
 
     def curves(self) -> dict[str, Points]:
         """The curves of the run so far, earlier starts in this folder included; see `Curves`."""
@@ -90,8 +90,8 @@ class Container:
         progress.read()
         return progress.curves.as_dict()
 
-    def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters as they are.
+    def hyperparameters(self) -> dict[str, str]:
+        """The hyperparameters as text, which SageMaker makes of all of them.
 
         Raises:
             TrainingError: they are missing or not a JSON object.
@@ -102,7 +102,7 @@ class Container:
             raise TrainingError(f"the hyperparameters {self._hyperparameters} are missing or not JSON") from error
         if not isinstance(given, dict):
             raise TrainingError(f"the hyperparameters {self._hyperparameters} are not a JSON object")
-        return given
+        return {str(name): str(value) for name, value in given.items()}
 
     def begin(self) -> None:
         """Forget why an earlier start failed."""

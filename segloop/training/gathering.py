@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, SnapshotInputs, Split, snapshot, sync_target
+from segloop.dataset.mirror import StoredTask
 from segloop.errors import ImageForbidden, RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
 from segloop.images import Image
@@ -31,12 +34,14 @@ from segloop.images.image import blob_of
 from segloop.images.s3 import S3Reader
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import TargetStorage
+from segloop.metrics.curves import TrainingProgress
 from segloop.payloads import project_key
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
 from segloop.settings import Settings
 from segloop.telemetry.logs import configure_logging
 from segloop.training.container import Container
+from segloop.versions import describe_problem
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +68,32 @@ class Route:
     store: str
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Route:
+    def of(cls, given: Mapping[str, str]) -> Route:
         """The route that hyperparameters tell of.
 
         Raises:
             TrainingError: one is missing, or the project is no id.
         """
         try:
-            project, images = str(given["segloop_project"]), str(given["segloop_images"])
-            annotations, artifacts = str(given["segloop_annotations"]), str(given["segloop_artifacts"])
+            project, images = given["segloop_project"], given["segloop_images"]
+            annotations, artifacts = given["segloop_annotations"], given["segloop_artifacts"]
         except KeyError as error:
             raise TrainingError(f"The hyperparameter {error} is missing: aws/sagemaker.yaml gives it.") from error
         if not (project.isascii() and project.isdigit()):
             raise TrainingError(f"The pipeline's parameter ProjectId is {project!r}: give a project's id, such as 29.")
         buckets = frozenset(filter(None, images.replace(" ", "").split(",")))
-        return cls(int(project), annotations, artifacts, buckets, str(given.get("segloop_store", "")))
+        return cls(int(project), annotations, artifacts, buckets, given.get("segloop_store", ""))
+
+
+class RouteProject(BaseModel):
+    """A route's project.json: the project's label config and its own settings (extra params), and what names it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label_config: str = Field(min_length=1)
+    settings: Any = None
+    key: str = ""
+    created_at: str | None = None
 
 
 def gather(container: Container, scratch: Path) -> Manifest:
@@ -92,10 +108,10 @@ def gather(container: Container, scratch: Path) -> Manifest:
     route = Route.of(container.hyperparameters())
     artifacts = _Artifacts(route)
     project = artifacts.project()
-    container.use_settings(project.get("settings"))
+    container.use_settings(project.settings)
     settings = container.settings()
-    key = project_key(project.get("key") or {"id": route.project, "created_at": project.get("created_at")})
-    label_config = str(project["label_config"])
+    key = project_key(project.key or {"id": route.project, "created_at": project.created_at})
+    label_config = project.label_config
     registry = _registry(settings, route, scratch)
     splits = _Splits(ProjectSplits(artifacts, key), registry, key)
     with Mirror(scratch / "mirror") as mirror, _Images(route.images, settings) as images:
@@ -104,7 +120,7 @@ def gather(container: Container, scratch: Path) -> Manifest:
             SnapshotInputs(key, label_config, images, splits, settings),
             images.ahead(mirror.tasks(), parse_label_config(label_config)),
             container.snapshot,
-            progress=lambda progress: container.report(**progress),
+            progress=lambda progress: container.report(TrainingProgress.model_validate(progress)),
             steps=len(mirror),
         )
     log.info(
@@ -150,17 +166,18 @@ class _Artifacts:
         self._store = S3Store(route.artifacts)
         self._route = route
 
-    def project(self) -> dict[str, Any]:
+    def project(self) -> RouteProject:
         """project.json, which `segloop aws connect` writes."""
-        told = self.read_json("", "project.json")
+        value = self.read_json("", "project.json")
         place = f"{self._route.artifacts}/projects/{self._route.project}/project.json"
-        if told is None:
+        if value is None:
             raise TrainingError(
                 f"There is no {place}: run `segloop aws connect --project {self._route.project}`, which writes it."
             )
-        if not isinstance(told, dict) or not told.get("label_config"):
-            raise TrainingError(f"{place} tells no label_config: run `segloop aws connect` again.")
-        return told
+        try:
+            return RouteProject.model_validate(value)
+        except ValidationError as error:
+            raise TrainingError(f"{place}: {describe_problem(error)}: run `segloop aws connect` again.") from error
 
     def read_json(self, _project: str, name: str) -> Any:
         key = f"projects/{self._route.project}/{name}"
@@ -213,9 +230,9 @@ class _Images:
         self._pool.shutdown(cancel_futures=True)
         self._reader.close()
 
-    def ahead(self, tasks: Iterable[Mapping[str, Any]], config: LabelConfig) -> Iterator[Mapping[str, Any]]:
+    def ahead(self, tasks: Iterable[StoredTask], config: LabelConfig) -> Iterator[StoredTask]:
         """The same tasks; images of the next ones are on their way."""
-        waiting: deque[tuple[Mapping[str, Any], Sequence[tuple[int, str]]]] = deque()
+        waiting: deque[tuple[StoredTask, Sequence[tuple[int, str]]]] = deque()
         for task in tasks:
             addresses = [(task["id"], uri) for _, _, uri in config.addresses(task["data"])]
             for address in addresses:
@@ -226,7 +243,7 @@ class _Images:
         while waiting:
             yield from self._next(waiting)
 
-    def _next(self, waiting: deque[tuple[Mapping[str, Any], Sequence[tuple[int, str]]]]) -> Iterator[Mapping[str, Any]]:
+    def _next(self, waiting: deque[tuple[StoredTask, Sequence[tuple[int, str]]]]) -> Iterator[StoredTask]:
         task, addresses = waiting.popleft()
         yield task
         for address in addresses:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from segloop.dataset import Manifest, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
 from segloop.formats import VERSION_FILE
+from segloop.metrics.curves import TrainingProgress
 from segloop.network.network import (
     SegmentationNetwork,
     build_network,
@@ -146,11 +147,13 @@ def train(
         twin = build_network(settings.arch, channels, stride).to(device).to(memory_format=torch.channels_last)
 
         def evaluation() -> Evaluation:
-            container.report(phase="evaluating", message="Measuring the network on the held-out tasks.")
+            container.report(
+                TrainingProgress(phase="evaluating", message="Measuring the network on the held-out tasks.")
+            )
             twin.load_state_dict(network.state_dict())
             estimate_statistics(twin, plain, settings.train_batch_size, device)
             served = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
-            return evaluate(served, container.snapshot, manifest.classes, lambda progress: container.report(**progress))
+            return evaluate(served, container.snapshot, manifest.classes, container.report)
 
         def measure() -> None:
             started_s = clock.elapsed_s
@@ -274,14 +277,16 @@ def report_step(container: Container, run: Run, loss: float) -> None:
     """Add a step to the progress."""
     done = run.done
     container.report(
-        phase="training",
-        epoch=run.step // run.steps_per_epoch,
-        epochs=run.steps // run.steps_per_epoch,
-        step=run.step,
-        steps=run.last_step or run.steps,
-        loss=round(loss, 4),
-        miou=run.miou,
-        eta_s=round(run.elapsed_s * (1 - done) / done, 1) if done else None,
+        TrainingProgress(
+            phase="training",
+            epoch=run.step // run.steps_per_epoch,
+            epochs=run.steps // run.steps_per_epoch,
+            step=run.step,
+            steps=run.last_step or run.steps,
+            loss=round(loss, 4),
+            miou=run.miou,
+            eta_s=round(run.elapsed_s * (1 - done) / done, 1) if done else None,
+        )
     )
 
 
@@ -289,7 +294,7 @@ def report_evaluation(container: Container, step: int, miou: float | None) -> No
     """Add an evaluation's mIoU to the progress, and so to the run's curves."""
     told = "no mIoU: no label occurs in them" if miou is None else f"mIoU {miou:.3f}"
     message = f"On the held-out tasks after {step} steps: {told}."
-    container.report(phase="evaluated", step=step, evaluated=miou, message=message)
+    container.report(TrainingProgress(phase="evaluated", step=step, evaluated=miou, message=message))
 
 
 def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluation, recipe: RecipeInfo) -> VersionInfo:

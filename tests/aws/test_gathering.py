@@ -178,7 +178,7 @@ def test_objects_of_another_project_are_none_of_it(buckets: RouteBuckets, tmp_pa
     [
         ({"segloop_project": "x"}, None, "ProjectId is 'x'"),
         ({"segloop_project": 30}, None, "There is no s3://route-artifacts/projects/30/project.json: run `segloop aws connect"),
-        ({}, {"label_config": ""}, "tells no label_config"),
+        ({}, {"label_config": ""}, r"project\.json: label_config.*run `segloop aws connect` again"),
         ({}, {"label_config": "<View/>"}, "label config|segment"),
         ({}, {"settings": {"input_size": 7}}, "input_size"),
         ({"segloop_annotations": f"s3://{TARGET}/elsewhere/{{project}}"}, None, "has 0 tasks with usable annotations"),

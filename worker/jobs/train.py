@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segloop.errors import TrainingError, TrainingStopped
-from segloop.metrics.curves import Curves
+from segloop.metrics.curves import Curves, TrainingProgress
 from segloop.policy import Recipe
 from segloop.queue import Parked
 from segloop.settings import Settings
@@ -123,7 +123,7 @@ class Training:
         write_state(path, state)
         curves = Curves()
         for seen in state.seen:
-            curves.take(asdict(seen))
+            curves.take(TrainingProgress(step=seen.step, loss=seen.loss, evaluated=seen.evaluated))
         self._report(progress, curves.as_dict())
         raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
 

@@ -45,10 +45,10 @@ class TimedContainer(Container):
         super().__init__(base)
         self.now = now
 
-    def report(self, **progress):
-        super().report(**progress)
-        if "step" in progress:
-            self.now.s += 10 if progress["phase"] == "training" else 5
+    def report(self, progress):
+        super().report(progress)
+        if progress.step is not None:
+            self.now.s += 10 if progress.phase == "training" else 5
 
 
 @pytest.mark.slow
