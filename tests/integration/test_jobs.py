@@ -6,6 +6,8 @@ expects the same end.
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from segloop.errors import (
 )
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes
-from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import RunStatus
@@ -272,6 +274,19 @@ def test_a_retrain_is_stopped_before_it_begins(context: JobContext) -> None:
     last = context.jobs.last_retrain(PROJECT)
     assert last is not None
     assert last["job"] == job_id
+
+
+def test_a_training_that_0_1_0_parked_goes_on(context: JobContext, settings: Settings) -> None:
+    job_id = begin(context.jobs)
+    folder = settings.data_dir / "runs" / PROJECT / job_id
+    folder.mkdir(parents=True)
+    seen = [{"step": 1, "loss": 0.75, "evaluated": None}]
+    (folder / "training.json").write_text(json.dumps({"submitted_at": time.time(), "lost": 0, "seen": seen}))
+    trainer = FakeTrainer([RunStatus("running", {"step": 2, "loss": 0.5})], poll_later_s=1)
+    with pytest.raises(Parked):
+        run_retrain(replace(context, trainer=trainer), PROJECT, job_id)
+    assert trainer.submitted == []
+    assert context.jobs.job_status(job_id)["curves"]["loss"] == [[1, 0.75], [2, 0.5]]
 
 
 def test_a_time_out_is_final(context: JobContext) -> None:
