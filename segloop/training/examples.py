@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:
         ImageError: the image cannot be decoded.
         TrainingError: the mask cannot be read, or its size is not the image's.
     """
-    # what a snapshot holds has passed the limit on pixels already
-    image = decode((folder / item.image).read_bytes(), max_pixels=item.width * item.height)
+    # What a snapshot holds has passed the limit on pixels. An image may have more of them than it is shown with.
+    image = decode((folder / item.image).read_bytes(), max_pixels=sys.maxsize)
     mask = cv2.imread(str(folder / item.mask), cv2.IMREAD_UNCHANGED)
     if mask is None or mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
         raise TrainingError(f"the mask {item.mask} of task {item.task} is not an 8-bit class map of its image's size")
