@@ -3,7 +3,7 @@
 A mirror of the project's annotated tasks feeds them, so that only what changed is fetched, decoded and drawn.
 """
 
-from segloop.dataset.class_maps import majority
+from segloop.dataset.class_maps import Annotators, counting_annotations, majority
 from segloop.dataset.files import Memory
 from segloop.dataset.items import SnapshotInputs
 from segloop.dataset.manifest import (
@@ -17,6 +17,7 @@ from segloop.dataset.manifest import (
     write_manifest,
 )
 from segloop.dataset.mirror import Mirror
+from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.rebuild import rebuild
 from segloop.dataset.snapshots import snapshot
 from segloop.dataset.splits import ProjectSplits, exclude_trained, join_splits
@@ -26,13 +27,16 @@ from segloop.dataset.sync_bucket import sync_target
 __all__ = [
     "MANIFEST",
     "AnnotationRef",
+    "Annotators",
     "Item",
     "Manifest",
     "Memory",
     "Mirror",
+    "Note",
     "ProjectSplits",
     "SnapshotInputs",
     "Split",
+    "counting_annotations",
     "exclude_trained",
     "join_splits",
     "load_manifest",
@@ -42,5 +46,6 @@ __all__ = [
     "snapshot",
     "sync",
     "sync_target",
+    "warnings_of",
     "write_manifest",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -132,7 +132,7 @@ class ItemBuilder:
             raise MaskError(
                 f"annotation {numbers} labels no pixel that can be learnt: all are ignored, or of unknown labels"
             )
-        notes = [Note(task=task["id"], **asdict(problem)) for _, drawn in good for problem in drawn.problems]
+        notes = [Note.of(task["id"], problem) for _, drawn in good for problem in drawn.problems]
         return Built(items, skipped, notes)
 
     def _image(self, number: int, tag: str, index: int | None, address: str) -> KnownImage:

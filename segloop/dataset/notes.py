@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from segloop.results import Problem
+
 #: Tasks and regions that a warning names; the others it counts.
 _NAMED: Final = 3
 
@@ -21,6 +23,11 @@ class Note(BaseModel):
     region: str
     name: str
     text: str
+
+    @classmethod
+    def of(cls, task: int, problem: Problem) -> Note:
+        """The note of a problem."""
+        return cls(task=task, kind=problem.kind, region=problem.region, name=problem.name, text=problem.text)
 
 
 def warnings_of(notes: Iterable[Note]) -> tuple[str, ...]:

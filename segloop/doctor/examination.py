@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Any, Final
 
-from segloop.doctor import connection, machine, pictures, server
+from segloop.doctor import connection, labels, machine, pictures, server
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SegloopError
 from segloop.labelstudio import LabelStudio, Refusals
@@ -107,6 +107,7 @@ class Examination:
                 self._connection(facts, number)
                 self._running(facts)
                 self._pictures(api, facts)
+                self._annotations(api, project)
         self.findings[before:] = [replace(finding, project=number) for finding in self.findings[before:]]
 
     def _facts(self, api: LabelStudio, number: int, project: ProjectEntry) -> _Facts:
@@ -207,6 +208,10 @@ class Examination:
         self._look("image", lambda: pictures.image(self._settings, config, facts.task))
         self._look("s3-region", lambda: pictures.s3_region(facts.storages))
         self._look("s3-cors", lambda: pictures.s3_cors(api, facts.storages, config, facts.task))
+
+    def _annotations(self, api: LabelStudio, project: ProjectEntry) -> None:
+        pages, annotators = api.tasks.annotated_pages(project.id), self._settings.annotators
+        self._look("labels", lambda: labels.known(project.label_config, pages, annotators))
 
     # -- one check
 

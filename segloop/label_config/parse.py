@@ -12,7 +12,7 @@ from defusedxml.ElementTree import fromstring
 
 from segloop.errors import LabelConfigError
 from segloop.label_config.config import OUTPUT_TAGS, SHAPE_TAGS, Control, ImageTag, Label, LabelConfig
-from segloop.label_config.variables import Repeat, key_of
+from segloop.label_config.variables import Repeat, has_variable, key_of
 
 #: Class maps are uint8 with 0 for background and 255 for ignored pixels.
 MAX_CLASSES = 254
@@ -134,6 +134,12 @@ def _check(config: LabelConfig, pointing: Sequence[_Node]) -> None:
             )
         raise LabelConfigError(
             f"The {output[0].tag} tag {output[0].name!r} of the label config has no labels; add Label tags to it."
+        )
+    named_by_task = next((name for name in config.classes if has_variable(name)), None)
+    if named_by_task is not None:
+        raise LabelConfigError(
+            f"The label {named_by_task!r} of the label config has another name in each task, as it holds a variable, but a "
+            "network has the same classes for all tasks; write its name out, or give it an alias."
         )
     if len(config.classes) > MAX_CLASSES:
         raise LabelConfigError(

@@ -28,6 +28,11 @@ def key_of(source: str) -> str:
     return variable[1] if variable else source
 
 
+def has_variable(text: str) -> bool:
+    """Whether a text reads differently in each task."""
+    return _VARIABLE.search(text) is not None
+
+
 def resolve(data: Mapping[str, object], key: str) -> object:
     """What such a key stands for in a task's data; None where a field is missing.
 

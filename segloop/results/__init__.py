@@ -8,6 +8,7 @@ from segloop.results.annotations import (
     Problem,
     annotation_class_map,
     draw_annotation,
+    misnamed_regions,
     nothing_readable,
 )
 from segloop.results.regions import Region, RegionWriter, Scene
@@ -27,6 +28,7 @@ __all__ = [
     "draw_annotation",
     "interactive_mask",
     "interactive_regions",
+    "misnamed_regions",
     "nothing_readable",
     "prompt",
 ]

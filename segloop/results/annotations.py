@@ -124,7 +124,7 @@ def draw_annotation(
     for region in regions:
         strays = not config.has_object(region.to_name)
         if strays:
-            problems.append(Problem("target", region.name, str(region.to_name), "is no tag of the label config"))
+            problems.append(_strays(region))
         if not (region.is_on(canvas) or (strays and _has_one_image(config))):
             continue
         try:
@@ -144,6 +144,19 @@ def draw_annotation(
     if unread and not read:
         class_map[:] = IGNORED
     return Drawing(class_map, tuple(problems), read > 0 if read or unread else None)
+
+
+def misnamed_regions(result: object, config: LabelConfig) -> list[Problem]:
+    """The regions of an annotation that have no label of the config, or that point at none of its object tags: of all
+    its images, without a look at shapes."""
+    problems: list[Problem] = []
+    values = {name: number for number, name in enumerate(config.classes, start=1)}
+    for region in _regions(result) if isinstance(result, (list, tuple)) else ():
+        if config.has_object(region.to_name):
+            problems += _class_value(region, config, values)[1]
+        else:
+            problems.append(_strays(region))
+    return [problem for problem in problems if problem.kind in ("label", "target")]
 
 
 def nothing_readable(drawings: Sequence[Drawing]) -> MaskError:
@@ -215,7 +228,13 @@ def _check_targets(regions: Sequence[_Region], config: LabelConfig) -> None:
     if regions and not any(config.has_object(region.to_name) for region in regions):
         names = ", ".join(sorted({repr(region.to_name) for region in regions}))
         known = ", ".join(repr(name) for name, _ in config.objects)
-        raise MaskError(f"its {len(regions)} regions point at {names}, which is no tag of the label config ({known})")
+        raise MaskError(
+            f"all its regions ({len(regions)}) point at {names}, which is no tag of the label config ({known})"
+        )
+
+
+def _strays(region: _Region) -> Problem:
+    return Problem("target", region.name, str(region.to_name), "is no tag of the label config")
 
 
 def _has_one_image(config: LabelConfig) -> bool:

@@ -173,7 +173,8 @@ def test_an_annotation_that_points_nowhere_is_left_out_and_not_background(tmp_pa
     [left_out] = manifest.skipped
     assert left_out.task == 3
     assert (
-        "annotation 9: its 2 regions point at 'img', which is no tag of the label config ('image')" in left_out.reason
+        "annotation 9: all its regions (2) point at 'img', which is no tag of the label config ('image')"
+        in left_out.reason
     )
 
 

@@ -206,6 +206,7 @@ def test_label_twice_counts_once() -> None:
             f"<View>{IMAGE}<Brush name='b' toName='image'/></View>",
             "no BrushLabels.* 'b' draws regions that have no class",
         ),
+        (f"<View>{IMAGE}{brush(labels('Road', '$kind'))}</View>", r"'\$kind' .* another name in each task"),
         (f"<View>{IMAGE}{brush(labels(*map(str, range(255))))}</View>", "255 labels; at most 254"),
     ],
 )
@@ -237,6 +238,11 @@ def test_labels_with_a_magic_wand_are_read() -> None:
         '<Labels name="labels" toName="image"><Label value="Cloud"/></Labels><MagicWand name="wand" toName="image"/>',
     )
     assert config.classes == ("Sky", "Cloud")
+
+
+def test_an_alias_or_a_lone_dollar_names_a_label_for_all_tasks() -> None:
+    config = parse(IMAGE, brush('<Label value="$kind" alias="Kind"/><Label value="US $"/>'))
+    assert config.classes == ("Kind", "US $")
 
 
 def test_the_text_of_an_image_tag_is_its_value() -> None:

@@ -442,7 +442,7 @@ ONE_IMAGE = parse_label_config(
 @pytest.mark.parametrize("to_name", ["img", "Image", "b", "", None, 5])
 def test_an_annotation_that_points_nowhere_is_refused(to_name: Any) -> None:
     regions = [{**rectangle(0, 0, 50, 50, ident=ident), "to_name": to_name} for ident in "ab"]
-    with pytest.raises(MaskError, match=f"its 2 regions point at {re.escape(repr(to_name))}, which is no tag"):
+    with pytest.raises(MaskError, match=rf"all its regions \(2\) point at {re.escape(repr(to_name))}, which is no tag"):
         painted(*regions, config=ONE_IMAGE)
     del regions[0]["to_name"], regions[1]["to_name"]
     with pytest.raises(MaskError, match="point at None"):
