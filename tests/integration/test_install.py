@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 #: An environment with what requirements.lock has for the base, and nothing of segloop: `make base` makes it.
 BASE = ROOT / ".venv-base"
 #: Names that a user's own folder may hold, and that segloop's parts have.
-FOREIGN = ("segloop", "worker", "model", "_wsgi", "gunicorn", "queue", "logging_config")
+FOREIGN = ("segloop", "worker", "model", "_wsgi", "granian", "gunicorn", "queue", "logging_config")
 
 
 @pytest.fixture(scope="module")
