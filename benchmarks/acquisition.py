@@ -240,7 +240,7 @@ def miou(predict: Predict, val: Images) -> float:
     for features, truth in zip(val.features, val.truth, strict=True):
         found = class_map_of(predict(features), *truth.shape)
         matrix.update(np.where(truth == IGNORED, IGNORED, truth + 1).astype(np.uint8), found + 1)
-    return float(matrix.summary(len(val.truth))["miou"])
+    return matrix.summary(len(val.truth)).miou or 0.0
 
 
 def report(curves: dict[str, np.ndarray], labels: Sequence[int], pool: int) -> None:

@@ -225,7 +225,7 @@ class Demo:
             if self.data.unlabelled == "ignore":
                 truth = np.where(truth == 0, 255, truth).astype(np.uint8)
             matrix.update(truth, found)
-        return matrix.summary(len(self.data.val))["miou"] or 0.0
+        return matrix.summary(len(self.data.val)).miou or 0.0
 
     def predict_body(self) -> dict[str, Any]:
         """What Label Studio posts when somebody opens a task."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from segloop.versions import Metrics
 
 Event = Literal["start", "annotations", "reconcile"]
 
@@ -163,9 +164,21 @@ def _full_begins(thresholds: Thresholds) -> str:
     return f"a retrain begins at {thresholds.full}" if thresholds.full else "no number of them begins a retrain"
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A candidate and the champion (None without one), measured on the same held-out tasks.
+
+    `interval` is the difference of their mIoU with the ends of its paired bootstrap interval; None where there is none.
+    """
+
+    metrics: Metrics
+    champion_metrics: Metrics | None = None
+    interval: tuple[float, float, float] | None = None
+
+
 def should_promote(
-    candidate: Mapping[str, Any],
-    champion: Mapping[str, Any] | None,
+    candidate: Metrics,
+    champion: Metrics | None,
     *,
     tolerance: float = 0.0,
     class_limit: float = 1.0,
@@ -176,26 +189,26 @@ def should_promote(
 
     The candidate's mIoU must exceed the champion's; one that knows classes which the champion lacks (`new_classes`) may
     lose up to `tolerance` of it. No class may lose more than `class_limit` of its IoU. Without a champion the bar is
-    what is served then: empty predictions, mIoU 0. A null, NaN or infinite mIoU never promotes, and neither do metrics
-    of different tasks. `interval` (difference, low, high) of a bootstrap is told in the reason.
+    what is served then: empty predictions, mIoU 0. Without a mIoU nothing is promoted, and neither is it by metrics of
+    different tasks. `interval` (difference, low, high) of a bootstrap is told in the reason.
     """
-    ours = _miou(candidate)
+    ours = candidate.miou
     if ours is None:
         return Decision(False, "The candidate has no mIoU: no label occurs in the held-out tasks.")
     if champion is None:
         if ours > 0:
-            return Decision(True, f"The first version: mIoU {ours:.4f} on {_tasks(candidate.get('tasks'))}.")
+            return Decision(True, f"The first version: mIoU {ours:.4f} on {_tasks(candidate.tasks)}.")
         return Decision(False, "The candidate's mIoU is 0, no better than empty predictions.")
 
-    if any(candidate.get(key) != champion.get(key) for key in ("tasks", "pixels")):
+    if (candidate.tasks, candidate.pixels) != (champion.tasks, champion.pixels):
         return Decision(False, "The candidate and the champion were not measured on the same held-out tasks.")
-    theirs = _miou(champion)
+    theirs = champion.miou
     if theirs is None:
         return Decision(False, f"The champion has no mIoU to compare the candidate's {ours:.4f} with.")
 
     gain = ours - theirs
     sure = f", 95 % interval of the difference {interval[1]:+.4f} to {interval[2]:+.4f}" if interval else ""
-    compared = f"mIoU {ours:.4f} against the champion's {theirs:.4f} on {_tasks(candidate.get('tasks'))}{sure}"
+    compared = f"mIoU {ours:.4f} against the champion's {theirs:.4f} on {_tasks(candidate.tasks)}{sure}"
     lost = _lost_classes(candidate, champion, class_limit)
     if lost:
         return Decision(False, f"The candidate loses more than {class_limit:g} IoU of {', '.join(lost)}: {compared}.")
@@ -207,13 +220,12 @@ def should_promote(
     return Decision(False, f"The candidate does not win: {compared}.")
 
 
-def _lost_classes(candidate: Mapping[str, Any], champion: Mapping[str, Any], limit: float) -> list[str]:
+def _lost_classes(candidate: Metrics, champion: Metrics, limit: float) -> list[str]:
     """The classes of which the candidate loses more IoU than `limit`, each with both."""
-    ours, theirs = candidate.get("iou") or {}, champion.get("iou") or {}
     return [
-        f"{name} ({ours[name]:.3f} after {before:.3f})"
-        for name, before in theirs.items()
-        if before is not None and ours.get(name) is not None and before - ours[name] > limit
+        f"{name} ({now:.3f} after {before:.3f})"
+        for name, before in champion.iou.items()
+        if before is not None and (now := candidate.iou.get(name)) is not None and before - now > limit
     ]
 
 
@@ -233,10 +245,5 @@ def may_serve(miou: float | None, torch_miou: float | None, agreement: float) ->
     return Decision(True, f"It is as good as torch: {compared}.")
 
 
-def _miou(metrics: Mapping[str, Any]) -> float | None:
-    miou = metrics.get("miou")
-    return float(miou) if isinstance(miou, int | float) and math.isfinite(miou) else None
-
-
-def _tasks(count: Any) -> str:
+def _tasks(count: int | None) -> str:
     return "1 task" if count == 1 else f"{count} tasks"

@@ -20,12 +20,12 @@ from segloop.errors import ImageError
 from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.labelstudio import Totals
-from segloop.policy import Recipe
+from segloop.policy import Compared, Recipe
 from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus, Trainer
-from segloop.versions import EngineFigures, EngineReport
+from segloop.versions import EngineFigures, EngineReport, Metrics
 from tests.toys import BRUSH, toy_model
 from worker.jobs.context import JobContext
 from worker.jobs.retrain import run_retrain
@@ -161,23 +161,19 @@ class FakeTrainer:
         self.stopped += 1
 
 
-def scores(*values: float) -> Callable[..., dict[str, Any]]:
+def scores(*values: float) -> Callable[..., Compared]:
     """A comparison that knows the versions by the order in which it first meets them."""
     known: dict[str, float] = {}
     left = list(values)
 
-    def evaluate(bundle: Path) -> dict[str, Any]:
+    def evaluate(bundle: Path) -> Metrics:
         weights = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
         if weights not in known:
             known[weights] = left.pop(0)
-        return {"miou": known[weights], "pixel_accuracy": 0.5, "iou": {}, "tasks": 2, "pixels": 192}
+        return Metrics(miou=known[weights], pixel_accuracy=0.5, tasks=2, pixels=192)
 
-    def compare(candidate: Path, champion: Path | None, *_: Any) -> dict[str, Any]:
-        return {
-            "metrics": evaluate(candidate),
-            "champion_metrics": None if champion is None else evaluate(champion),
-            "interval": None,
-        }
+    def compare(candidate: Path, champion: Path | None, *_: Any) -> Compared:
+        return Compared(evaluate(candidate), None if champion is None else evaluate(champion))
 
     return compare
 
@@ -298,7 +294,7 @@ class Fuse:
 class StepsOf:
     context: JobContext
 
-    def compare(self, *args: Any) -> dict[str, Any]:
+    def compare(self, *args: Any) -> Compared:
         return self.context.compare(*args)
 
     def export(self, *args: Any) -> EngineReport:

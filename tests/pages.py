@@ -68,7 +68,7 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def described(matrix: ConfusionMatrix, seed: int, miou: float, champion_miou: float | None) -> VersionInfo:
     """A version.json for these figures."""
-    summary = {**matrix.summary(tasks=12), "miou": miou}
+    summary = {**matrix.summary(tasks=12).model_dump(), "miou": miou}
     gate = "wins" if champion_miou is None or miou > champion_miou else "does not win"
     theirs = None
     if champion_miou is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segloop.errors import MaskError
 from segloop.formats import IGNORED
+from segloop.versions import Metrics
 
 #: Value of a pixel that counts neither way.
 
@@ -60,8 +60,8 @@ class ConfusionMatrix:
             raise ValueError(f"classes {other.classes} are not {self.classes}")
         self.counts += other.counts
 
-    def summary(self, tasks: int) -> dict[str, Any]:
-        """The metrics of a version, ready for JSON: miou, pixel_accuracy, iou by class, tasks, pixels.
+    def summary(self, tasks: int) -> Metrics:
+        """The metrics of a version that the counts give, for so many tasks.
 
         The IoU of a class is TP / (TP + FP + FN), null where it occurs neither in truth nor in prediction; miou is the mean
         over the label classes (not background) that have one; pixel_accuracy counts background too.
@@ -74,10 +74,10 @@ class ConfusionMatrix:
             for name, hit, union in zip(self.classes, hits[1:], unions[1:], strict=True)
         }
         known = [value for value in iou.values() if value is not None]
-        return {
-            "miou": sum(known) / len(known) if known else None,
-            "pixel_accuracy": int(hits.sum()) / pixels if pixels else None,
-            "iou": iou,
-            "tasks": tasks,
-            "pixels": pixels,
-        }
+        return Metrics(
+            miou=sum(known) / len(known) if known else None,
+            pixel_accuracy=int(hits.sum()) / pixels if pixels else None,
+            iou=iou,
+            tasks=tasks,
+            pixels=pixels,
+        )

@@ -129,7 +129,7 @@ class Settings(TrainerSettings, LearningSettings, ServingSettings):
             raise BadRequest(f"extra_params: {_first_problem(error)}") from error
 
 
-def _as_mapping(extra_params: object) -> Mapping[str, Any]:
+def _as_mapping(extra_params: object) -> Mapping[str, object]:
     if isinstance(extra_params, str):
         try:
             extra_params = json.loads(extra_params)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from segloop.metrics.curves import TrainingProgress
 from segloop.network.network import SegmentationNetwork, load_bundle
 from segloop.network.transforms import Float32, UInt8, class_map_of, confidence_grid, resize_confidence
 from segloop.network.windows import windowed_logits
+from segloop.policy import Compared
 from segloop.registry.gallery import write_gallery
 from segloop.training.examples import read_example
 from segloop.training.worst import EvaluatedImage, WorstExamples
@@ -135,21 +135,20 @@ def evaluate(
         total.merge(matrix)
     by_class = boundary.summary()
     known = [score for score in by_class.values() if score is not None]
-    summary = Metrics(
-        **total.summary(manifest.tasks("val")),
-        boundary_f1=sum(known) / len(known) if known else None,
-        boundary_f1_by_class=by_class,
-        calibration_error=calibration.summary(),
-    )
+    beyond = {
+        "boundary_f1": sum(known) / len(known) if known else None,
+        "boundary_f1_by_class": by_class,
+        "calibration_error": calibration.summary(),
+    }
+    summary = total.summary(manifest.tasks("val")).model_copy(update=beyond)
     counts = np.array([matrix.counts for matrix in matrices], np.int64).reshape(-1, *total.counts.shape)
     return Evaluation(summary, counts, places.temperature())
 
 
 def compare(
     candidate: Path, champion: Path | None, snapshot: Path, device: torch.device, gallery: Path | None = None
-) -> dict[str, Any]:
-    """Candidate and champion (bundles) on the same held-out tasks: `metrics`, `champion_metrics` (None without one) and
-    `interval`, the difference of their mIoU with the ends of its paired bootstrap interval (None where there is none).
+) -> Compared:
+    """Candidate and champion (bundles) on the same held-out tasks.
 
     The candidate's metrics hold its `confusion` matrix, rows the truth, background first (none beyond
     CONFUSION_CLASSES). `gallery` is a file that the images are written to on which the candidate does worst.
@@ -167,15 +166,15 @@ def compare(
     if gallery is not None:
         colours = parse_label_config(manifest.label_config).colours
         write_gallery(gallery, worst.entries(), classes, colours)
-    metrics = ours.summary.model_dump()
+    metrics = ours.summary
     if len(classes) <= CONFUSION_CLASSES:
-        metrics["confusion"] = ours.counts.sum(axis=0).tolist()
+        metrics = metrics.model_copy(update={"confusion": ours.counts.sum(axis=0).tolist()})
     interval = None if theirs is None else paired_bootstrap(ours.counts, theirs.counts)
-    return {
-        "metrics": metrics,
-        "champion_metrics": None if theirs is None else theirs.summary.model_dump(),
-        "interval": None if interval is None else [interval.difference, interval.low, interval.high],
-    }
+    return Compared(
+        metrics,
+        None if theirs is None else theirs.summary,
+        None if interval is None else (interval.difference, interval.low, interval.high),
+    )
 
 
 class _Places:

@@ -233,7 +233,7 @@ def compare(engines: dict[str, Engine], info: VersionInfo, snapshot: Path, manif
         for name, found in maps.items():
             matrices[name].update(truth, found)
             same[name] += int((found == maps["torch"]).sum())
-    miou = {name: matrix.summary(len(items))["miou"] for name, matrix in matrices.items()}
+    miou = {name: matrix.summary(len(items)).miou for name, matrix in matrices.items()}
 
     def figures(name: str) -> EngineFigures:
         agreement = same[name] / pixels

@@ -16,10 +16,11 @@ import pytest
 
 from segloop.aws.training.route import AdoptedTraining
 from segloop.errors import TrainingError
-from segloop.policy import RetrainDecision
+from segloop.policy import Compared, RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, Jobs, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings, environment
+from segloop.versions import Metrics
 from tests.aws.route_jobs import ARTIFACTS, Route, learnt, take
 from tests.aws.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
 from tests.job_context import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
@@ -243,14 +244,10 @@ def test_nothing_that_it_learnt_from_is_held_out(route: Route) -> None:
     route.plan(learnt(route.folder, held_out=(5, 7)))
     compared: list[set[int]] = []
 
-    def compare(candidate: Path, champion: Path | None, snapshot: Path, *_: Any) -> dict[str, Any]:
+    def compare(candidate: Path, champion: Path | None, snapshot: Path, *_: Any) -> Compared:
         manifest = json.loads((snapshot / "manifest.json").read_bytes())
         compared.append({item["task"] for item in manifest["items"] if item["split"] == "val"})
-        return {
-            "metrics": {"miou": 0.5, "tasks": 2, "pixels": 9, "iou": {}},
-            "champion_metrics": None,
-            "interval": None,
-        }
+        return Compared(Metrics(miou=0.5, tasks=2, pixels=9))
 
     route.context = replace(route.context, compare=compare)
     route.start()

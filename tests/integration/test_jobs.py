@@ -23,7 +23,7 @@ from segloop.errors import (
     TrainingStopped,
 )
 from segloop.images import Image as SourceImage
-from segloop.policy import Changes
+from segloop.policy import Changes, Compared
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings
@@ -177,7 +177,7 @@ def test_a_rollback_during_the_comparison_is_compared_with(context: JobContext) 
     honest = scores(0.55, 0.6, 0.5)
     seen: list[Path] = []
 
-    def compare(bundle: Path, *args: Any) -> dict[str, Any]:
+    def compare(bundle: Path, *args: Any) -> Compared:
         seen.append(bundle)
         compared = honest(bundle, *args)
         if len(seen) == 1:
@@ -197,7 +197,7 @@ def test_a_second_comparison_outlives_a_kill_after_its_promotion(context: JobCon
     honest = scores(0.55, 0.6, 0.5)
     seen: list[Path] = []
 
-    def compare(bundle: Path, *args: Any) -> dict[str, Any]:
+    def compare(bundle: Path, *args: Any) -> Compared:
         seen.append(bundle)
         compared = honest(bundle, *args)
         if len(seen) == 1:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segloop.errors import LabelStudioError, LabelStudioUnreachable
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, LabelStudio
-from segloop.policy import Thresholds
+from segloop.policy import Compared, Thresholds
 from segloop.projects import ProjectNotes, own_settings, read_notes
 from segloop.queue import Jobs
 from segloop.registry import Registry, open_registry
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _TITLED_FILE = "titled.json"
 
-Compare = Callable[[Path, Path | None, Path, Settings], dict[str, Any]]
+Compare = Callable[[Path, Path | None, Path, Settings], Compared]
 Export = Callable[[Path, Path | None, Path, Settings], EngineReport]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
 
@@ -137,7 +137,7 @@ def project_id_of(project: str) -> int:
     return int(project.partition(".")[0])
 
 
-def compare_bundles(candidate: Path, champion: Path | None, snapshot: Path, settings: Settings) -> dict[str, Any]:
+def compare_bundles(candidate: Path, champion: Path | None, snapshot: Path, settings: Settings) -> Compared:
     """Candidate and champion on a snapshot's held-out tasks; see `segloop.training.compare`.
 
     Puts the candidate's gallery into its bundle, once: a version's name comes from its files, so that a later comparison

@@ -62,7 +62,7 @@ def run_reproduce(context: JobContext, project: str, version: str, progress: Pro
         )
         bundle = _train(context, run, progress)
         compared = context.compare(bundle, None, folder / "snapshot", context.settings)
-        reproduced = Metrics.model_validate(compared["metrics"])
+        reproduced = compared.metrics
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     theirs, ours = info.metrics.miou, reproduced.miou

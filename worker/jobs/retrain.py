@@ -18,7 +18,7 @@ from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
-from segloop.versions import EngineReport, Metrics, PromotionDecision
+from segloop.versions import EngineReport, PromotionDecision
 from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.mirrors import Mark, SnapshotState
 from worker.jobs.run_state import (
@@ -203,21 +203,16 @@ class Retrain:
             new_classes = frozenset(candidate.manifest.classes) - frozenset(served)
         compared = self.context.compare(candidate.bundle, theirs, self.snapshot_folder, settings)
         decision = should_promote(
-            compared["metrics"],
-            compared["champion_metrics"],
+            compared.metrics,
+            compared.champion_metrics,
             tolerance=settings.promote_tolerance,
             class_limit=settings.promote_class_limit,
             new_classes=new_classes,
-            interval=compared["interval"],
+            interval=compared.interval,
         )
+        decided = PromotionDecision(act=decision.act, reason=decision.reason, interval=compared.interval)
         return self._keep(
-            Verdict(
-                generation_of(champion),
-                Metrics.model_validate(compared["metrics"]),
-                None if champion is None else Metrics.model_validate(compared["champion_metrics"]),
-                PromotionDecision(act=decision.act, reason=decision.reason, interval=compared["interval"]),
-                version,
-            )
+            Verdict(generation_of(champion), compared.metrics, compared.champion_metrics, decided, version)
         )
 
     def export(self, candidate: Candidate) -> EngineReport:

@@ -98,7 +98,7 @@ def test_miou_is_that_of_the_confusion_matrix(seed: int, classes: int) -> None:
     counts = matrices(1, 0.6, seed, classes)[0]
     matrix = ConfusionMatrix([f"c{index}" for index in range(1, classes)])
     matrix.counts += counts
-    assert miou_of(counts) == pytest.approx(matrix.summary(1)["miou"])
+    assert miou_of(counts) == pytest.approx(matrix.summary(1).miou)
 
 
 def test_an_interval_holds_its_difference_and_tells_a_gain_from_noise() -> None:

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from segloop.errors import MaskError
 from segloop.metrics import ConfusionMatrix, confusion
+from segloop.versions import Metrics
 
 TRUTH = np.array([[0, 1, 1, 2], [0, 1, 255, 2]], np.uint8)
 PREDICTION = np.array([[0, 1, 2, 2], [1, 1, 1, 0]], np.uint8)
@@ -22,20 +23,20 @@ def test_counts_and_summary_by_hand() -> None:
     assert matrix.counts.tolist() == [[1, 1, 0, 0], [0, 2, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
     assert matrix.counts.dtype == np.int64
     # Sky: 2 hits, 1 missed, 1 false: 2/4. Road: 1 hit, 1 missed, 1 false: 1/3. Tree occurs nowhere.
-    assert matrix.summary(tasks=1) == {
-        "miou": (1 / 2 + 1 / 3) / 2,
-        "pixel_accuracy": 4 / 7,
-        "iou": {"Sky": 1 / 2, "Road": 1 / 3, "Tree": None},
-        "tasks": 1,
-        "pixels": 7,
-    }
+    assert matrix.summary(tasks=1) == Metrics(
+        miou=(1 / 2 + 1 / 3) / 2,
+        pixel_accuracy=4 / 7,
+        iou={"Sky": 1 / 2, "Road": 1 / 3, "Tree": None},
+        tasks=1,
+        pixels=7,
+    )
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     matrix = ConfusionMatrix(["Sky"])
     matrix.update(np.zeros((1, 2), np.uint8), np.array([[0, 1]], np.uint8))
-    assert matrix.summary(1)["iou"] == {"Sky": 0.0}
-    assert matrix.summary(1)["miou"] == 0.0
+    assert matrix.summary(1).iou == {"Sky": 0.0}
+    assert matrix.summary(1).miou == 0.0
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -43,13 +44,13 @@ def test_without_labels_there_is_no_miou(value: int) -> None:
     matrix = ConfusionMatrix(["Sky"])
     matrix.update(np.full((2, 3), value, np.uint8), np.zeros((2, 3), np.uint8))
     summary = matrix.summary(1)
-    assert summary["miou"] is None
-    assert summary["pixel_accuracy"] == (None if value == 255 else 1.0)
-    assert summary["pixels"] == (0 if value == 255 else 6)
+    assert summary.miou is None
+    assert summary.pixel_accuracy == (None if value == 255 else 1.0)
+    assert summary.pixels == (0 if value == 255 else 6)
 
 
 def test_nothing_counted_is_json_without_nan() -> None:
-    assert json.dumps(ConfusionMatrix(()).summary(0), allow_nan=False)
+    assert json.dumps(ConfusionMatrix(()).summary(0).model_dump(), allow_nan=False)
 
 
 def test_merge_adds_and_refuses_other_classes() -> None:
@@ -80,7 +81,7 @@ def test_254_classes_fit() -> None:
     matrix = ConfusionMatrix([str(number) for number in range(254)])
     matrix.update(np.array([[254, 255]], np.uint8), np.array([[254, 1]], np.uint8))
     assert matrix.counts[254, 254] == 1
-    assert matrix.summary(1)["iou"]["253"] == 1.0
+    assert matrix.summary(1).iou["253"] == 1.0
 
 
 def test_large_maps_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,4 +105,4 @@ def test_counts_agree_with_a_loop(maps: np.ndarray) -> None:
             assert matrix.counts[true, predicted] == int(((truth == true) & (prediction == predicted)).sum())
     perfect = ConfusionMatrix(["a", "b", "c"])
     perfect.update(truth, truth)
-    assert perfect.summary(1)["miou"] in (1.0, None)
+    assert perfect.summary(1).miou in (1.0, None)

@@ -228,16 +228,14 @@ def test_confidence_is_at_the_temperature(learned):
 def test_candidate_and_champion_are_compared_on_the_same_tasks(learned, tmp_path):
     snapshot = learned / "input/data/snapshot"
     first = compare(learned / "model", None, snapshot, CPU)
-    assert (first["champion_metrics"], first["interval"]) == (None, None)
+    assert (first.champion_metrics, first.interval) == (None, None)
     twin = compare(learned / "model", learned / "model", snapshot, CPU, gallery=tmp_path / "gallery.zip")
-    assert (
-        twin["metrics"] == first["metrics"] == {**twin["champion_metrics"], "confusion": twin["metrics"]["confusion"]}
-    )
-    assert np.sum(twin["metrics"]["confusion"]) == twin["metrics"]["pixels"]
-    assert twin["interval"] == [0, 0, 0]
-    assert json.dumps(twin, allow_nan=False)
+    assert twin.metrics == first.metrics
+    assert twin.champion_metrics == twin.metrics.model_copy(update={"confusion": None})
+    assert np.sum(twin.metrics.confusion) == twin.metrics.pixels
+    assert twin.interval == (0, 0, 0)
     images = read_index(tmp_path / "gallery.zip").images
-    assert len(images) == twin["metrics"]["tasks"]
+    assert len(images) == twin.metrics.tasks
     assert all(image.miou == image.champion_miou for image in images)
 
 
