@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import json
 import shutil
 import tarfile
 import zlib
@@ -13,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from segloop.dataset import MANIFEST, read_manifest
-from segloop.errors import TrainingError
+from segloop.errors import RegistryError, TrainingError
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
+from segloop.registry.bundles import verify_files
+from segloop.versions import read_version
 
 #: All that an archive may hold, with the largest size of each, in bytes.
 LARGEST = {WEIGHTS_FILE: 2 * 2**30, VERSION_FILE: 16 * 2**20, MANIFEST: 256 * 2**20}
@@ -74,24 +74,16 @@ def _extract_all(tar: tarfile.TarFile, folder: Path) -> None:
 
 def _verify(folder: Path, snapshot: str | None) -> None:
     try:
-        info = json.loads((folder / VERSION_FILE).read_bytes())
-        described = info["files"][WEIGHTS_FILE]["sha256"]
-        learnt = info["snapshot"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"the trained model has no {VERSION_FILE} that tells of its {WEIGHTS_FILE}") from error
-    if set(info["files"]) != {WEIGHTS_FILE}:
-        raise TrainingError(
-            f"the trained model's {VERSION_FILE} tells of {sorted(info['files'])}; {WEIGHTS_FILE} alone is trained"
-        )
-    if snapshot is not None and learnt != snapshot:
-        raise TrainingError(f"the trained model learnt from the snapshot {learnt!r}, not from {snapshot}")
-    try:
-        with (folder / WEIGHTS_FILE).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise TrainingError(f"the trained model has no {WEIGHTS_FILE}") from error
-    if found != described:
-        raise TrainingError(f"the trained model's {WEIGHTS_FILE} has the sha256 {found}, not {described}")
+        info = read_version(folder)
+        if set(info.files) != {WEIGHTS_FILE}:
+            raise TrainingError(
+                f"the trained model's {VERSION_FILE} tells of {sorted(info.files)}; {WEIGHTS_FILE} alone is trained"
+            )
+        if snapshot is not None and info.snapshot != snapshot:
+            raise TrainingError(f"the trained model learnt from the snapshot {info.snapshot!r}, not from {snapshot}")
+        verify_files(folder, info, [WEIGHTS_FILE])
+    except RegistryError as error:
+        raise TrainingError(f"the trained model cannot be used: {error}") from error
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,15 @@ import pytest
 from segloop.aws.training import archive
 from segloop.aws.training.archive import extract_bundle
 from segloop.errors import TrainingError
+from tests.toys import toy_info
 
 SNAPSHOT = "5" * 64
 
 
 def bundle_files(weights: bytes = b"weights", **own: Any) -> dict[str, bytes]:
     described = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
-    info = {"snapshot": SNAPSHOT, "files": {"model.safetensors": described}, **own}
-    return {"model.safetensors": weights, "version.json": json.dumps(info).encode()}
+    info = toy_info(**{"snapshot": SNAPSHOT, "files": {"model.safetensors": described}, **own})
+    return {"model.safetensors": weights, "version.json": info.to_json()}
 
 
 def regular(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
@@ -134,10 +134,10 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     ("files", "expected"),
     [
         ({"model.safetensors": b"other"}, "has the sha256"),
-        ({"version.json": b"{}"}, "no version.json that tells"),
-        ({"version.json": b"[]"}, "no version.json that tells"),
+        ({"version.json": b"{}"}, "version.json: created_at: Field required"),
+        ({"version.json": b"[]"}, "version.json: Input should be an object"),
         ({"version.json": bundle_files(snapshot="6" * 64)["version.json"]}, "learnt from the snapshot"),
-        ({"version.json": b"{"}, "no version.json that tells"),
+        ({"version.json": b"{"}, "version.json: Invalid JSON"),
     ],
 )
 def test_a_bundle_that_is_not_the_runs_is_refused(tmp_path: Path, files: dict[str, bytes], expected: str) -> None:
