@@ -1,4 +1,4 @@
-"""Policy: whether to retrain, to run again, to promote, to serve. Pure: numbers in, a decision with its reason out."""
+"""Policy: whether to retrain, to run again, to promote, to serve. Pure functions: they take numbers and give a decision with its reason."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class _Known:
 
 
 class Projects:
-    """The projects that this process was told of, or that the store knows. Thread-safe.
+    """The projects that Label Studio named to this process, or that the store knows. Thread-safe.
 
     A request reads the store once a project, with the first; later the notes are written and read again aside, so
     that /setup and /webhook wait for no store. What another process was told arrives within `FRESH_S` and a request.
@@ -141,7 +141,7 @@ class Projects:
             self._aside.submit(self._write, project, known)  # under the lock, so that the store gets them in order
 
     def close(self) -> None:
-        """Write what is still to be written."""
+        """Write what is not yet in the store."""
         self._aside.shutdown(wait=True)
 
     def _of(self, project: str) -> _Known:

@@ -1,4 +1,4 @@
-"""Checks of how Label Studio and this segloop are connected: facts in, findings out; nothing is asked here."""
+"""Checks of how Label Studio and this segloop are connected: they take facts and give findings, and send no request."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def label_config(config: str) -> Finding:
 
 
 def backend_address(url: str, refusals: Refusals) -> Finding:
-    """Whether Label Studio finds the host of an address, and makes webhooks for it: one without a dot it takes for none."""
+    """Whether Label Studio finds the host of an address, and makes webhooks for it (it makes none for a host without a dot)."""
     check = "backend-address"
     host = urlsplit(url).hostname or ""
     if refusals.backend and "backend" not in refusals.blocked:
@@ -150,7 +150,7 @@ def entry(backends: Sequence[BackendEntry], url: str, public_url: str, project: 
 
 
 def title(own: BackendEntry, project: ProjectEntry) -> Finding:
-    """Whether title, served version and the project's model version are one: scores and sampling go by that."""
+    """Whether title, served version and the project's model version are equal: scores and sampling need that."""
     check, model_version = "title", project.model_version
     served, shown = own.model_version, own.title
     if not served:
@@ -244,7 +244,7 @@ def webhook_secret(own: WebhookEntry, settings: Settings, project: int) -> Findi
 
 
 def webhook_actions(own: WebhookEntry, project: int) -> Finding:
-    """Whether the webhook sends the annotation events, and nothing that the annotator's Submit would wait for in vain."""
+    """Whether the webhook sends the annotation events, and no others: the annotator's Submit waits for each."""
     check, connect = "webhook-actions", _CONNECT.format(project=project)
     if own.send_for_all_actions:
         return warning(check, "the webhook sends every event, also those that segloop has no use for", connect)
@@ -261,7 +261,7 @@ def own_webhook(webhooks: Sequence[WebhookEntry], url: str) -> WebhookEntry | No
 
 
 def has_dot(host: str) -> bool:
-    """Whether Label Studio takes a host for one (Django's URLField): with a dot, an IPv6 address, or localhost."""
+    """Whether Label Studio accepts a host (Django's URLField): with a dot, an IPv6 address, or localhost."""
     return "." in host or ":" in host or host == "localhost"
 
 

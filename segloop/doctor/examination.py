@@ -1,4 +1,4 @@
-"""The whole examination: every check in its order, each bounded in time, none able to stop the others."""
+"""The whole examination: every check in order. Each has a time limit, and none can stop the others."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ class _Facts:
 
 
 class Examination:
-    """Runs checks; `findings` are what they found so far, `tell` is called before each."""
+    """Runs the checks. `findings` holds what they found so far; `announce` is called with the name of each before it."""
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda check: None) -> None:
+    def __init__(self, settings: Settings, announce: Callable[[str], None] = lambda check: None) -> None:
         self.findings: list[Finding] = []
         self._settings = settings
-        self._tell = tell
+        self._announce = announce
 
     def run(self, project: int | None = None) -> list[Finding]:
-        """Look at this machine, at Label Studio, and at a project, or at each that the store knows."""
+        """Check this machine, Label Studio, and one project, or every project that the store knows."""
         settings = self._settings
-        self._look("settings", machine.names)
-        self._look("codec", machine.installation)
-        self._look("store", lambda: machine.store(settings))
-        self._look("disk", lambda: machine.disk(settings))
-        self._look("gpu", lambda: machine.gpu(settings))
-        self._look("redis", lambda: machine.queue(settings))
-        self._look("access", lambda: connection.access(settings))
+        self._check("settings", machine.names)
+        self._check("codec", machine.installation)
+        self._check("store", lambda: machine.store(settings))
+        self._check("disk", lambda: machine.disk(settings))
+        self._check("gpu", lambda: machine.gpu(settings))
+        self._check("redis", lambda: machine.queue(settings))
+        self._check("access", lambda: connection.access(settings))
         with closing(LabelStudio.from_settings(settings)) as api:
             if self._label_studio(api):
                 for number in [project] if project is not None else self._known():
@@ -74,18 +74,18 @@ class Examination:
             elif project is not None:
                 self._add(replace(skipped("project", "Label Studio cannot be asked: see above"), project=project))
         if not any(finding.check == "server" for finding in self.findings):
-            self._look("server", lambda: server.find_server(settings)[1])
+            self._check("server", lambda: server.find_server(settings)[1])
         return self.findings
 
     def _label_studio(self, api: LabelStudio) -> bool:
-        """Whether Label Studio is there and lets this token in."""
-        release = self._get("label-studio", api.release, _ADDRESS_FIX)
+        """Whether Label Studio answers and accepts this token."""
+        release = self._ask("label-studio", api.release, _ADDRESS_FIX)
         if release is None:
             return False
         self._add(ok("label-studio", f"Label Studio answers at {api.url}"))
         self._add(connection.version_skew(release))
         before = len(self.findings)
-        self._look("token", lambda: token(self._settings, api))
+        self._check("token", lambda: token(self._settings, api))
         return all(finding.status in ("ok", "warning") for finding in self.findings[before:])
 
     def _known(self) -> list[int]:
@@ -97,12 +97,12 @@ class Examination:
 
     def _project(self, api: LabelStudio, number: int, *, named: bool) -> None:
         before = len(self.findings)
-        project = self._get("project", lambda: ProjectEntry.model_validate(api.projects.get(number)), _PROJECT_FIX)
+        project = self._ask("project", lambda: ProjectEntry.model_validate(api.projects.get(number)), _PROJECT_FIX)
         if project is None and not named:
             del self.findings[before:]  # the store keeps the versions of projects that are deleted
         if project is not None:
             self._add(ok("project", repr(project.title)))
-            facts = self._get("backend", lambda: self._facts(api, number, project), _ADDRESS_FIX)
+            facts = self._ask("backend", lambda: self._facts(api, number, project), _ADDRESS_FIX)
             if facts is not None:
                 self._connection(facts, number)
                 self._running(facts)
@@ -126,7 +126,8 @@ class Examination:
         )
 
     def _own_url(self, backends: Sequence[BackendEntry], key: str) -> str:
-        """As the worker decides: the address that is set, else the one that Label Studio called, else the only one."""
+        """The address of this backend, as the worker finds it: the configured one, else the one that Label Studio called, else
+        the only one."""
         url = self._settings.public_url
         if not url:
             try:
@@ -142,58 +143,58 @@ class Examination:
         settings = self._settings
         config = facts.project.label_config
         asked = facts.url or settings.public_url or server.local_address(settings)
-        self._look("label-config", lambda: connection.label_config(config))
-        self._look("live-predictions", lambda: connection.live_predictions(facts.project))
-        self._look("backend-address", lambda: connection.backend_address(asked, facts.refusals))
-        self._look("private-addresses", lambda: connection.private_addresses(asked, facts.refusals))
-        self._look("backend", lambda: connection.entry(facts.backends, facts.url, settings.public_url, number))
+        self._check("label-config", lambda: connection.label_config(config))
+        self._check("live-predictions", lambda: connection.live_predictions(facts.project))
+        self._check("backend-address", lambda: connection.backend_address(asked, facts.refusals))
+        self._check("private-addresses", lambda: connection.private_addresses(asked, facts.refusals))
+        self._check("backend", lambda: connection.entry(facts.backends, facts.url, settings.public_url, number))
         own = facts.own
         if own is None:
             self._add(*(skipped(check, "no backend is connected: see backend") for check in _OF_A_BACKEND))
             return
-        self._look("title", lambda: connection.title(own, facts.project))
-        self._look("webhook", lambda: connection.webhook_there(facts.webhooks, facts.url, number))
+        self._check("title", lambda: connection.title(own, facts.project))
+        self._check("webhook", lambda: connection.webhook_there(facts.webhooks, facts.url, number))
         webhook = connection.own_webhook(facts.webhooks, facts.url)
         if webhook is None:
             self._add(*(skipped(check, "there is no webhook: see webhook") for check in _OF_A_WEBHOOK))
         else:
-            self._look("webhook-secret", lambda: connection.webhook_secret(webhook, settings, number))
-            self._look("webhook-actions", lambda: connection.webhook_actions(webhook, number))
+            self._check("webhook-secret", lambda: connection.webhook_secret(webhook, settings, number))
+            self._check("webhook-actions", lambda: connection.webhook_actions(webhook, number))
 
     def _running(self, facts: _Facts) -> None:
-        """The server that answers for the project, and what it answers with."""
+        """Check the server that answers for the project, and the version that it answers with."""
         settings, own, key = self._settings, facts.own, facts.project.key
-        found = self._get("server", lambda: server.find_server(settings, facts.url), "see segloop's log")
+        found = self._ask("server", lambda: server.find_server(settings, facts.url), "see segloop's log")
         running = None
         if found is not None:
             running, finding = found
             self._add(finding)
         if own is not None:
-            self._look("served-version", lambda: connection.served_version(own, self._champion(key)))
+            self._check("served-version", lambda: connection.served_version(own, self._champion(key)))
         config, answers = facts.project.label_config, own.model_version if own else ""
-        self._look("engine", lambda: machine.engine(settings, open_registry(settings), key, config, answers))
+        self._check("engine", lambda: machine.engine(settings, open_registry(settings), key, config, answers))
         if running is None or own is None:
             self._add(*(skipped(f"{what}-time", "there is no server to ask: see above") for what in server.LIMITS))
             return
-        self._look("health-time", lambda: server.health_time(running, settings))
+        self._check("health-time", lambda: server.health_time(running, settings))
         if self._failed("webhook", "webhook-secret"):
             self._add(skipped("webhook-time", "Label Studio's events do not reach segloop: see above"))
         else:
             webhook = connection.own_webhook(facts.webhooks, facts.url)
             headers = webhook.headers if webhook else {}
-            self._look("webhook-time", lambda: server.webhook_time(running, settings, key, headers))
+            self._check("webhook-time", lambda: server.webhook_time(running, settings, key, headers))
         if self._failed("label-config"):
             self._add(*(skipped(f"{what}-time", "see label-config") for what in ("setup", "predict")))
             return
-        self._look("setup-time", lambda: server.setup_time(running, settings, facts.project, own))
-        self._look(
+        self._check("setup-time", lambda: server.setup_time(running, settings, facts.project, own))
+        self._check(
             "predict-time",
             lambda: server.predict_time(running, settings, facts.project, facts.task),
             limit_s=_PREDICT_LIMIT_S,
         )
 
     def _failed(self, *checks: str) -> bool:
-        """Whether a check of the project that is looked at now failed."""
+        """Whether one of these checks failed for the current project."""
         return any(
             finding.check in checks and finding.status == "failure" and finding.project is None
             for finding in self.findings
@@ -205,27 +206,27 @@ class Examination:
 
     def _pictures(self, api: LabelStudio, facts: _Facts) -> None:
         config = facts.project.label_config
-        self._look("image", lambda: pictures.image(self._settings, config, facts.task))
-        self._look("s3-region", lambda: pictures.s3_region(facts.storages))
-        self._look("s3-cors", lambda: pictures.s3_cors(api, facts.storages, config, facts.task))
+        self._check("image", lambda: pictures.image(self._settings, config, facts.task))
+        self._check("s3-region", lambda: pictures.s3_region(facts.storages))
+        self._check("s3-cors", lambda: pictures.s3_cors(api, facts.storages, config, facts.task))
 
     def _annotations(self, api: LabelStudio, project: ProjectEntry) -> None:
         pages, annotators = api.tasks.annotated_pages(project.id), self._settings.annotators
-        self._look("labels", lambda: labels.known(project.label_config, pages, annotators))
+        self._check("labels", lambda: labels.known(project.label_config, pages, annotators))
 
     # -- one check
 
     def _add(self, *findings: Finding) -> None:
         self.findings += findings
 
-    def _look(self, check: str, question: Check, *, limit_s: float = LIMIT_S) -> None:
-        found = self._get(check, question, "", limit_s)
+    def _check(self, check: str, question: Check, *, limit_s: float = LIMIT_S) -> None:
+        found = self._ask(check, question, "", limit_s)
         if found is not None:
             self._add(*(found if isinstance(found, list) else [found]))
 
-    def _get(self, check: str, question: Callable[[], Any], fix: str, limit_s: float = LIMIT_S) -> Any:
-        """What a question is answered with in time; None, and a failure of `check`, if it is not."""
-        self._tell(check)
+    def _ask(self, check: str, question: Callable[[], Any], fix: str, limit_s: float = LIMIT_S) -> Any:
+        """The answer to a question; None, and a failure of `check`, if there is none in time."""
+        self._announce(check)
         answer: Future[Any] = Future()
         # a daemon: what never answers must not hold up the end of the command
         Thread(target=_answer, args=(question, answer), name=f"doctor-{check}", daemon=True).start()

@@ -16,8 +16,8 @@ class Finding:
     """What one check found.
 
     `check` is its stable name, `project` the id of the project it looked at. A failure means that something does not
-    work; a warning, that it works worse than it could; skipped, that there was nothing to look at, or that an earlier
-    finding has to be mended first. `text` says what is, `fix` what to do about it.
+    work; a warning, that it works worse than it could; skipped, that there was nothing to check, or that an earlier
+    problem has to be solved first. `text` says what was found, `fix` what to do about it.
     """
 
     check: str
@@ -28,22 +28,22 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """All is well here; `text` says what is."""
+    """A check without a problem; `text` says what it found."""
     return Finding(check, "ok", text)
 
 
 def warning(check: str, text: str, fix: str) -> Finding:
-    """It works worse than it could."""
+    """Something works worse than it could."""
     return Finding(check, "warning", text, fix)
 
 
 def failure(check: str, text: str, fix: str) -> Finding:
-    """It does not work."""
+    """Something does not work."""
     return Finding(check, "failure", text, fix)
 
 
 def skipped(check: str, text: str) -> Finding:
-    """There was nothing to look at, or something else has to be mended first."""
+    """A check that had nothing to check, or that needs another problem solved first."""
     return Finding(check, "skipped", text)
 
 

@@ -1,4 +1,4 @@
-"""Checks of what segloop stands on: queue and workers, store, disk, engine, GPU."""
+"""Checks of what segloop needs: queue and workers, store, disk, engine, GPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def names() -> Finding:
 
 
 def queue(settings: Settings) -> list[Finding]:
-    """Whether Redis answers and keeps what it is told, and whether every queue has a worker."""
+    """Whether Redis answers and keeps its keys, and whether every queue has a worker."""
     from segloop.queue import Jobs
     from segloop.queue.state import queue_state
 

@@ -1,4 +1,4 @@
-"""Checks of images: does segloop get them, and do browsers get those that Label Studio keeps in S3."""
+"""Checks of images: whether segloop can fetch them, and whether browsers can fetch those in S3."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIMEOUT_S: Final = 10.0
 
 
 def image(settings: Settings, config: str, task: TaskEntry | None) -> Finding:
-    """Whether the images of a task can be fetched, past the cache."""
+    """Whether the images of a task can be fetched, without the cache."""
     check = "image"
     if task is None:
         return skipped(check, "the project has no task yet")

@@ -1,4 +1,4 @@
-"""Checks of the running server, over HTTP as Label Studio calls it: is it there, and does it answer in time."""
+"""Checks of the running server, over HTTP as Label Studio calls it: whether it runs, and whether it answers in time."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _timed(
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Made once: reading the certificates takes longer than most answers."""
+    """The TLS context, made once: reading the certificates takes longer than most answers."""
     return httpx.create_ssl_context()
 
 

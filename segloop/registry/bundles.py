@@ -1,4 +1,4 @@
-"""Bundle folders: what is in one, whether it is what a version.json says, and copies of S3's on this machine."""
+"""Bundle folders: list their files, verify them against version.json, and keep local copies of those in S3."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def verify_files(folder: Path, info: VersionInfo, names: Collection[str]) -> Non
 
 
 class BundleCache:
-    """Verified copies of a remote store's bundles in `folder`, the latest few of each project."""
+    """Verified local copies of a remote store's bundles: the few of each project that were used last, in `folder`."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
         self._folder = folder
 
     def get(self, info: VersionInfo, names: Collection[str]) -> Path:
-        """The local copy of a version with these files at least, downloaded unless they are there and sound.
+        """The local copy of a version with these files at least, downloaded where they are missing or damaged.
 
         Raises:
             RegistryError: the store's own files are not the ones that version.json describes, or the disk is at fault.

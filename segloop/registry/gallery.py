@@ -143,7 +143,7 @@ def read_image(path: Path, name: str) -> bytes | None:
 
 
 def colours_of(classes: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-    """A colour #rrggbb for each class: the one that is given, where it is one that CSS knows, else one of ten in turn."""
+    """A colour #rrggbb for each class: the given one, if CSS knows it, else the next of ten."""
     return {name: _hex(given.get(name, "")) or _PALETTE[number % len(_PALETTE)] for number, name in enumerate(classes)}
 
 
@@ -193,7 +193,7 @@ def _jpeg(photo: UInt8) -> bytes:
 
 
 def _overlay(class_map: UInt8, colours: Sequence[str]) -> bytes:
-    """A class map as a PNG with a palette: background and ignored pixels are transparent, the classes half so."""
+    """A class map as a PNG with a palette: background and ignored pixels are transparent, classes half transparent."""
     from PIL import Image
 
     classes = [int(colour[at : at + 2], 16) for colour in colours for at in (1, 3, 5)]

@@ -100,7 +100,7 @@ class Registry:
         return matches[-1]
 
     def check_writable(self) -> None:
-        """Write a small file of no meaning, and read it back.
+        """Write a small probe file, and read it back.
 
         Raises:
             RegistryError: the store cannot be written, or does not keep what is written.
@@ -240,7 +240,7 @@ class Registry:
         return self._swap(project, lambda current: version, reason)
 
     def rollback(self, project: str, reason: str) -> Champion:
-        """Make the version served before the champion the champion again; again goes one further back.
+        """Make the version that was served before the champion the champion again. A second call goes one further back.
 
         Raises:
             ModelRemoved: there is nothing of it left to serve.
@@ -278,7 +278,7 @@ class Registry:
         return sorted((name for name in names if version_number(name) is not None), key=_by_number)
 
     def _claim_name(self, project: str, files: Mapping[str, FileInfo], classes: Sequence[str]) -> str:
-        """The name of these files and classes, settled before anything is written, so that a repeat finds it again."""
+        """The name of these files and classes. It is settled before anything is written, so that a repeat finds it."""
         key = f"{project}/{_NAMES}"
         plain = {name: file.model_dump() for name, file in files.items()}
         identity = hashlib.sha256(json.dumps([plain, classes], sort_keys=True).encode()).hexdigest()
@@ -323,7 +323,7 @@ class Registry:
             data = dump_json(dataclasses.asdict(champion), _CHAMPION)
             if self._store.write_if(f"{project}/{_CHAMPION}", data, tag):
                 log.info("project %s: champion %s, generation %d: %s", project, version, champion.generation, reason)
-                self._take_back_if_removed(project, champion, current)
+                self._restore_if_removed(project, champion, current)
                 return champion
             time.sleep(_PAUSE_S)
         raise RegistryError(f"the champion of project {project} kept changing; try again")
@@ -332,8 +332,8 @@ class Registry:
         if version in needed(self.champion(project)):
             raise RegistryError(f"version {version} of project {project} is served, or is what a rollback would serve")
 
-    def _take_back_if_removed(self, project: str, champion: Champion, before: Champion | None) -> None:
-        """Serve what was served before, if somebody removed the champion's model while it was being promoted."""
+    def _restore_if_removed(self, project: str, champion: Champion, before: Champion | None) -> None:
+        """Serve the earlier version again, if somebody removed the new champion's model during the promotion."""
         try:
             self._removed.check(project, champion.version)
         except ModelRemoved:

@@ -21,7 +21,7 @@ class RemovedModels:
         self._store = store
 
     def of(self, project: str) -> dict[str, str]:
-        """Those of one project.
+        """The removed versions of one project.
 
         Raises:
             RegistryError: the file is not what was written.
@@ -29,7 +29,7 @@ class RemovedModels:
         return self._read(project)[0]
 
     def check(self, project: str, version: str) -> None:
-        """See that a version's model is not removed.
+        """Raise if a version's model was removed.
 
         Raises:
             ModelRemoved: it is.
@@ -41,7 +41,7 @@ class RemovedModels:
             )
 
     def mark(self, project: str, version: str, when: str | None) -> None:
-        """Note that a version's model is removed; None: that it is there again.
+        """Note when a version's model was removed; None notes that it is there again.
 
         Raises:
             RegistryError: others kept writing, or the file is not what was written.

@@ -28,11 +28,11 @@ class S3Store:
         if not self._bucket:
             raise SettingsError(f"setting store: {url!r} names no bucket; write s3://bucket/prefix")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        with self._trouble():
+        with self._errors():
             self._client = s3_client()
 
     def read(self, key: str) -> Blob | None:
-        with self._trouble():
+        with self._errors():
             try:
                 reply = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             except aws_errors() as error:
@@ -42,12 +42,12 @@ class S3Store:
             return Blob(reply["Body"].read(), reply["ETag"])
 
     def write(self, key: str, data: bytes) -> None:
-        with self._trouble():
+        with self._errors():
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
 
     def write_if(self, key: str, data: bytes, tag: str | None) -> bool:
         condition: Any = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
-        with self._trouble():
+        with self._errors():
             try:
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, **condition)
             except aws_errors() as error:
@@ -60,7 +60,7 @@ class S3Store:
 
     def folders(self, prefix: str) -> list[str]:
         start = self._prefix + prefix
-        with self._trouble():
+        with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=start, Delimiter="/"
             )
@@ -68,22 +68,22 @@ class S3Store:
         return sorted(name.removeprefix(start).rstrip("/") for name in found)
 
     def upload(self, path: Path, key: str) -> None:
-        with self._trouble():
+        with self._errors():
             self._client.upload_file(str(path), self._bucket, self._prefix + key)
 
     def download(self, key: str, path: Path) -> None:
-        with self._trouble():
+        with self._errors():
             self._client.download_file(self._bucket, self._prefix + key, str(path))
 
     def delete(self, key: str) -> None:
-        with self._trouble():
+        with self._errors():
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def local(self, prefix: str) -> Path | None:
         return None
 
     @contextmanager
-    def _trouble(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except aws_errors() as error:

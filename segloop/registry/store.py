@@ -1,4 +1,4 @@
-"""The Store seam of the registry, and the store that is a folder."""
+"""What the registry needs of a store (the protocol Store), and the store that is a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Blob:
 class Store(Protocol):
     """Named byte strings. A key is slash-separated components that the registry has validated.
 
-    Every write is atomic: a reader sees the old value, the new one, or none. Trouble is a RegistryError.
+    Every write is atomic: a reader sees the old value, the new one, or none. Every failure is a RegistryError.
     """
 
     def read(self, key: str) -> Blob | None:
@@ -64,7 +64,7 @@ class FolderStore:
         self._root = root
 
     def read(self, key: str) -> Blob | None:
-        with self._trouble():
+        with self._errors():
             try:
                 data = (self._root / key).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -72,12 +72,12 @@ class FolderStore:
         return Blob(data, hashlib.sha256(data).hexdigest())
 
     def write(self, key: str, data: bytes) -> None:
-        with self._trouble(), replacing(self._root / key, durable=True) as temporary:
+        with self._errors(), replacing(self._root / key, durable=True) as temporary:
             temporary.write_bytes(data)
 
     def write_if(self, key: str, data: bytes, tag: str | None) -> bool:
         path = self._root / key
-        with self._trouble():
+        with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             # The kernel drops the lock with its process, so a killed promoter blocks nobody.
             with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
@@ -88,7 +88,7 @@ class FolderStore:
                 return True
 
     def folders(self, prefix: str) -> list[str]:
-        with self._trouble():
+        with self._errors():
             try:
                 return sorted(entry.name for entry in (self._root / prefix).iterdir() if entry.is_dir())
             except (FileNotFoundError, NotADirectoryError):
@@ -96,22 +96,22 @@ class FolderStore:
 
     def upload(self, path: Path, key: str) -> None:
         # A copy, never a link: the bundle's folder may be written again by a later run.
-        with self._trouble(), replacing(self._root / key, durable=True) as temporary:
+        with self._errors(), replacing(self._root / key, durable=True) as temporary:
             shutil.copyfile(path, temporary)
 
     def download(self, key: str, path: Path) -> None:
-        with self._trouble():
+        with self._errors():
             shutil.copyfile(self._root / key, path)
 
     def delete(self, key: str) -> None:
-        with self._trouble():
+        with self._errors():
             (self._root / key).unlink(missing_ok=True)
 
     def local(self, prefix: str) -> Path | None:
         return self._root / prefix
 
     @contextmanager
-    def _trouble(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, Timeout) as error:

@@ -1,4 +1,4 @@
-"""What the store holds beside versions: projects' names and champion.json, and which versions may go."""
+"""Keys of projects, champion.json, and which versions' models may be removed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def needed(champion: Champion | None) -> set[str]:
 
 
 def prunable_versions(infos: Sequence[VersionInfo], champion: Champion | None, keep: int) -> list[VersionInfo]:
-    """Those of a project's versions (oldest first) whose models may go: all but the newest `keep` and those needed."""
+    """Those of a project's versions (oldest first) whose models may be removed: all but the newest `keep` and the needed."""
     return [info for info in infos[: max(len(infos) - keep, 0)] if info.version not in needed(champion)]
 
 

@@ -1,4 +1,4 @@
-"""This process's own environment: what others put there for it, and what it hands on to its children."""
+"""This process's environment: what it reads from there, and what it passes to its children."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def share_cores() -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a child process that is to have the same settings: this process's, and all that were given.
+    """The environment of a child process that is to have the same settings: this process's, and all that were set.
 
     A child looks for modules nowhere in the current folder: a file there with the name of one of segloop's, such as
     `worker.py`, would be imported in its place.
@@ -101,7 +101,7 @@ def prefer_stable_span_names() -> None:
 
 
 class Place(NamedTuple):
-    """A process's place among those that torchrun started: its number of all, its number on this machine, how many."""
+    """A process among those that torchrun started: its number, its number on this machine, and how many there are."""
 
     rank: int
     local_rank: int
@@ -109,5 +109,5 @@ class Place(NamedTuple):
 
 
 def torchrun_place() -> Place:
-    """What torchrun told this process; (0, 0, 1) where it was started alone."""
+    """The place that torchrun gave this process; (0, 0, 1) where it was started alone."""
     return Place(*(int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items()))

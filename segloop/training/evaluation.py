@@ -1,4 +1,4 @@
-"""What a network is worth: its metrics on a snapshot's held-out tasks, computed as it would be served."""
+"""A network's metrics on a snapshot's held-out tasks, computed as it would be served."""
 
 from __future__ import annotations
 

@@ -311,9 +311,9 @@ def test_what_answers_before_any_training(weights: str, config: str, answers: st
 
 def test_no_check_stops_the_others_or_takes_for_ever(settings: Settings) -> None:
     examination = Examination(settings)
-    examination._look("one", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    examination._look("two", lambda: time.sleep(60), limit_s=0.05)  # type: ignore[arg-type, return-value, func-returns-value]
-    examination._look("three", lambda: ok("three", "fine"))
+    examination._check("one", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    examination._check("two", lambda: time.sleep(60), limit_s=0.05)  # type: ignore[arg-type, return-value, func-returns-value]
+    examination._check("three", lambda: ok("three", "fine"))
     one, two, three = examination.findings
     assert (one.status, two.status, three.status) == ("failure", "failure", "ok")
     assert "ZeroDivisionError" in one.text
