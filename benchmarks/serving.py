@@ -28,7 +28,8 @@ from benchmarks.versions import FEW_STEPS, PROJECT, SERVED_SIZE, add_option, lab
 from demo.data import CAMVID, DemoData
 from segloop.images import decode
 from segloop.masks import decode_rle
-from segloop.network.transforms import network_input
+from segloop.network.transforms import normalise
+from segloop.network.windows import seen_pixels
 from segloop.serving.engines import OpenVINOEngine
 from segloop.settings import Settings
 
@@ -130,7 +131,7 @@ class Comparison:
         [name] = write_photos(self._photos, *ONE_MEGAPIXEL, 1)
         engine = OpenVINOEngine(self._version / "bundle" / "openvino-int8.xml")
         pixels = decode((self._photos / name).read_bytes(), max_pixels=10**7, long_side=SERVED_SIZE)
-        batch = network_input(pixels, SERVED_SIZE)[None]
+        batch = normalise(seen_pixels(pixels, SERVED_SIZE, 0))[None]
         with self._ours(SEGLOOP, {}) as ours:
             connection, request = Connection(ours.port), self._request(name)
             request_ms, forward_ms = paired_ms(

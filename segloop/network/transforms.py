@@ -58,12 +58,6 @@ def normalise(image: UInt8) -> Float32:
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
-def network_input(image: UInt8, input_size: int) -> Float32:
-    """An RGB image uint8 (H, W, 3) of any size as the network's input, float32 (3, h, w); see `network_size`."""
-    height, width = image.shape[:2]
-    return normalise(resize_image(image, *network_size(height, width, input_size)))
-
-
 def class_map_of(logits: Float32, height: int, width: int) -> UInt8:
     """The class map uint8 (height, width) of logits float32 (C, h, w).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from segloop.network.transforms import STRIDE_PX, network_size, normalise, resize_image
 
 UInt8 = NDArray[np.uint8]
+Pixel = TypeVar("Pixel", bound=np.generic)
 Float32 = NDArray[np.float32]
 
 #: Runs a network on windows of one size: each float32 (3, h, w) to logits float32 (C, h / s, w / s).
@@ -29,15 +31,12 @@ def windowed_logits(forward: Forward, image: UInt8, input_size: int, long_side: 
     quarter at least. Where windows overlap their logits are averaged, each weighted by how far inside its window a
     place lies, so that none begins or ends with a step.
     """
-    height, width = image.shape[:2]
-    height, width = network_size(height, width, seen_size(height, width, input_size, long_side))
-    pixels = resize_image(image, height, width)
+    pixels = seen_pixels(image, input_size, long_side)
     side = window_side(input_size)
-    if max(height, width) <= side:
+    places = window_places(pixels.shape[0], pixels.shape[1], input_size)
+    if places == [(0, 0)]:
         [logits] = forward([normalise(pixels)])
         return logits
-    rows, columns = _starts(height, side), _starts(width, side)
-    places = [(top, left) for top in rows for left in columns]
     total: Float32 = np.empty(0, np.float32)
     weights: Float32 = np.empty(0, np.float32)
     for begin in range(0, len(places), _AT_ONCE):
@@ -46,7 +45,7 @@ def windowed_logits(forward: Forward, image: UInt8, input_size: int, long_side: 
         for (top, left), window, logits in zip(chosen, windows, forward(windows), strict=True):
             stride = window.shape[1] // logits.shape[1]
             if not total.size:
-                total = np.zeros((len(logits), height // stride, width // stride), np.float32)
+                total = np.zeros((len(logits), pixels.shape[0] // stride, pixels.shape[1] // stride), np.float32)
                 weights = np.zeros(total.shape[1:], np.float32)
             across = np.outer(_ramp(logits.shape[1]), _ramp(logits.shape[2]))
             place = np.s_[
@@ -55,6 +54,28 @@ def windowed_logits(forward: Forward, image: UInt8, input_size: int, long_side: 
             total[:, *place] += logits * across
             weights[place] += across
     return total / weights
+
+
+def seen_pixels(image: UInt8, input_size: int, long_side: int) -> UInt8:
+    """An RGB image uint8 (H, W, 3) at the size at which a network sees it: uint8 (h, w, 3)."""
+    height, width = image.shape[:2]
+    return resize_image(image, *network_size(height, width, seen_size(height, width, input_size, long_side)))
+
+
+def window_places(height: int, width: int, input_size: int) -> list[tuple[int, int]]:
+    """Top and left, in pixels, of the windows of an image at the size at which a network sees it: (0, 0) where it sees it whole."""
+    side = window_side(input_size)
+    if max(height, width) <= side:
+        return [(0, 0)]
+    return [(top, left) for top in _starts(height, side) for left in _starts(width, side)]
+
+
+def window_of(pixels: NDArray[Pixel], input_size: int, number: int) -> NDArray[Pixel]:
+    """One of the windows of an image (h, w, ...) at the size at which a network sees it, counted round and round."""
+    side = window_side(input_size)
+    places = window_places(pixels.shape[0], pixels.shape[1], input_size)
+    top, left = places[number % len(places)]
+    return pixels[top : top + side, left : left + side]
 
 
 def seen_size(height: int, width: int, input_size: int, long_side: int) -> int:

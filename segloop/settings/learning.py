@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 
@@ -50,7 +50,9 @@ class LearningSettings(BaseSettings):
     )
     train_min_steps: int = Field(200, ge=1, description="Least number of optimizer steps of a training run.")
     train_minutes: float = Field(0.0, ge=0, description="Wall-clock budget of a training run, in minutes; 0: none.")
-    train_batch_size: int = Field(4, ge=1, description="Images in a training step.")
+    train_batch_size: int = Field(
+        4, ge=1, description="Images in a training step, at least 2: batch normalisation needs more than one."
+    )
     train_lr: float = Field(
         5e-4,
         gt=0,
@@ -95,3 +97,10 @@ class LearningSettings(BaseSettings):
     prelabel_batch: int = Field(
         8, ge=1, description="Tasks predicted and posted at a time when a promotion refreshes predictions."
     )
+
+    @field_validator("train_batch_size")
+    @classmethod
+    def _enough_to_normalise(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError("must be at least 2, because batch normalisation needs more than one image in a step")
+        return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,7 +27,7 @@ from segloop.network.transforms import (
     resize_image,
     resize_mask,
 )
-from segloop.network.windows import seen_size, window_side
+from segloop.network.windows import seen_size, window_of, window_side
 from segloop.settings import Settings
 
 
@@ -75,6 +75,7 @@ class Examples:
             for side in zip(*sizes, strict=True)
         )
         self.view_size = height, width
+        self._input_size = settings.input_size
 
     def __len__(self) -> int:
         return len(self._files)
@@ -82,6 +83,11 @@ class Examples:
     def __getitem__(self, index: int) -> tuple[UInt8, UInt8]:
         stacked = np.load(self._files[index], mmap_mode="r")
         return np.ascontiguousarray(stacked[:, :, :3]), np.ascontiguousarray(stacked[:, :, 3])
+
+    def served_view(self, index: int, number: int) -> UInt8:
+        """What the network sees of an example when it is served, RGB uint8 (h, w, 3): all of it, or one of its windows,
+        which are counted round and round."""
+        return window_of(self[index][0], self._input_size, number)
 
     def class_weights(self, channels: int) -> Tensor:
         """Weights of the loss, float32 (channels,): rarer classes weigh more, by the square root of their share.
@@ -103,21 +109,33 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
     What a position gives depends on the seed alone: a resumed run and one with other workers see the same.
     """
 
-    def __init__(self, examples: Examples, seed: int, *, augmented: bool = True) -> None:
+    def __init__(self, examples: Examples, seed: int) -> None:
         self.examples = examples
         self._seed = seed
-        self._augmented = augmented
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         turn, place = divmod(position, len(self.examples))
-        order = np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))
-        image, mask = self.examples[int(order[place])]
-        size = self.examples.view_size
-        if self._augmented:
-            image, mask = augment(image, mask, size, np.random.default_rng((self._seed, 1, position)))
-        else:
-            image, mask = resize_image(image, *size), resize_mask(mask, *size)
+        image, mask = self.examples[self._index(turn, place)]
+        random = np.random.default_rng((self._seed, 1, position))
+        image, mask = augment(image, mask, self.examples.view_size, random)
         return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
+
+    def as_served(self, count: int, batch_size: int) -> Iterator[Tensor]:
+        """Batches float32 (B, 3, h, w) of `count` views as they are served, each of one size; B is at least 2."""
+        waiting: dict[tuple[int, ...], list[Tensor]] = {}
+        for position in range(count):
+            turn, place = divmod(position, len(self.examples))
+            view = torch.from_numpy(normalise(self.examples.served_view(self._index(turn, place), turn + place)))
+            alike = waiting.setdefault(view.shape, [])
+            alike.append(view)
+            if len(alike) == batch_size:
+                yield torch.stack(waiting.pop(view.shape))
+        for alike in waiting.values():
+            # a batch of one image has a channel with a single value, which cannot be normalised
+            yield torch.stack(alike * 2 if len(alike) == 1 else alike)
+
+    def _index(self, turn: int, place: int) -> int:
+        return int(np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))[place])
 
 
 def steps_per_pass(examples: int, batch_size: int) -> int:

@@ -27,8 +27,8 @@ from segloop.dataset import Item, Manifest, load_manifest
 from segloop.errors import EngineError, SegloopError
 from segloop.metrics import ConfusionMatrix
 from segloop.network.network import SegmentationNetwork, load_bundle, pretrained_network
-from segloop.network.transforms import STRIDE_PX, class_map_of, network_input, network_size
-from segloop.network.windows import windowed_logits
+from segloop.network.transforms import STRIDE_PX, class_map_of, network_size, normalise
+from segloop.network.windows import seen_pixels, window_of, windowed_logits
 from segloop.policy import may_serve
 from segloop.processes import die_with_parent
 from segloop.serving.conversion import NOTHING_TO_EXPORT, REPORT
@@ -75,7 +75,7 @@ def export(bundle: Path, snapshot: Path | None, out: Path) -> EngineReport:
         items = _spread(manifest.part("train"), CALIBRATION_IMAGES)
         if not items or not manifest.part("val"):
             return EngineReport()
-        quantize(onnx_file, Path(scratch) / "int8.onnx", _inputs(snapshot, items, info.input_size))
+        quantize(onnx_file, Path(scratch) / "int8.onnx", _inputs(snapshot, items, info))
         to_openvino(Path(scratch) / "int8.onnx", out / f"{INT8}.xml")
     engines: dict[str, Engine] = {
         "torch": TorchEngine(network, "cpu"),
@@ -254,8 +254,10 @@ def _class_map(engine: Engine, image: UInt8, info: VersionInfo) -> UInt8:
     return class_map_of(logits, *image.shape[:2])
 
 
-def _inputs(snapshot: Path, items: Sequence[Item], input_size: int) -> list[Float32]:
-    return [network_input(read_example(snapshot, item)[0], input_size)[None] for item in items]
+def _inputs(snapshot: Path, items: Sequence[Item], info: VersionInfo) -> list[Float32]:
+    """What the network sees of each image when it is served, float32 (1, 3, h, w): all of it, or one of its windows."""
+    seen = (seen_pixels(read_example(snapshot, item)[0], info.input_size, info.long_side) for item in items)
+    return [normalise(window_of(pixels, info.input_size, number))[None] for number, pixels in enumerate(seen)]
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:

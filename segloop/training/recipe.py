@@ -142,8 +142,8 @@ def train(
         learner = team.wrap(Learner(network, run.class_weights, bfloat16=bfloat16))
         if is_compiled(settings, device, run.steps - run.step):
             learner.compile()
-        batches = iter(loader(Views(examples, settings.train_seed), settings.train_batch_size, run, team))
-        plain = Views(examples, settings.train_seed, augmented=False)
+        views = Views(examples, settings.train_seed)
+        batches = iter(loader(views, settings.train_batch_size, run, team))
         twin = build_network(settings.arch, channels, stride).to(device).to(memory_format=torch.channels_last)
 
         def evaluation() -> Evaluation:
@@ -151,7 +151,7 @@ def train(
                 TrainingProgress(phase="evaluating", message="Measuring the network on the held-out tasks.")
             )
             twin.load_state_dict(network.state_dict())
-            estimate_statistics(twin, plain, settings.train_batch_size, device)
+            estimate_statistics(twin, views, settings.train_batch_size, device)
             served = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
             return evaluate(served, container.snapshot, manifest.classes, container.report)
 
@@ -267,9 +267,9 @@ def estimate_statistics(network: SegmentationNetwork, views: Views, batch_size: 
     be far below what the network has learnt. Leaves the network in evaluation mode.
     """
     batches = min(STATISTICS_BATCHES, steps_per_pass(len(views.examples), batch_size))
-    chosen = DataLoader(views, batch_size, sampler=range(batches * batch_size))
+    chosen = views.as_served(batches * batch_size, batch_size)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        update_bn((images.to(memory_format=torch.channels_last) for images, _ in chosen), network, device)
+        update_bn((images.to(memory_format=torch.channels_last) for images in chosen), network, device)
     network.eval()
 
 

@@ -17,7 +17,6 @@ from segloop.network.transforms import (
     class_map_of,
     confidence_grid,
     jitter_colours,
-    network_input,
     network_size,
     normalise,
     resize_confidence,
@@ -78,11 +77,6 @@ def test_normalise_as_torchvision_does():
     image = np.array([[[255, 0, 128]]], np.uint8)
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (128 / 255 - 0.406) / 0.225]
     np.testing.assert_allclose(normalise(image)[:, 0, 0], expected, rtol=1e-5)
-
-
-def test_network_input():
-    inputs = network_input(random_image(240, 320), 128)
-    assert (inputs.shape, inputs.dtype, inputs.flags.c_contiguous) == ((3, 96, 128), np.float32, True)
 
 
 # -- logits at the image's size

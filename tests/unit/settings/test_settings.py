@@ -95,6 +95,7 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
             r"^The setting SEGLOOP_ENGINE is 'sagemaker:': .*name of a SageMaker endpoint",
         ),
         ("SEGLOOP_ENGINE", "sagemaker:a_b", r"^The setting SEGLOOP_ENGINE is 'sagemaker:a_b': "),
+        ("SEGLOOP_TRAIN_BATCH_SIZE", "1", r"^The setting SEGLOOP_TRAIN_BATCH_SIZE is '1': .*batch normalisation"),
         ("SEGLOOP_VAL_FRACTION", "1", r"^The setting SEGLOOP_VAL_FRACTION is '1': .*less than 1"),
     ],
 )

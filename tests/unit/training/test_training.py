@@ -21,6 +21,7 @@ from segloop.dataset import load_manifest
 from segloop.errors import SettingsError, TrainingError
 from segloop.formats import IGNORED
 from segloop.network.network import load_bundle, save_bundle
+from segloop.network.windows import windowed_logits
 from segloop.registry.gallery import read_index
 from segloop.settings import Settings
 from segloop.training import Container, Network, compare, evaluate, main, train
@@ -95,19 +96,19 @@ def test_the_learning_rate_rises_and_falls_to_zero():
 # -- examples and views
 
 
-def seen(tmp_path, items=examples, channels=3, input_size=64):
+def seen(tmp_path, items=examples, channels=3, input_size=64, long_side=0):
     manifest = write_snapshot(tmp_path / "snapshot", CLASSES, items() if callable(items) else items)
     cache = tmp_path / "cache"
     cache.mkdir()
     # without its validation: images of a few pixels are easier to follow
-    settings = Settings().model_copy(update={"input_size": input_size})
+    settings = Settings().model_copy(update={"input_size": input_size, "long_side": long_side})
     return Examples(tmp_path / "snapshot", manifest.part("train"), settings, cache, channels)
 
 
 def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):
     loaded = seen(tmp_path)
-    views = Views(loaded, seed=3, augmented=False)
-    passes = [[views[position][1].sum().item() for position in range(6 * turn, 6 * turn + 6)] for turn in range(3)]
+    shown = [image.sum().item() for batch in Views(loaded, seed=3).as_served(18, 2) for image in batch]
+    passes = [shown[:6], shown[6:12], shown[12:]]
     assert passes[0] != passes[1]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
     first, again = Views(loaded, seed=3)[17], Views(loaded, seed=3)[17]
@@ -121,10 +122,37 @@ def test_views_have_one_size_whatever_the_images_are(tmp_path):
     loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
     height, width = loaded.view_size
     assert height % 32 == width % 32 == 0
-    for augmented in (True, False):
-        views = Views(loaded, 0, augmented=augmented)
-        assert {views[position][0].shape for position in range(4)} == {(3, height, width)}
-        assert {views[position][1].shape for position in range(4)} == {(height, width)}
+    views = Views(loaded, 0)
+    assert {views[position][0].shape for position in range(4)} == {(3, height, width)}
+    assert {views[position][1].shape for position in range(4)} == {(height, width)}
+
+
+def test_an_image_is_served_whole_where_the_network_sees_it_whole(tmp_path):
+    sizes = [(64, 64), (48, 96), (96, 48), (60, 80)]
+    loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
+    shown = {tuple(batch.shape) for batch in Views(loaded, 0).as_served(4, 4)}
+    # each of its own size, none squeezed to another's; a batch of one image has it twice
+    assert shown == {(2, 3, *loaded[index][0].shape[:2]) for index in range(4)}
+
+
+def test_a_large_image_is_served_in_windows(tmp_path):
+    """Statistics and int8 ranges are of what the network is served, not of the image squeezed into one window."""
+    image, class_map = painted(0, 120, 192)
+    loaded = seen(tmp_path, [(image, class_map, "train")], input_size=64, long_side=192)
+    pixels = loaded[0][0]
+    assert pixels.shape[:2] == (128, 192)
+    given: list[np.ndarray] = []
+
+    def forward(windows):
+        given.extend(windows)
+        return [window[:1, ::8, ::8] for window in windows]
+
+    windowed_logits(forward, image, 64, 192)
+    assert len(given) > 4
+    batches = list(Views(loaded, 0).as_served(len(given), 4))
+    assert {tuple(batch.shape[1:]) for batch in batches} == {(3, 64, 64)}
+    shown = {image.numpy().tobytes() for batch in batches for image in batch}
+    assert shown == {window.tobytes() for window in given}
 
 
 def test_class_weights_by_hand(tmp_path):
@@ -148,11 +176,11 @@ def test_steps_per_pass(count, batch, steps):
 
 def test_statistics_are_those_of_the_images_as_served(tmp_path):
     loaded = seen(tmp_path)
-    views = Views(loaded, 0, augmented=False)
+    views = Views(loaded, 0)
     network = nn.Sequential(nn.BatchNorm2d(3)).train()
     network(torch.full((2, 3, 4, 4), 1e4))  # a running average far off
     estimate_statistics(network, views, 2, CPU)
-    pixels = torch.stack([views[position][0] for position in range(6)])
+    pixels = torch.cat(list(views.as_served(6, 2)))
     torch.testing.assert_close(network[0].running_mean, pixels.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
     assert not network.training
     assert network(pixels).std().item() == pytest.approx(1, abs=0.05)
