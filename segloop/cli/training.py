@@ -13,8 +13,9 @@ from segloop.errors import UnknownProject
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from segloop.progress import Progress
     from segloop.queue import Jobs
-    from segloop.queue.status import JobStatus, Progress
+    from segloop.queue.status import JobStatus
     from segloop.registry import Registry
 
 _POLL_S: Final = 0.5

@@ -13,8 +13,8 @@ from segloop.dataset.items import ItemBuilder, SnapshotInputs, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
 from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.splits import assign_splits, find_twins
-from segloop.dataset.sync_api import Progress
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
+from segloop.progress import Report
 from segloop.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def snapshot(
     tasks: Iterable[Task],
     dest: Path,
     *,
-    progress: Progress | None = None,
+    progress: Report | None = None,
     steps: int | None = None,
 ) -> Manifest:
     """Freeze labelled tasks as a snapshot folder `dest`; its manifest is written last.
@@ -111,7 +111,7 @@ def snapshot(
     return manifest
 
 
-def _report(progress: Progress, step: int, steps: int | None) -> None:
+def _report(progress: Report, step: int, steps: int | None) -> None:
     if steps is None:
         progress({"phase": "snapshot", "step": step, "message": f"Drawing: {step} tasks"})
     elif step % max(steps // _PROGRESS_STEPS, 1) == 0 or step == steps:

@@ -11,19 +11,18 @@ deletions inside its database) changes the counts of a range, which is then read
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset.mirror import Mirror
+from segloop.progress import Progress, Report
 
 if TYPE_CHECKING:
     from segloop.labelstudio.tasks import Tasks
 
 _log = logging.getLogger(__name__)
-
-Progress = Callable[[dict[str, Any]], None]
 
 API: Final = "api"
 #: Transactions in Label Studio that take longer than this may hide an update; counts still show what they created.
@@ -41,7 +40,7 @@ class Synced:
     dropped: int
 
 
-def sync(mirror: Mirror, source: Tasks, project_id: int, progress: Progress | None = None) -> Synced:
+def sync(mirror: Mirror, source: Tasks, project_id: int, progress: Report | None = None) -> Synced:
     """Bring a mirror up to date with Label Studio. Killed anywhere, it is repeated by the next.
 
     Args:
@@ -56,9 +55,7 @@ def sync(mirror: Mirror, source: Tasks, project_id: int, progress: Progress | No
 
 
 class _Run:
-    def __init__(
-        self, mirror: Mirror, source: Tasks, project_id: int, revision: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, mirror: Mirror, source: Tasks, project_id: int, revision: int, progress: Report | None) -> None:
         self._mirror, self._source, self._project_id, self._revision = mirror, source, project_id, revision
         self._progress = progress
         self._read = self._changed = self._dropped = 0
@@ -81,7 +78,7 @@ class _Run:
         for page in self._source.annotated_pages(self._project_id, since=since, after=after, upto=upto):
             self._keep(page)
             if self._progress is not None:
-                of = {} if steps is None else {"steps": steps}
+                of: Progress = {} if steps is None else {"steps": steps}
                 shown = f"{self._read} tasks" if steps is None else f"{self._read} of {steps} tasks"
                 self._progress({"phase": "snapshot", "step": self._read, **of, "message": f"Syncing: {shown}"})
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from segloop.dataset.mirror import Mirror
-from segloop.dataset.sync_api import Progress, Synced
+from segloop.dataset.sync_api import Synced
+from segloop.progress import Report
 
 if TYPE_CHECKING:
     from segloop.labelstudio.target import Parsed, TargetStorage
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 _CHUNK: Final = 50
 
 
-def sync_target(mirror: Mirror, target: TargetStorage, progress: Progress | None = None) -> Synced:
+def sync_target(mirror: Mirror, target: TargetStorage, progress: Report | None = None) -> Synced:
     """Bring a mirror up to date with a target storage. Killed anywhere, it is repeated by the next.
 
     An object that cannot be used is logged, and its annotations are left out.
@@ -35,7 +36,7 @@ def sync_target(mirror: Mirror, target: TargetStorage, progress: Progress | None
 
 
 class _Run:
-    def __init__(self, mirror: Mirror, target: TargetStorage, revision: int, progress: Progress | None) -> None:
+    def __init__(self, mirror: Mirror, target: TargetStorage, revision: int, progress: Report | None) -> None:
         self._mirror, self._target, self._revision, self._progress = mirror, target, revision, progress
         self._read = self._changed = 0
 

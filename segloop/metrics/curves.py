@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from segloop.progress import Progress, read_progress
 
 #: Points that a curve keeps at most, an even number; when it has them, two neighbours become one.
 MOST_POINTS = 240
 
 Points = list[list[float]]
+#: `{"loss": [[step, loss], ...], "miou": [[step, mIoU], ...]}`
+CurvesByName = dict[str, Points]
 
 
 class Curve:
@@ -54,42 +57,23 @@ class Curve:
         return [self._step, self._sum / self._count]
 
 
-class TrainingProgress(BaseModel):
-    """A line of a training's progress.jsonl: its phase, and what it has reached. Lines hold what was set alone.
-
-    `miou` is of the latest evaluation, `evaluated` of the one that the line is about; `eta_s` is the time left, in seconds.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    phase: str = "training"
-    message: str | None = None
-    step: int | float | None = None
-    steps: int | float | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    miou: float | None = None
-    evaluated: float | None = None
-    eta_s: float | None = None
-
-
 class Curves:
     """The curves of a run, from the lines of its progress.jsonl."""
 
     def __init__(self) -> None:
         self._curves = {"loss": Curve(), "miou": Curve()}
 
-    def take(self, progress: TrainingProgress) -> None:
+    def take(self, progress: Progress) -> None:
         """Take in a line: its `loss` at its `step`, or, of an evaluation, the mIoU `evaluated`."""
-        if progress.step is None:
+        step = progress.get("step")
+        if step is None:
             return
-        for name, value in (("loss", progress.loss), ("miou", progress.evaluated)):
+        for name, value in (("loss", progress.get("loss")), ("miou", progress.get("evaluated"))):
             if value is not None:
-                self._curves[name].add(progress.step, value)
+                self._curves[name].add(step, value)
 
-    def as_dict(self) -> dict[str, Points]:
-        """`{"loss": [[step, loss], ...], "miou": [[step, mIoU], ...]}`, ready for JSON."""
+    def as_dict(self) -> CurvesByName:
+        """The curves, ready for JSON."""
         return {name: curve.points() for name, curve in self._curves.items()}
 
 
@@ -105,7 +89,7 @@ class ProgressFile:
         self._path = path
         self._offset = 0
         self._rest = b""
-        self.last: TrainingProgress | None = None
+        self.last: Progress | None = None
         self.curves = Curves()
 
     def read(self) -> None:
@@ -120,8 +104,9 @@ class ProgressFile:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
-                progress = TrainingProgress.model_validate_json(line)
-            except ValidationError:
+                progress = read_progress(json.loads(line))
+            except ValueError:
                 continue
-            self.last = progress
-            self.curves.take(progress)
+            if progress is not None:
+                self.last = progress
+                self.curves.take(progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,7 +15,9 @@ from rq.exceptions import DuplicateJobError
 from rq.job import Job
 
 from segloop.errors import JobNotFound
+from segloop.metrics.curves import CurvesByName
 from segloop.policy import Changes, Live, Recipe, RetrainDecision
+from segloop.progress import Progress
 from segloop.queue.connection import QueueConnection, reaching_redis
 from segloop.queue.counters import Counters
 from segloop.queue.names import (
@@ -320,7 +322,7 @@ class Jobs:
         return describe(job)
 
     @reaching_redis
-    def report(self, job_id: str, progress: dict[str, Any], curves: Mapping[str, Any] | None = None) -> None:
+    def report(self, job_id: str, progress: Progress, curves: CurvesByName | None = None) -> None:
         """Publish a job's progress in its meta, and its curves, which stay until there are others."""
         job = self.fetch(job_id)
         if job is not None:

@@ -9,24 +9,9 @@ from typing import Any, NotRequired, TypedDict
 
 from rq.job import Job
 
+from segloop.metrics.curves import CurvesByName
 from segloop.policy import Recipe
-
-
-class Progress(TypedDict, total=False):
-    """How far a job is, as it reports it: `phase`, `message`, and what else its phase has."""
-
-    phase: str
-    message: str
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float
-    miou: float
-    eta_s: float
-    cost: object
-    version: str
-    promoted: bool
+from segloop.progress import Progress, read_progress
 
 
 class JobStatus(TypedDict):
@@ -43,7 +28,7 @@ class JobStatus(TypedDict):
     project: str | None
     reason: str | None
     progress: Progress | None
-    curves: Mapping[str, object] | None
+    curves: CurvesByName | None
     #: Of a job that finished: what it returned.
     result: NotRequired[Mapping[str, Any] | None]
     #: Of a retrain that is queued or runs.
@@ -64,7 +49,7 @@ def describe(job: Job) -> JobStatus:
         "kind": job.meta.get("kind"),
         "project": job.meta.get("project"),
         "reason": job.meta.get("reason"),
-        "progress": job.meta.get("progress"),
+        "progress": read_progress(job.meta.get("progress")),
         "curves": job.meta.get("curves"),
     }
     if status == "finished":

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from segloop.metrics.curves import CurvesByName
+from segloop.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class RunStatus:
     """
 
     state: Literal["running", "finished", "failed", "lost"]
-    progress: Mapping[str, Any] | None = None
+    progress: Progress | None = None
     reason: str = ""
-    curves: Mapping[str, Any] | None = field(default=None, compare=False)
+    curves: CurvesByName | None = field(default=None, compare=False)
 
 
 class Trainer(Protocol):

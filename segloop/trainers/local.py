@@ -86,8 +86,7 @@ class LocalTrainer:
     def _status(self, state: Literal["running", "finished"], run: Run) -> RunStatus:
         file = self._progress.setdefault(run.id, ProgressFile(_base(run) / "output" / "data" / "progress.jsonl"))
         file.read()
-        last = None if file.last is None else file.last.model_dump(exclude_unset=True)
-        return RunStatus(state, last, curves=file.curves.as_dict())
+        return RunStatus(state, file.last, curves=file.curves.as_dict())
 
     def _start(self, base: Path, lock: int) -> subprocess.Popen[bytes]:
         worker = os.getpid()

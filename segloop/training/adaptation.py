@@ -17,7 +17,6 @@ from torch.optim.swa_utils import update_bn
 from segloop.dataset import Item, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
 from segloop.formats import VERSION_FILE
-from segloop.metrics.curves import TrainingProgress
 from segloop.network.network import (
     SegmentationNetwork,
     initial_weights,
@@ -26,6 +25,7 @@ from segloop.network.network import (
     save_bundle,
 )
 from segloop.network.transforms import normalise, resize_image, resize_mask
+from segloop.progress import Progress
 from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
@@ -103,17 +103,17 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
                 break
             features.add(image, target)
             message = f"Quick adaptation: features of {features.count} views."
-            report(container, stop_asked, TrainingProgress(phase="training", message=message))
+            report(container, stop_asked, Progress(phase="training", message=message))
         left_s = max(budget_s - clock.elapsed_s, 1e-3)
         run = make_run(network, device, examples.class_weights(channels), settings, left_s)
         for loss in train_head(run, features, bfloat16):
-            step = TrainingProgress(phase="training", step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
+            step = Progress(phase="training", step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
             report(container, stop_asked, step)
             tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
         estimate_head_statistics(network, features, min(features.count, len(items)))
         seconds = clock.elapsed_s
         message = "Measuring the new version on the held-out tasks."
-        container.report(TrainingProgress(phase="evaluating", message=message))
+        container.report(Progress(phase="evaluating", message=message))
         served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
         final = evaluate(served, container.snapshot, manifest.classes)
         tracker.evaluation(run.step, final.summary)
@@ -125,7 +125,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
     return save_bundle(container.model, network, info.model_copy(update={"curves": container.curves()}))
 
 
-def report(container: Container, stop_asked: Callable[[], bool], progress: TrainingProgress) -> None:
+def report(container: Container, stop_asked: Callable[[], bool], progress: Progress) -> None:
     """Add a line to the progress, or end the run if that is asked for.
 
     Raises:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from segloop.errors import RegistryError, SegloopError, TrainingError
-from segloop.metrics.curves import Points, ProgressFile, TrainingProgress
+from segloop.metrics.curves import CurvesByName, ProgressFile
 from segloop.policy import Recipe
+from segloop.progress import Progress
 from segloop.settings import Settings, load_settings
 from segloop.versions import read_version
 
@@ -78,13 +79,13 @@ class Container:
             case other:
                 raise TrainingError(f"the recipe {other!r}: use quick or full")
 
-    def report(self, progress: TrainingProgress) -> None:
+    def report(self, progress: Progress) -> None:
         """Add a line to progress.jsonl."""
         self._progress.parent.mkdir(parents=True, exist_ok=True)
         with self._progress.open("a", encoding="utf-8") as file:
-            file.write(progress.model_dump_json(exclude_unset=True) + "\n")
+            file.write(json.dumps(progress) + "\n")
 
-    def curves(self) -> dict[str, Points]:
+    def curves(self) -> CurvesByName:
         """The curves of the run so far, earlier starts in this folder included; see `Curves`."""
         progress = ProgressFile(self._progress)
         progress.read()

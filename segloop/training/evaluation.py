@@ -15,17 +15,16 @@ from segloop.dataset import load_manifest
 from segloop.formats import IGNORED
 from segloop.label_config import parse_label_config
 from segloop.metrics import BoundaryScore, CalibrationError, ConfusionMatrix, fit_temperature, paired_bootstrap
-from segloop.metrics.curves import TrainingProgress
 from segloop.network.network import SegmentationNetwork, load_bundle
 from segloop.network.transforms import Float32, UInt8, class_map_of, confidence_grid, resize_confidence
 from segloop.network.windows import windowed_logits
 from segloop.policy import Compared
+from segloop.progress import Progress, Report
 from segloop.registry.gallery import write_gallery
 from segloop.training.examples import read_example
 from segloop.training.worst import EvaluatedImage, WorstExamples
 from segloop.versions import Metrics
 
-Progress = Callable[[TrainingProgress], None]
 Watch = Callable[[EvaluatedImage], None]
 
 #: Classes up to which a version keeps its confusion matrix: a larger one cannot be read on a page.
@@ -94,7 +93,7 @@ def evaluate(
     network: Network | None,
     snapshot: Path,
     classes: Sequence[str],
-    progress: Progress | None = None,
+    progress: Report | None = None,
     watch: Watch | None = None,
 ) -> Evaluation:
     """Metrics of a network on the held-out tasks of a snapshot, at the images' full size; None: of empty predictions.
@@ -129,7 +128,7 @@ def evaluate(
         if watch is not None:
             watch(EvaluatedImage(item, image, truth, found, matrix))
         if progress is not None:
-            progress(TrainingProgress(phase="evaluating", step=step, steps=len(items)))
+            progress(Progress(phase="evaluating", step=step, steps=len(items)))
     total = ConfusionMatrix(classes)
     for matrix in matrices:
         total.merge(matrix)

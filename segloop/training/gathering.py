@@ -34,7 +34,6 @@ from segloop.images.image import blob_of
 from segloop.images.s3 import S3Reader
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import TargetStorage
-from segloop.metrics.curves import TrainingProgress
 from segloop.payloads import project_key
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
@@ -120,7 +119,7 @@ def gather(container: Container, scratch: Path) -> Manifest:
             SnapshotInputs(key, label_config, images, splits, settings),
             images.ahead(mirror.tasks(), parse_label_config(label_config)),
             container.snapshot,
-            progress=lambda progress: container.report(TrainingProgress.model_validate(progress)),
+            progress=container.report,
             steps=len(mirror),
         )
     log.info(

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from segloop.dataset import Manifest, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
 from segloop.formats import VERSION_FILE
-from segloop.metrics.curves import TrainingProgress
 from segloop.network.network import (
     SegmentationNetwork,
     build_network,
@@ -31,6 +30,7 @@ from segloop.network.network import (
     pick_output_stride,
     save_bundle,
 )
+from segloop.progress import Progress
 from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.distributed import Team, form_team
@@ -147,9 +147,7 @@ def train(
         twin = build_network(settings.arch, channels, stride).to(device).to(memory_format=torch.channels_last)
 
         def evaluation() -> Evaluation:
-            container.report(
-                TrainingProgress(phase="evaluating", message="Measuring the network on the held-out tasks.")
-            )
+            container.report(Progress(phase="evaluating", message="Measuring the network on the held-out tasks."))
             twin.load_state_dict(network.state_dict())
             estimate_statistics(twin, views, settings.train_batch_size, device)
             served = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
@@ -277,7 +275,7 @@ def report_step(container: Container, run: Run, loss: float) -> None:
     """Add a step to the progress."""
     done = run.done
     container.report(
-        TrainingProgress(
+        Progress(
             phase="training",
             epoch=run.step // run.steps_per_epoch,
             epochs=run.steps // run.steps_per_epoch,
@@ -294,7 +292,7 @@ def report_evaluation(container: Container, step: int, miou: float | None) -> No
     """Add an evaluation's mIoU to the progress, and so to the run's curves."""
     told = "no mIoU: no label occurs in them" if miou is None else f"mIoU {miou:.3f}"
     message = f"On the held-out tasks after {step} steps: {told}."
-    container.report(TrainingProgress(phase="evaluated", step=step, evaluated=miou, message=message))
+    container.report(Progress(phase="evaluated", step=step, evaluated=miou, message=message))
 
 
 def describe(settings: Settings, manifest: Manifest, stride: int, final: Evaluation, recipe: RecipeInfo) -> VersionInfo:

@@ -38,7 +38,8 @@ def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_
     retrain = Retrain(replace(context, trainer=training), project, job_id, context.settings_of(project))
     live = context.jobs.claim_retrain(project, job_id)
     if live is not None:
-        retrain.report("waiting", f"{training.job} waits for the retrain {live}, which is under way.", job=training.job)
+        message = f"{training.job} waits for the retrain {live}, which is under way."
+        retrain.report(phase="waiting", message=message, job=training.job)
         raise Parked(WAIT_S)
     retrain.folder.mkdir(parents=True, exist_ok=True)
 

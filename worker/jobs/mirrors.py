@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from segloop.dataset import Mirror, sync, sync_target
-from segloop.dataset.sync_api import API, Progress
+from segloop.dataset.sync_api import API
 from segloop.errors import SegloopError
 from segloop.labelstudio import TargetStorage
+from segloop.progress import Report
 from segloop.registry import Registry
 from worker.jobs.context import JobContext, project_id_of
 
@@ -73,7 +74,7 @@ def open_mirror(context: JobContext, project: str) -> Iterator[Mirror]:
         ) from error
 
 
-def sync_mirror(context: JobContext, mirror: Mirror, project: str, progress: Progress | None = None) -> None:
+def sync_mirror(context: JobContext, mirror: Mirror, project: str, progress: Report | None = None) -> None:
     """Bring it up to date with where the settings say that annotations are.
 
     Raises:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from segloop.dataset import MANIFEST, Manifest, read_manifest, rebuild
-from segloop.dataset.sync_api import Progress
 from segloop.errors import RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
+from segloop.progress import Report
 from segloop.trainers.base import Run
 from segloop.versions import Metrics
 from worker.jobs.context import JobContext
@@ -30,7 +30,7 @@ class Reproduction(TypedDict):
     difference: float | None
 
 
-def run_reproduce(context: JobContext, project: str, version: str, progress: Progress) -> Reproduction:
+def run_reproduce(context: JobContext, project: str, version: str, progress: Report) -> Reproduction:
     """Rebuild a version's snapshot, train on it with the same hyperparameters from the same parent, and measure.
 
     Nothing is added to the registry.
@@ -76,19 +76,19 @@ def run_reproduce(context: JobContext, project: str, version: str, progress: Pro
     }
 
 
-def _rebuild(context: JobContext, project: str, manifest: Manifest, dest: Path, progress: Progress) -> None:
+def _rebuild(context: JobContext, project: str, manifest: Manifest, dest: Path, progress: Report) -> None:
     progress({"phase": "snapshot", "message": f"Rebuilding the snapshot {manifest.hash[:12]}."})
     with open_mirror(context, project) as mirror:
         sync_mirror(context, mirror, project, progress)
         rebuild(manifest, mirror, images=context.images, dest=dest)
 
 
-def _train(context: JobContext, run: Run, progress: Progress) -> Path:
+def _train(context: JobContext, run: Run, progress: Report) -> Path:
     context.trainer.submit(run)
     try:
         while (status := context.trainer.poll(run)).state == "running":
             if status.progress is not None:
-                progress(dict(status.progress))
+                progress(status.progress)
             time.sleep(context.poll_s)
     except BaseException:
         context.trainer.stop(run)

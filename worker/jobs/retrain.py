@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
 from segloop.errors import EngineError, LabelStudioError, SegloopError, TrainingError, TrainingStopped
 from segloop.formats import WEIGHTS_FILE
 from segloop.policy import Recipe, should_promote, should_rerun
+from segloop.progress import Progress
 from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
@@ -275,9 +276,9 @@ class Retrain:
 
     # -- progress, and the end
 
-    def report(self, phase: str, message: str, **more: Any) -> None:
+    def report(self, **progress: Unpack[Progress]) -> None:
         """Publish how far it is."""
-        self.context.jobs.report(self.job_id, {"phase": phase, "message": message, **more})
+        self.context.jobs.report(self.job_id, progress)
 
     def finish(self, work: Callable[[], RetrainResult]) -> RetrainResult:
         """Do the work; at its end, good or bad, the project's next retrain is queued, if policy wants it.
@@ -296,7 +297,8 @@ class Retrain:
         except SegloopError as error:
             self._fail(error)
             raise
-        self.report("done", result["reason"], version=result["version"], promoted=result["promoted"])
+        version, promoted = result["version"], result["promoted"]
+        self.report(phase="done", message=result["reason"], version=version, promoted=promoted)
         outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
         self.context.jobs.counters.count_retrain(self.job_id, self.recipe, outcome, result.get("seconds"))
         self._queue_next()
@@ -305,7 +307,7 @@ class Retrain:
     def _fail(self, error: SegloopError) -> None:
         logger.error("project %s: job %s failed: %s", self.project, self.job_id, error)
         phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
-        self.report(phase, str(error))
+        self.report(phase=phase, message=str(error))
         self.context.jobs.counters.count_retrain(self.job_id, self.recipe, phase)
         self._queue_next()
 
@@ -325,7 +327,7 @@ class Retrain:
 
     @contextmanager
     def _stage(self, phase: str, message: str) -> Iterator[None]:
-        self.report(phase, message)
+        self.report(phase=phase, message=message)
         with Stage(phase):
             yield
 

@@ -65,7 +65,7 @@ class Beginning:
 class SeenStep:
     """A step of a training elsewhere, as one look found it: its loss, and the mIoU of its evaluation."""
 
-    step: float
+    step: int
     loss: float | None
     evaluated: float | None
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from segloop.dataset import Manifest, Memory, ProjectSplits, SnapshotInputs, join_splits, snapshot
-from segloop.dataset.sync_api import Progress
 from segloop.errors import TrainingError
+from segloop.progress import Report
 from segloop.settings import Settings
 from worker.jobs.context import JobContext, project_id_of
 from worker.jobs.mirrors import Mark, open_mirror, sync_mirror
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def freeze_annotations(
-    context: JobContext, project: str, settings: Settings, folder: Path, progress: Progress
+    context: JobContext, project: str, settings: Settings, folder: Path, progress: Report
 ) -> tuple[Manifest, Mark]:
     """A snapshot folder of what is annotated now, by the project's settings, and its moment."""
     label_config = context.label_studio.projects.get(project_id_of(project))["label_config"]

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from segloop.errors import TrainingError, TrainingStopped
-from segloop.metrics.curves import Curves, TrainingProgress
+from segloop.metrics.curves import Curves, CurvesByName
 from segloop.policy import Recipe
+from segloop.progress import Progress
 from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
@@ -75,8 +75,8 @@ class Training:
         """Train with this process, to the end."""
         trainer = self.context.trainer
         lost = 0
-        shown: Mapping[str, Any] | None = None
-        trained: Mapping[str, Any] = {}
+        shown: Progress | None = None
+        trained: Progress = {}
         trainer.submit(self.run)
         try:
             while (status := trainer.poll(self.run)).state != "finished":
@@ -123,7 +123,7 @@ class Training:
         write_state(path, state)
         curves = Curves()
         for seen in state.seen:
-            curves.take(TrainingProgress(step=seen.step, loss=seen.loss, evaluated=seen.evaluated))
+            curves.take(Progress(step=seen.step, loss=seen.loss, evaluated=seen.evaluated))
         self._report(progress, curves.as_dict())
         raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
 
@@ -146,8 +146,8 @@ class Training:
         self.context.trainer.submit(self.run)
         return lost + 1
 
-    def _report(self, progress: Mapping[str, Any], curves: Mapping[str, Any] | None = None) -> None:
-        known = {"phase": "training", "message": TRAINING[self.recipe], **progress}
+    def _report(self, progress: Progress, curves: CurvesByName | None = None) -> None:
+        known: Progress = {"phase": "training", "message": TRAINING[self.recipe], **progress}
         self.context.jobs.report(self.run.id, known, curves)
 
 
@@ -156,7 +156,7 @@ def hyperparameters_of(settings: Settings, recipe: Recipe) -> dict[str, str]:
     return {"recipe": recipe, **{name: str(getattr(settings, name)) for name in _HYPERPARAMETERS}}
 
 
-def _measuring(shown: Mapping[str, Any]) -> str:
+def _measuring(shown: Progress) -> str:
     """What a line of progress says that is of an evaluation, whose steps are not the training's."""
     if message := shown.get("message"):
         return str(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from segloop.progress import Progress, read_progress
 from segloop.trainers.base import RunStatus
 
 #: What SageMaker's secondary status is to a person; others are shown as they are.
@@ -87,21 +88,22 @@ def status_of(job: TrainingJob, price_per_hour: float = 0.0) -> RunStatus:
     return RunStatus("running", progress)
 
 
-def progress_of(job: TrainingJob, price_per_hour: float) -> dict[str, str | float]:
+def progress_of(job: TrainingJob, price_per_hour: float) -> Progress:
     """Progress of a training job.
 
     Keys: `stage` (Starting, Downloading, Training, Uploading, ...), `job`, `message`; where known, the latest metrics,
     `training_s`, `billable_s` (of one instance), `spot_saving` (a share), and `cost` (of all instances, by the setting).
     """
     stage = _STAGES.get(job.stage, job.stage)
-    progress: dict[str, str | float] = {
+    progress: Progress = {
         "stage": stage,
         "job": job.name,
         "message": f"SageMaker: {stage}. {job.message}".strip(),
     }
     for name, value in job.metrics.items():
         if name.startswith("segloop:"):
-            progress[name.removeprefix("segloop:")] = int(value) if value.is_integer() else value
+            metric = {name.removeprefix("segloop:"): int(value) if value.is_integer() else value}
+            progress.update(read_progress(metric) or {})
     if job.training_s is not None:
         progress["training_s"] = job.training_s
     if job.billable_s is not None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypedDict
 
 if TYPE_CHECKING:
-    from segloop.queue.status import JobStatus, Progress
+    from segloop.progress import Progress
+    from segloop.queue.status import JobStatus
 
 #: The steps of a retrain, in their order: the phase that the job reports, and what it is called.
 PHASES: Final = (
@@ -58,7 +59,7 @@ class RetrainView(TypedDict):
     loss: float | None
     miou: float | None
     eta_s: float | None
-    cost: object
+    cost: float | None
     queued_at: str | None
     started_at: str | None
     ended_at: str | None

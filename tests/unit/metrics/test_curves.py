@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from segloop.metrics.curves import MOST_POINTS, Curve, Curves, ProgressFile, TrainingProgress
+from segloop.metrics.curves import MOST_POINTS, Curve, Curves, ProgressFile
+from segloop.progress import Progress
 
 
 def test_few_values_stay_as_they_are() -> None:
@@ -50,11 +51,11 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 def test_curves_tell_steps_from_evaluations() -> None:
     curves = Curves()
     for line in (
-        TrainingProgress(phase="training", step=1, loss=0.5, miou=None),
-        TrainingProgress(phase="evaluating", step=1, steps=2),
-        TrainingProgress(phase="evaluated", step=1, evaluated=0.25),
-        TrainingProgress(phase="evaluated", step=2, evaluated=None),
-        TrainingProgress(phase="training", message="without a step"),
+        Progress(phase="training", step=1, loss=0.5, miou=None),
+        Progress(phase="evaluating", step=1, steps=2),
+        Progress(phase="evaluated", step=1, evaluated=0.25),
+        Progress(phase="evaluated", step=2, evaluated=None),
+        Progress(phase="training", message="without a step"),
     ):
         curves.take(line)
     assert curves.as_dict() == {"loss": [[1, 0.5]], "miou": [[1, 0.25]]}
@@ -68,9 +69,9 @@ def test_a_progress_file_is_read_as_it_grows(tmp_path: Path) -> None:
     line = json.dumps({"step": 1, "loss": 0.5})
     path.write_text(line + "\n" + line[:5], encoding="utf-8")
     file.read()
-    assert file.last == TrainingProgress(step=1, loss=0.5)
+    assert file.last == Progress(step=1, loss=0.5)
     with path.open("a", encoding="utf-8") as out:
         out.write(line[5:].replace("1", "2", 1) + '\nnot JSON\n7\n{"step": "far"}\n')
     file.read()
-    assert file.last == TrainingProgress(step=2, loss=0.5)
+    assert file.last == Progress(step=2, loss=0.5)
     assert file.curves.as_dict()["loss"] == [[1, 0.5], [2, 0.5]]

@@ -240,7 +240,7 @@ def test_evaluate_gives_the_metrics_of_the_run(learned):
     assert found.summary == Metrics.model_validate(info["metrics"])
     assert found.temperature == info["temperature"] > 0
     assert found.counts.shape == (2, 3, 3)
-    assert [progress.step for progress in told] == [1, 2]
+    assert [progress["step"] for progress in told] == [1, 2]
 
 
 def test_confidence_is_at_the_temperature(learned):
