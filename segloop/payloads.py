@@ -195,5 +195,7 @@ def _object(value: object, name: str) -> Json:
 def _short(value: object) -> str:
     if value is None:
         return "missing"
+    if isinstance(value, (Mapping, list)):  # named, not quoted: Label Studio's objects carry tokens and passwords
+        return "a JSON array" if isinstance(value, list) else "a JSON object"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

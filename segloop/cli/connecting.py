@@ -147,7 +147,7 @@ class _Connection:
 
         api, settings = self.api, self.settings
         project = api.projects.get(self.project)
-        warnings = self._obstacles()
+        warnings = self._obstacles(str(project.get("label_config") or ""))
         backends = api.backends.all(self.project)
         before = next((entry for entry in backends if same_url(entry["url"], self.address)), {})
         spec = BackendSpec(
@@ -188,10 +188,18 @@ class _Connection:
             "warnings": warnings,
         }
 
-    def _obstacles(self) -> list[str]:
-        """What will not work for this address, found before anything is changed."""
-        from segloop.doctor.connection import backend_address, private_addresses
+    def _obstacles(self, label_config: str) -> list[str]:
+        """What will not work for this project and address, found before anything is changed.
 
+        Raises:
+            ClickException: Label Studio would not take the backend, or there is nothing to segment.
+        """
+        from segloop.doctor.connection import backend_address, private_addresses
+        from segloop.doctor.connection import label_config as labeling_setup
+
+        setup = labeling_setup(label_config)
+        if setup.status == "failure":
+            raise click.ClickException(f"{setup.text}\nFix: {setup.fix}")
         refusals = self.api.backends.refusals(self.project, self.address)
         blocked, unusable = private_addresses(self.address, refusals), backend_address(self.address, refusals)
         if "backend" in refusals.blocked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
@@ -13,7 +14,7 @@ from segloop.settings import Settings
 from segloop.telemetry import tracing
 from segloop.web.auth import guard
 from segloop.web.health_routes import operations
-from segloop.web.json_response import reply
+from segloop.web.refusals import RefusalLog, put_into_address, refusal
 from segloop.web.request_log import Observed
 from segloop.web.routes import protocol
 from segloop.web.ui import ui
@@ -34,11 +35,13 @@ def create_app(backend: Backend, settings: Settings) -> Flask:
     if tracing.is_on():
         tracing.instrument(app)
     app.before_request(guard(settings))
+    app.after_request(put_into_address)
     app.register_blueprint(protocol(backend))
     app.register_blueprint(operations(backend, settings))
     app.register_blueprint(ui(backend, settings))
-    app.register_error_handler(SegloopError, _known_error)
-    app.register_error_handler(HTTPException, _http_error)
+    log = RefusalLog()
+    app.register_error_handler(SegloopError, partial(_known_error, log))
+    app.register_error_handler(HTTPException, partial(_http_error, log))
     app.register_error_handler(Exception, _unknown_error)
     plain = [rule.rule for rule in app.url_map.iter_rules() if not rule.arguments]
     folders = {"/" + rule.rule[1:].partition("/")[0] for rule in app.url_map.iter_rules() if rule.arguments}
@@ -46,12 +49,14 @@ def create_app(backend: Backend, settings: Settings) -> Flask:
     return app
 
 
-def _known_error(error: SegloopError) -> Response:
+def _known_error(log: RefusalLog, error: SegloopError) -> Response:
     if isinstance(error, Busy):
         logger.warning("%s", error)
     elif error.http_status >= 500:
         logger.error("%s: %s", type(error).__name__, error)
-    response = reply({"error": str(error)}, error.http_status)
+    else:
+        log.note(str(error), error.http_status)
+    response = refusal(str(error), error.http_status)
     if error.http_status == 401:
         response.headers["WWW-Authenticate"] = 'Basic realm="segloop"'
     if error.http_status == 503:
@@ -59,10 +64,12 @@ def _known_error(error: SegloopError) -> Response:
     return response
 
 
-def _http_error(error: HTTPException) -> Response:
-    return reply({"error": f"{error.name}: {error.description}"}, error.code or 500)
+def _http_error(log: RefusalLog, error: HTTPException) -> Response:
+    text, status = f"{error.name}: {error.description}", error.code or 500
+    log.note(text, status)
+    return refusal(text, status)
 
 
 def _unknown_error(error: Exception) -> Response:
     logger.error("unexpected error", exc_info=error)
-    return reply({"error": "An unexpected error; the log of the backend has it."}, 500)
+    return refusal("An unexpected error; the log of the backend has it.", 500)

@@ -23,7 +23,9 @@ def protocol(backend: Backend) -> Blueprint:
         return reply({"status": "UP", "model_class": "SegmentationBackend", "segloop": __version__})
 
     @routes.post("/setup")
-    def setup() -> Response:
+    @routes.post("/setup/<path:_why>")
+    def setup(_why: str = "") -> Response:
+        # below /setup: where Label Studio is sent so that the address it shows says why (segloop.web.refusals)
         return reply(backend.setup(parse_setup(_body()), backend_url=request.host_url.rstrip("/")))
 
     @routes.post("/predict")

@@ -89,6 +89,44 @@ def test_what_cannot_be_connected_says_why(
     stack.no_secret_in(result.output)
 
 
+NO_IMAGE = '<View><Text name="text" value="$text"/><Choices name="c" toName="text"><Choice value="a"/></Choices></View>'
+
+
+def test_connecting_a_project_without_an_image_tag_says_what_doctor_says(stack: Stack) -> None:
+    number = int(stack.running.create_project("texts", NO_IMAGE)["id"])
+    result = stack.run("connect", "-p", str(number))
+    found = stack.look(number)["label-config"]
+    assert result.exit_code == 1
+    assert found.text in result.output
+    assert "no Image tag" in found.text
+    assert found.fix in result.output
+    assert stack.http.get("/api/ml/", params={"project": number}).json() == []
+
+
+def test_label_studio_shows_why_a_setup_was_refused(stack: Stack) -> None:
+    number = int(stack.running.create_project("texts by hand", NO_IMAGE)["id"])
+    entry = {
+        "project": number,
+        "url": stack.segloop.url,
+        "title": "segloop",
+        "auth_method": "BASIC_AUTH",
+        "basic_auth_user": stack.segloop.user,
+    }
+    refused = stack.http.post("/api/ml/", json={**entry, "basic_auth_pass": stack.segloop.password})
+    assert refused.status_code == 400
+    assert "400 Client Error" in refused.text, "the password went along to the second address"
+    assert "/setup/The-label-config-has-no-Image-tag;-add-one-such-as-Image-name=" in refused.text
+    refused = stack.http.post("/api/ml/", json={**entry, "basic_auth_pass": "wrong"})
+    assert "/setup/Wrong-user-or-password" in refused.text
+
+    # what the page of settings shows of a project whose labeling setup was changed later
+    number = stack.project("changed later")
+    stack.connect(number)
+    stack.patch(f"/api/projects/{number}/", label_config=NO_IMAGE)
+    [shown] = stack.http.get("/api/ml/", params={"project": number}).json()
+    assert "no-Image-tag" in shown["error_message"]
+
+
 # -- doctor
 
 

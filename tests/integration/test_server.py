@@ -345,6 +345,20 @@ def test_a_proxy_on_this_machine_says_who_calls_and_how(tmp_path: Path) -> None:
         )
 
 
+NO_IMAGE = {"project": "7.1", "schema": '<View><Text name="text" value="$text"/></View>'}
+
+
+def test_a_refused_setup_says_why_in_the_address_that_label_studio_shows(segloop: Server) -> None:
+    auth, headers = ("segloop", PASSWORD), {"User-Agent": "heartex/1.23.2"}
+    with httpx.Client(base_url=segloop.url, headers=headers, follow_redirects=True, trust_env=False) as client:
+        answer = client.post("/setup", json=NO_IMAGE, auth=auth)
+        assert answer.status_code == 400
+        assert "/setup/The-label-config-has-no-Image-tag;-add-one" in str(answer.url)
+        assert answer.json()["error"].startswith("The label config has no Image tag")
+        answer = client.post("/setup", json=NO_IMAGE, auth=("segloop", "wrong"))
+        assert (answer.status_code, answer.url.path) == (401, "/setup/Wrong-user-or-password")
+
+
 # -- gunicorn, for who starts segloop by it
 
 
@@ -352,6 +366,11 @@ def test_gunicorn_serves_segloop_too(tmp_path: Path) -> None:
     command = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
     with running(tmp_path, command, log_format="json") as server:
         assert httpx.get(f"{server.url}/metrics", trust_env=False).is_success
+        refused = httpx.post(
+            f"{server.url}/setup", json=NO_IMAGE, headers={"User-Agent": "heartex/1.23.2"}, trust_env=False
+        )
+        assert refused.status_code == 400
+        assert refused.reason_phrase.startswith("The label config has no Image tag")
         assert list((tmp_path / "data/metrics").glob(f"*-{server.port}/*.db"))
         server.send(signal.SIGINT, to_all=True)
         assert server.process.wait(PATIENCE_S) == 0

@@ -45,7 +45,7 @@ def test_a_project_with_an_unreadable_time():
         (None, "the body of /predict is missing"),
         ([], "the body of /predict"),
         ({"project": 1, "label_config": CONFIG}, "tasks is missing"),
-        ({"tasks": {}, "project": 1, "label_config": CONFIG}, r"tasks is \{\}"),
+        ({"tasks": {}, "project": 1, "label_config": CONFIG}, "tasks is a JSON object"),
         ({"tasks": [1], "project": 1, "label_config": CONFIG}, r"tasks\[0\] is 1"),
         ({"tasks": [{"id": 1}], "project": 1, "label_config": CONFIG}, r"tasks\[0\]"),
         ({"tasks": [], "project": 1}, "label_config is missing"),
