@@ -8,7 +8,7 @@ last (`:last`). Every decision
 upon them is one transaction, so that a press and the end of a run never miss each other. Needs Redis 6.2 or any Valkey.
 """
 
-from segloop.queue.adopted import remember, route_reason, take_up
+from segloop.queue.adopted import Adopted, remember, route_reason, take_up
 from segloop.queue.counters import Outcome, Tallies
 from segloop.queue.jobs import Enqueued, Jobs
 from segloop.queue.names import MAX_RETRIES, OUTAGES, PRELABEL_QUEUE, QUEUES, RETRAIN_QUEUE, JobTimeout, Parked
@@ -20,6 +20,7 @@ __all__ = [
     "PRELABEL_QUEUE",
     "QUEUES",
     "RETRAIN_QUEUE",
+    "Adopted",
     "Enqueued",
     "JobTimeout",
     "Jobs",

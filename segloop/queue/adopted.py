@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from segloop.errors import UnknownProject
 from segloop.queue.jobs import Enqueued, Jobs
@@ -14,6 +14,16 @@ logger = logging.getLogger(__name__)
 #: What became of a project's adopted trainings, in its store; so many of them, the latest.
 ADOPTED: Final = "adopted.json"
 _REMEMBERED: Final = 200
+
+
+class Adopted(TypedDict, total=False):
+    """What became of a training that was taken up by a job: its version, or why there is none."""
+
+    job: str
+    version: str | None
+    promoted: bool
+    error: str
+    ended_at: str
 
 
 def route_reason(generation: str) -> str:
@@ -45,7 +55,7 @@ def take_up(jobs: Jobs, registry: Registry, project_id: int, training: str, reas
     return enqueued
 
 
-def remember(registry: Registry, project: str, training: str, outcome: dict[str, Any]) -> None:
+def remember(registry: Registry, project: str, training: str, outcome: Adopted) -> None:
     """Note in the store what became of an adopted training, so that nothing takes it up again.
 
     Raises:
@@ -56,6 +66,6 @@ def remember(registry: Registry, project: str, training: str, outcome: dict[str,
     registry.write_json(project, ADOPTED, {"format": 1, "trainings": latest})
 
 
-def _adopted(registry: Registry, project: str) -> dict[str, Any]:
+def _adopted(registry: Registry, project: str) -> dict[str, Adopted]:
     kept = registry.read_json(project, ADOPTED) or {}
     return dict(kept.get("trainings") or {})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError, VersionNotFound
-from segloop.queue import OUTAGES, JobTimeout, Parked, remember, route_reason, take_up
+from segloop.queue import OUTAGES, Adopted, JobTimeout, Parked, remember, route_reason, take_up
 from worker.jobs.context import JobContext, project_id_of
 from worker.jobs.retrain import Retrain
 from worker.jobs.run_state import Candidate, RetrainResult
@@ -43,9 +43,10 @@ def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_
         raise Parked(WAIT_S)
     retrain.folder.mkdir(parents=True, exist_ok=True)
 
-    def keep(**outcome: Any) -> None:
+    def keep(**outcome: Unpack[Adopted]) -> None:
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-        remember(context.registry, project, training.job, {"job": job_id, **outcome, "ended_at": ended_at})
+        kept: Adopted = {"job": job_id, **outcome, "ended_at": ended_at}
+        remember(context.registry, project, training.job, kept)
 
     def work() -> RetrainResult:
         try:
