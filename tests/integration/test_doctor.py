@@ -327,6 +327,23 @@ def test_a_label_config_that_cannot_be_used(stack: Stack) -> None:
     assert "Labeling Interface" in found["label-config"].fix
 
 
+def test_labels_that_the_config_does_not_have(stack: Stack) -> None:
+    number = stack.project("imports")
+    stack.connect(number)
+    shape = {"type": "brushlabels", "from_name": "brush", "original_width": 32, "original_height": 24}
+    regions = [
+        {**shape, "id": name, "to_name": to_name, "value": {"format": "rle", "rle": [0], "brushlabels": [name]}}
+        for name, to_name in (("Sky", "image"), ("sky", "image"), ("Road", "img"))
+    ]
+    task = {"data": {"image": "/data/upload/1/gone.png"}, "annotations": [{"result": regions}]}
+    stack.http.post(f"/api/projects/{number}/import", json=[task]).raise_for_status()
+    found = stack.look(number)
+    assert {check: finding.status for check, finding in found.items()} == {"labels": "warning"}
+    assert "the label 'sky' is not in the label config, which has 'Sky'" in found["labels"].text
+    assert "'img' is no tag of the label config" in found["labels"].text
+    assert "Labeling Interface" in found["labels"].fix
+
+
 @pytest.mark.parametrize(
     ("address", "text", "fix"),
     [
