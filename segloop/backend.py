@@ -170,8 +170,8 @@ class Backend:
         """Handle an event of Label Studio: count what changed, and queue a retrain if it is time. Milliseconds.
 
         Raises:
-            QueueUnavailable: a training was asked for and Redis is away. (An annotation event is then deferred: the
-                next reconciliation with Label Studio counts its change.)
+            QueueUnavailable: a training was asked for and Redis is away. (An annotation event is then deferred: a
+                worker counts its change when it next asks Label Studio, if it has a key for that.)
         """
         project = self.projects.key(event.project)
         if event.label_config is not None:
@@ -183,7 +183,7 @@ class Backend:
                 return self._annotations_changed(project, event)
             except QueueUnavailable as error:
                 logger.warning("project %s: %s deferred: %s", project, event.action, error)
-                return {"status": "deferred", "message": "The queue is away; the next reconciliation counts this."}
+                return {"status": "deferred", "message": self._deferred()}
         return {"status": "ignored", "message": f"{event.action} changes nothing here."}
 
     def versions(self, project: object | None) -> VersionsResponse:
@@ -194,7 +194,7 @@ class Backend:
         key = self.projects.connected(project)
         return {
             "versions": [info.version for info in self._registry.versions(key)],
-            "model_version": self._models.version(key, {}),
+            "model_version": self.served(key),
         }
 
     def job_status(self, job_id: str) -> JobStatus:
@@ -209,7 +209,7 @@ class Backend:
         """Whether a retrain of the project is queued or runs, and how far it is."""
         key = self.projects.connected(project)
         live = self.jobs().live_retrain(key)
-        version = self._models.version(key, {})
+        version = self.served(key)
         if live is None:
             return {"is_training": False, "backend": "redis", "model_version": version}
         return {"is_training": True, "backend": "redis", "model_version": version, "job_id": live["job"], **live}
@@ -275,6 +275,15 @@ class Backend:
         self.projects.close()
 
     # -- events
+
+    def _deferred(self) -> str:
+        """What becomes of a change that cannot be counted now."""
+        if self._settings.label_studio_api_key.get_secret_value():
+            return "The queue (Redis) is away, so this is not counted now; a worker counts it when it next asks Label Studio."
+        return (
+            "The queue (Redis) is away, so this is not counted, and no worker can ask Label Studio for it: set "
+            "LABEL_STUDIO_API_KEY, or press Start Training once Redis is back."
+        )
 
     def _annotations_changed(self, project: str, event: Event) -> EventResponse:
         changes = self.jobs().record_changes(project, event.changed)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from segloop.backend import Backend
 from segloop.masks import decode_rle
@@ -300,12 +301,22 @@ def test_events_that_change_nothing_are_acknowledged(world):
 def test_with_the_queue_away_annotations_are_deferred_and_training_says_so(settings):
     world = World(settings.model_copy(update={"redis_url": "redis://127.0.0.1:9"}))
     body = event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1}, task={"id": 1})
-    assert world.client.post("/webhook", json=body).json["status"] == "deferred"
+    answer = world.client.post("/webhook", json=body).json
+    assert answer["status"] == "deferred"
+    assert "no worker can ask Label Studio for it: set LABEL_STUDIO_API_KEY" in answer["message"]
     response = world.client.post("/webhook", json=event("START_TRAINING"))
     assert response.status_code == 503
     assert "Redis" in response.json["error"]
     assert world.client.get("/health").status_code == 200
     assert ask(world, [task(1)]).status_code == 200
+    world.close()
+
+
+def test_with_the_queue_away_a_worker_that_has_a_key_counts_later(settings):
+    own = {"redis_url": "redis://127.0.0.1:9", "label_studio_api_key": SecretStr("k" * 40)}
+    world = World(settings.model_copy(update=own))
+    answer = world.client.post("/webhook", json=event("ANNOTATION_CREATED", annotation={"id": 1, "task": 1})).json
+    assert "a worker counts it when it next asks Label Studio" in answer["message"]
     world.close()
 
 
@@ -319,6 +330,18 @@ def test_versions_with_and_without_a_project(world):
     assert world.client.get("/versions?project=1").json["versions"] == [first, second]
     answer = world.client.post("/versions", json={"project": "1.1795382829"}).json
     assert answer == {"versions": [first, second], "model_version": second}
+
+
+def test_every_route_names_the_version_that_setup_names(settings, redis_url):
+    # with pretrained weights it follows from the labels which version answers
+    own = {"redis_url": redis_url, "weights": "coco"}
+    world = World(settings.model_copy(update=own))
+    config = BRUSH.replace("Road", "Person")
+    named = world.client.post("/setup", json={"project": "1.1795382829", "schema": config}).json["model_version"]
+    assert named.endswith("-coco")
+    assert world.client.get("/versions?project=1").json["model_version"] == named
+    assert world.client.get("/is_training?project=1").json["model_version"] == named
+    world.close()
 
 
 def test_validate(world):

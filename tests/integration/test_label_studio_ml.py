@@ -113,3 +113,92 @@ with pytest.raises(BadRequest, match="no project"):
     model.SegmentationBackend(label_config=BRUSH).predict([{"id": 1, "data": {"image": "a.png"}}])
 """
     )
+
+
+def test_under_1_0_9_setup_and_predictions_name_one_version(run, tmp_path):
+    run(
+        f"""
+from label_studio_ml.api import init_app
+other = BRUSH.replace("Road", "Lane")
+client = init_app(model_class=model.SegmentationBackend, model_dir={str(tmp_path / "jobs")!r}).test_client()
+
+def setup(project, config=BRUSH):
+    body = {{"project": project, "schema": config, "hostname": "", "access_token": ""}}
+    return client.post("/setup", json=body).json["model_version"]
+
+def predict():
+    body = {{"tasks": tasks, "project": "7.1795382829", "label_config": BRUSH, "params": {{"context": None}}}}
+    return client.post("/predict", json=body).json
+
+assert setup("7.1795382829") == predict()["model_version"] == version
+check(predict()["results"])
+# another project is set up in between, as its people open it
+assert setup("8.1795382829", other) == "untrained"
+check(predict()["results"])
+assert predict()["model_version"] == version
+# after a promotion both name the new one
+folder, info = toy_bundle(data_dir / "second", 1)
+version = registry.add("7.1795382829", folder, info)
+registry.promote("7.1795382829", version, "test")
+real.models.refresh()
+assert setup("7.1795382829") == predict()["model_version"] == version
+check(predict()["results"])
+"""
+    )
+
+
+#: 2.x constructs a model for each request, which calls `setup`, and keeps strings by project (label_studio_ml/model.py).
+AS_2_X = """
+class AsIn2(model.SegmentationBackend):
+    kept = {}
+    def __init__(self, project_id=None, label_config=None):
+        super().__init__(project_id, label_config)
+        self.setup()
+    def get(self, key):
+        return self.kept.get((self._project, key))
+    def set(self, key, value):
+        assert isinstance(value, str), value
+        self.kept[self._project, key] = value
+"""
+
+
+def test_under_2_x_extra_params_hold_until_the_next(run):
+    run(
+        AS_2_X
+        + """
+for extra in ('{"retrain_threshold": 5}', {"retrain_threshold": 5}):
+    made = AsIn2("7", BRUSH)
+    made.set_extra_params(extra)
+    assert real.projects.settings("7.1795382829").retrain_threshold == 5
+    check(AsIn2("7", BRUSH).predict(tasks))
+    assert AsIn2("7", BRUSH).get("model_version") == version
+    assert real.projects.settings("7.1795382829").retrain_threshold == 5, "a request without any takes none away"
+    assert AsIn2("7", BRUSH).fit("ANNOTATION_CREATED", event)["threshold"] == 5
+    made.set_extra_params('{"retrain_threshold": 4}')
+    assert AsIn2("7", BRUSH).fit("ANNOTATION_CREATED", event)["threshold"] == 4
+"""
+    )
+
+
+def test_under_2_x_start_training_without_a_queue_says_so(run):
+    run(
+        AS_2_X
+        + """
+from flask import Flask, jsonify, request
+settings = settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"})
+app = Flask("as 2.x: its /webhook catches nothing")
+
+@app.post("/webhook")
+def webhook():
+    data = request.json
+    name = data.pop("action")
+    return jsonify({"result": AsIn2(str(data["project"]["id"]), BRUSH).fit(name, data), "status": "ok"}), 201
+
+answer = app.test_client().post("/webhook", json={"action": "START_TRAINING", "project": project})
+assert answer.status.startswith("503 The queue (Redis) cannot be reached"), answer.status
+assert answer.json["error"].startswith("The queue (Redis) cannot be reached"), answer.text
+answer = app.test_client().post("/webhook", json={"action": "ANNOTATION_CREATED", **event})
+assert answer.status_code == 201
+assert "no worker can ask Label Studio for it" in answer.json["result"]["message"]
+"""
+    )
