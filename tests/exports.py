@@ -15,7 +15,7 @@ import torch
 
 from demo.stack import clean_environment
 from segloop.network.network import SegmentationNetwork, build_network, save_bundle
-from segloop.versions import EngineReport
+from segloop.versions import EngineReport, VersionInfo
 from tests.snapshots import write_snapshot
 from tests.toys import half_red_half_blue, toy_info
 
@@ -66,11 +66,11 @@ class Version:
 
     network: SegmentationNetwork
     folder: Path
-    info: dict[str, Any]
+    info: VersionInfo
 
     @property
-    def report(self) -> dict[str, Any]:
-        return self.info["engines"]
+    def report(self) -> EngineReport:
+        return self.info.engines
 
 
 def run_export(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -85,25 +85,27 @@ def image() -> np.ndarray:
 
 def test_the_report_tells_what_each_engine_is_worth(passed, declined):
     for version in (passed, declined):
-        assert version.report["images"] == 2
-        assert 0 <= version.report["torch"]["miou"] <= 1
-        exact = version.report["openvino"]
-        assert exact["serves"] is True
-        assert exact["agreement"] >= 0.999
-        assert exact["miou"] == pytest.approx(version.report["torch"]["miou"], abs=1e-3)
-        assert "as good as torch" in exact["reason"]
-    int8 = passed.report["openvino-int8"]
-    assert (int8["serves"], int8["agreement"], int8["miou"]) == (True, 1.0, passed.report["torch"]["miou"])
-    int8 = declined.report["openvino-int8"]
-    assert int8["serves"] is False
-    assert int8["agreement"] < 0.98
-    assert int8["reason"].startswith(("It loses more", "It gives less"))
+        assert version.report.images == 2
+        assert 0 <= version.report.torch.miou <= 1
+        exact = version.report.openvino
+        assert exact.serves is True
+        assert exact.agreement >= 0.999
+        assert exact.miou == pytest.approx(version.report.torch.miou, abs=1e-3)
+        assert "as good as torch" in exact.reason
+    int8 = passed.report.openvino_int8
+    assert (int8.serves, int8.agreement, int8.miou) == (True, 1.0, passed.report.torch.miou)
+    int8 = declined.report.openvino_int8
+    assert int8.serves is False
+    assert int8.agreement < 0.98
+    assert int8.reason.startswith(("It loses more", "It gives less"))
 
 
 def test_what_cannot_be_exported_is_one_sentence(tmp_path):
     done = run_export("--bundle", tmp_path / "nothing", "--out", tmp_path / "out")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == f"{tmp_path / 'nothing' / 'version.json'} is missing or not JSON"
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"{tmp_path / 'nothing' / 'version.json'} cannot be read: No such file or directory"
+    )
     assert "Traceback" not in done.stderr
     done = run_export("--pretrained", "--out", tmp_path / "out", weights="none")
     assert done.returncode == NOTHING_TO_EXPORT
@@ -270,7 +272,7 @@ def test_weights_that_are_none_say_so(own, tmp_path):
     registry = open_registry(own)
     version = registry.add(PROJECT, *toy_bundle(tmp_path / "bundle"))
     with pytest.raises(
-        EngineError, match=r"status 1: .*model\.safetensors: not the weights that version\.json tells of"
+        EngineError, match=r"status 1: .*model\.safetensors: not the weights that version\.json describes"
     ):
         load_served_model(registry, PROJECT, version, own)
 
