@@ -120,9 +120,9 @@ class Backend:
             **({} if backend_url is None else {"backend_url": backend_url}),
         )
         answer: SetupResponse = {"model_version": self._models.version(project, label_names(config))}
-        problem = self.projects.problem(project)
-        if problem is not None:
-            answer["warning"] = problem
+        problems = [self.projects.problem(project), self._models.problem(project)]
+        if any(problems):
+            answer["warning"] = " ".join(problem for problem in problems if problem)
         return answer
 
     def predict(self, request: Predict) -> PredictResponse:
@@ -313,7 +313,8 @@ class Backend:
         return answer
 
     def _has_backbone(self, project: str, settings: Settings) -> bool:
-        """Whether there may be a backbone for a quick adaptation; the worker finds out if weights cannot be had."""
+        """Whether there may be a backbone for a quick adaptation. Whether weights can be had is the worker's to find
+        out, on its machine: without them it makes the adaptation a full training."""
         if settings.weights != "none":
             return True
         try:

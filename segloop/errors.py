@@ -37,6 +37,19 @@ class SettingsError(SegloopError):
     """A setting has a value that cannot be used, or a needed one is missing."""
 
 
+class WeightsError(SettingsError):
+    """The weights that the settings name cannot be had or used: `problem` says why, and `fix` what to do."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(f"{problem}: {fix}")
+        self.problem = problem
+        self.fix = fix
+
+
+class WeightsUnavailable(WeightsError):
+    """Published weights that cannot be fetched now; the same may work later."""
+
+
 class ImageError(SegloopError):
     """An image could not be fetched or decoded."""
 

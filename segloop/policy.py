@@ -13,6 +13,8 @@ Event = Literal["start", "annotations", "reconcile"]
 #: How a version is trained: the head alone, on features computed once, within a minute; or everything.
 Recipe = Literal["quick", "full"]
 
+_FULL_INSTEAD = "without weights and without a served version the first training is a full one"
+
 #: What an engine may lose of torch's mIoU (half a point), and the least share of pixels that it must class alike.
 LARGEST_LOSS = 0.005
 LEAST_AGREEMENT = 0.98
@@ -71,8 +73,8 @@ def should_retrain(
 
     `start` is the Start Training button, which always means a full one; `annotations` a webhook; `reconcile` the
     periodic question to Label Studio. A quick adaptation trains a head alone, so that it needs a backbone that knows
-    images (`has_backbone`): a served version's, or that of weights. To decide on a full one while a quick one waits
-    makes that one full.
+    images (`has_backbone`): a served version's, or that of weights. Without one a full training takes its place. To
+    decide on a full one while a quick one waits makes that one full.
     """
     if event == "start":
         return _pressed(live)
@@ -81,16 +83,12 @@ def should_retrain(
     if due is None:
         return RetrainDecision(False, f"{summary.any}; {_begins(thresholds)}.")
     if due == "quick":
-        if not has_backbone:
-            return RetrainDecision(
-                False,
-                f"{summary.recent}; without weights and without a served version only a full retrain makes sense, "
-                f"and {_full_begins(thresholds)}.",
-            )
         if live is not None:
             return RetrainDecision(
                 False, f"{summary.recent}, and a retrain is already under way; what is due follows it."
             )
+        if not has_backbone:
+            return RetrainDecision(True, f"{summary.recent}; {_FULL_INSTEAD}.")
         return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     begins = f"{summary.full}, and a retrain begins at {thresholds.full}"
     if live is None:
@@ -116,7 +114,9 @@ def should_rerun(
         return RetrainDecision(True, "Start Training was pressed during a quick adaptation.")
     if requested and changes.full > 0:
         return RetrainDecision(True, f"Start Training was pressed during the run, and {summary.full}.")
-    if due == "quick" and has_backbone:
+    if due == "quick" and not has_backbone:
+        return RetrainDecision(True, f"{summary.recent}; {_FULL_INSTEAD}.")
+    if due == "quick":
         return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     if requested:
         return RetrainDecision(

@@ -13,8 +13,8 @@ from segloop.serving.predict import Prediction
 
 
 class SetupResponse(TypedDict):
-    """Of `/setup`. `warning` says why the project's own settings cannot be used: an error would have Label Studio
-    show the whole backend as broken."""
+    """Of `/setup`. `warning` says why the project's own settings cannot be used, or its weights cannot be had: an error
+    would have Label Studio show the whole backend as broken."""
 
     model_version: str
     warning: NotRequired[str]

@@ -16,6 +16,7 @@ from segloop.cli.sagemaker import sagemaker
 from segloop.cli.settings_page import settings, settings_page
 from segloop.cli.training import train
 from segloop.cli.versions import reproduce, versions
+from segloop.cli.weights import weights
 from segloop.settings import misspelt_settings
 
 __all__ = ["cli_page", "main", "settings_page"]
@@ -41,7 +42,7 @@ def main() -> None:
 for command in (
     *(up, serve, worker),
     *(connect, doctor),
-    *(train, stop, predict),
+    *(train, stop, predict, weights),
     *(versions, reproduce),
     *(sagemaker, aws, completion, settings, reference),
 ):

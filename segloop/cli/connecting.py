@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: What Label Studio calls the orders in which it serves tasks.
 _SAMPLING = {"uncertainty": "Uncertainty sampling", "sequential": "Sequential sampling", "uniform": "Uniform sampling"}
+#: What the names of trained versions look like.
+_TRAINED = re.compile(r"v\d+-[0-9a-f]{8}$")
 #: The backend's title until it is known which version answers.
 _FIRST_TITLE = "segloop"
 _MARKS = {
@@ -170,6 +173,8 @@ class _Connection:
                 f"the project shows predictions of {shown['after']!r}, not of this backend.\n"
                 f"  Fix: choose {entry['title']!r} under Settings > Annotation > Live Predictions"
             )
+        if not _TRAINED.match(entry["title"]):
+            warnings += self._untrained()
         return {
             "project": self.project,
             "title": project["title"],
@@ -187,6 +192,15 @@ class _Connection:
             "model_version": shown,
             "warnings": warnings,
         }
+
+    def _untrained(self) -> list[str]:
+        """Why nothing will be pre-labelled before the first training, if that is so on this machine."""
+        from segloop.serving.pretrained import pretrained_state
+
+        state = pretrained_state(self.settings)
+        if not state.problem:
+            return []
+        return [f"nothing is pre-labelled before the first training: {state.problem}\n  Fix: {state.fix}"]
 
     def _obstacles(self, label_config: str) -> list[str]:
         """What will not work for this project and address, found before anything is changed.

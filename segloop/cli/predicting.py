@@ -106,7 +106,7 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
         SegloopError: nothing is there to predict with.
     """
     from segloop.label_config import parse_label_config
-    from segloop.network.voc_classes import VOC_CLASSES
+    from segloop.network.weights import known_classes
     from segloop.projects import ProjectNotes, read_notes
     from segloop.registry import open_registry
     from segloop.serving import ServedModels, load_served_model
@@ -119,14 +119,18 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
     if version is not None:
         return load_served_model(registry, key, version, settings)
     labels = (
-        label_names(parse_label_config(notes.label_config)) if notes.label_config else dict.fromkeys(VOC_CLASSES, ())
+        label_names(parse_label_config(notes.label_config))
+        if notes.label_config
+        else dict.fromkeys(known_classes(settings), ())
     )
-    model = ServedModels(registry, settings).current(key, labels)
+    models = ServedModels(registry, settings)
+    model = models.current(key, labels)
     if model is None:
-        raise SegloopError(
-            "there is nothing to predict with: no version is served, and no pretrained weights "
-            f"(SEGLOOP_WEIGHTS={settings.weights}) know the classes; train first, or name one with --version"
+        reason = models.problem(key) or (
+            f"the weights (SEGLOOP_WEIGHTS={settings.weights}) know none of the classes; train first, or name a version "
+            "with --version"
         )
+        raise SegloopError(f"there is nothing to predict with: no version is served, and {reason}")
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
@@ -13,9 +12,12 @@ from segloop.installation import missing_extra
 from segloop.label_config import parse_label_config
 from segloop.masks.native import library
 from segloop.network.voc_classes import zero_shot_channels
+from segloop.network.weights import known_classes
 from segloop.registry import Registry, VersionInfo, open_registry
+from segloop.serving import UNTRAINED
 from segloop.serving.engines import has_gpu_driver, on_gpu, pick_engine
 from segloop.serving.predict import label_names
+from segloop.serving.pretrained import pretrained_state
 from segloop.settings import Settings, misspelt_settings
 
 if TYPE_CHECKING:
@@ -174,19 +176,19 @@ def chosen(settings: Settings, info: VersionInfo, name: str) -> Finding:
 
 def untrained(settings: Settings, config: str, answers: str) -> Finding:
     """What answers before the first training."""
-    if settings.weights not in ("coco", "imagenet", "none") and not Path(settings.weights).is_file():
-        fix = "set SEGLOOP_WEIGHTS to coco, imagenet, none, or a file that is there"
-        return failure("engine", f"the file of weights {settings.weights} does not exist", fix)
+    state = pretrained_state(settings)
+    if state.problem:
+        return failure("engine", f"nothing is trained yet, and nothing is pre-labelled: {state.problem}", state.fix)
     try:
-        known = zero_shot_channels(label_names(parse_label_config(config)))
+        known = zero_shot_channels(label_names(parse_label_config(config)), known_classes(settings))
     except LabelConfigError:
         known = {}
-    if not known or settings.weights in ("imagenet", "none"):
+    if not known:
         return ok("engine", "nothing is trained yet: predictions come with the first version")
-    if answers == "untrained":
+    if answers == UNTRAINED:
         return warning(
             "engine",
-            f"the weights {settings.weights} know {', '.join(known)}, but the server could not get them",
-            "see the server's log; or put the file there and set SEGLOOP_WEIGHTS to it",
+            f"the weights {settings.weights} know {', '.join(known)}, but the server answered that it has none",
+            "see setup-warning for its reason, or its log; it looks for them again within minutes",
         )
     return ok("engine", f"nothing is trained yet: {answers or settings.weights} answers for {', '.join(known)}")

@@ -97,10 +97,18 @@ def health_time(server: Server, settings: Settings) -> Finding:
     return _timed("health", server, settings, "GET")
 
 
-def setup_time(server: Server, settings: Settings, project: ProjectEntry, own: BackendEntry) -> Finding:
-    """Time of /setup, with the very body that Label Studio sends."""
+def setup_time(server: Server, settings: Settings, project: ProjectEntry, own: BackendEntry) -> list[Finding]:
+    """Time of /setup, with the very body that Label Studio sends; and what its answer warns about."""
     body = {"project": project.key, "schema": project.label_config, "extra_params": own.extra_params}
-    return _timed("setup", server, settings, "POST", json=body)
+    timed = _timed("setup", server, settings, "POST", json=body)
+    if timed.status == "failure":
+        return [timed]
+    response, _ = server.ask("POST", "/setup", settings, timeout_s=LIMITS["setup"][0], json=body)
+    told = response.json().get("warning")
+    return [
+        timed,
+        *([warning("setup-warning", str(told), "do what it says; it is the server that answers so")] if told else []),
+    ]
 
 
 def webhook_time(server: Server, settings: Settings, key: str, headers: Mapping[str, str]) -> Finding:

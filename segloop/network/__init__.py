@@ -1,4 +1,4 @@
 """The networks: torchvision's parts with their weights, what they are given, and how a large image is seen in windows.
 
-`segloop.network.network` alone needs torch: a server on a CPU has none.
+`segloop.network.network` and `segloop.network.checkpoint` alone need torch: a server on a CPU has none.
 """

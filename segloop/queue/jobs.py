@@ -232,6 +232,11 @@ class Jobs:
         return _recipe(self.connection.get(key_of(project, "recipe")))
 
     @reaching_redis
+    def make_full(self, project: str) -> None:
+        """Make the project's live retrain a full one, as it begins."""
+        self.connection.set(key_of(project, "recipe"), "full")
+
+    @reaching_redis
     def take_changes(self, project: str, recipe: Recipe = "full") -> int:
         """Move the changes, and a request for one more run, into the retrain that begins: its snapshot covers them.
 

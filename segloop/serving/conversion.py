@@ -31,6 +31,15 @@ EXACT_MODEL: Final = "openvino.xml"
 _TIMEOUT_S: Final = 1800.0
 
 
+def is_converted(name: str, settings: Settings) -> bool:
+    """Whether this machine keeps an exact model under a name."""
+    return (_folder(settings) / name / EXACT_MODEL).is_file()
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.data_dir.absolute() / "cache" / "engines"
+
+
 def converted(name: str, source: Sequence[str], settings: Settings) -> Path:
     """The exact model made from a source (arguments of `python -m segloop.training.export`), kept on this machine as `name`.
 
@@ -40,7 +49,7 @@ def converted(name: str, source: Sequence[str], settings: Settings) -> Path:
     Raises:
         EngineError: the export failed.
     """
-    folder = settings.data_dir.absolute() / "cache" / "engines"
+    folder = _folder(settings)
     target = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,18 @@ class ServedModels:
             return champion
         return self._pretrained.version if self._pretrained.answers(labels) else UNTRAINED
 
+    def problem(self, project: str) -> str:
+        """Why the weights that a project without a version begins with cannot be had, and what to do; "" otherwise.
+
+        Of what is known: loads no model and takes milliseconds.
+        """
+        with self._state:
+            loaded = self._models.get(project)
+        if loaded is not None or self._champion(project) is not None:
+            return ""
+        self._pretrained.want()
+        return self._pretrained.state.sentence
+
     def current(
         self, project: str, labels: Mapping[str, Sequence[str]], deadline: float | None = None
     ) -> ServedModel | None:
@@ -153,11 +165,15 @@ class ServedModels:
             logger.error("cannot list projects: %s", error)
             self._readiness = "the store's projects cannot be listed"
             return
+        if not projects:
+            self._pretrained.want()
         failed = []
         for project in projects[-self._settings.served_models :]:
             try:
                 if self._champion(project) is not None:
                     self.current(project, {})
+                else:
+                    self._pretrained.want()
                 continue
             except SegloopError as error:
                 logger.error("project %s: %s", project, error)
@@ -179,6 +195,7 @@ class ServedModels:
 
     def _watch(self) -> None:
         self.preload()
+        self._pretrained.look_if_due()
         tried_at = time.monotonic()
         while not self._stop.wait(self._settings.swap_poll_s):
             try:
@@ -186,6 +203,7 @@ class ServedModels:
                     self.preload()
                     tried_at = time.monotonic()
                 self.refresh()
+                self._pretrained.look_if_due()
             except Exception:
                 logger.exception("the swap watcher failed; it goes on")
 

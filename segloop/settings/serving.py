@@ -156,6 +156,15 @@ class ServingSettings(BaseSettings):
     weights: str = Field(
         "coco", description="Weights to begin with: coco, imagenet, none, or the path of a .safetensors or .pth file."
     )
+    weights_classes: str = Field(
+        "",
+        description="Class names of a file of weights, separated by commas, in the order of its channels; not needed where a "
+        "file beside it names them.",
+    )
+    weights_url: str = Field(
+        "https://download.pytorch.org/models",
+        description="Address that the published weights are fetched from: PyTorch's, or a mirror in your own network.",
+    )
     output_stride: Literal["auto", "8", "16"] = Field(
         "auto", description="Stride of the network's features; auto: 16 on a CPU, 8 on a GPU."
     )

@@ -17,9 +17,9 @@ from torch.optim.swa_utils import update_bn
 from segloop.dataset import Item, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
 from segloop.formats import VERSION_FILE
+from segloop.network.checkpoint import initial_weights
 from segloop.network.network import (
     SegmentationNetwork,
-    initial_weights,
     pick_device,
     pick_output_stride,
     save_bundle,

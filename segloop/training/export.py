@@ -26,7 +26,8 @@ from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
 from segloop.dataset import Item, Manifest, load_manifest
 from segloop.errors import EngineError, SegloopError
 from segloop.metrics import ConfusionMatrix
-from segloop.network.network import SegmentationNetwork, load_bundle, pretrained_network
+from segloop.network.checkpoint import pretrained_network
+from segloop.network.network import SegmentationNetwork, load_bundle
 from segloop.network.transforms import STRIDE_PX, class_map_of, network_size, normalise
 from segloop.network.windows import seen_pixels, window_of, windowed_logits
 from segloop.policy import may_serve

@@ -21,12 +21,11 @@ from tqdm import tqdm
 from segloop.dataset import Manifest, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
 from segloop.formats import VERSION_FILE
+from segloop.network.checkpoint import initial_weights, load_matching
 from segloop.network.network import (
     SegmentationNetwork,
     build_network,
-    initial_weights,
     load_bundle,
-    load_matching,
     pick_output_stride,
     save_bundle,
 )
@@ -218,7 +217,7 @@ def starting_network(
         log.info("beginning with the served version: %d tensors", copied)
         return network, backbone_rate_of(info.recipe)
     if weights := initial_weights(settings):
-        copied = load_matching(network, weights.state, weights.classes, classes)
+        copied = load_matching(network, weights.state, weights.classes, classes, has_background=weights.has_background)
         log.info("beginning with the weights %s: %d tensors", weights.name, copied)
         return network, PRETRAINED_BACKBONE_RATE
     return network, 1.0

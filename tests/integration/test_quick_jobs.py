@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from segloop.errors import WeightsError
 from segloop.policy import Changes
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
+from segloop.settings import Settings
 from segloop.versions import EngineReport
 from tests.job_context import (
     PROJECT,
@@ -71,14 +73,23 @@ def test_a_run_keeps_the_recipe_that_it_began_with(quick_context: JobContext) ->
     assert queued(quick_context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
 
 
-def test_weights_that_cannot_be_had_end_a_quick_adaptation_without_a_version(quick_context: JobContext) -> None:
+def test_without_weights_a_quick_adaptation_becomes_a_full_training_of_the_same_tasks(
+    quick_context: JobContext,
+) -> None:
     quick_context.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
     result = adapt(replace(quick_context, has_weights=lambda settings: False))
-    assert (result["version"], result["promoted"]) == (None, False)
-    assert "only a full retrain" in result["reason"]
-    assert quick_context.registry.versions(PROJECT) == []
-    assert quick_context.jobs.changed(PROJECT) == Changes(5, 0)
+    assert (result["promoted"], result["recipe"]) == (True, "full")
+    [run] = quick_context.trainer.submitted  # type: ignore[attr-defined]
+    assert run.hyperparameters["recipe"] == "full"
+    assert quick_context.jobs.changed(PROJECT) == Changes(0, 0)
     assert queued(quick_context.jobs, RETRAIN_QUEUE) == []
+
+
+def test_weights_that_cannot_be_used_are_told_of_by_the_training(quick_context: JobContext) -> None:
+    def unusable(settings: Settings) -> bool:
+        raise WeightsError("weights mine.pth: no ResNet-50 in it", "use another file")
+
+    assert adapt(replace(quick_context, has_weights=unusable))["recipe"] == "quick"
 
 
 def test_counts_are_rebuilt_from_the_last_snapshots(quick_context: JobContext) -> None:

@@ -99,10 +99,12 @@ def test_changes_act_at_the_thresholds(
     assert reason in decision.reason
 
 
-def test_no_quick_adaptation_without_a_backbone() -> None:
+def test_without_a_backbone_the_first_training_is_a_full_one() -> None:
     decision = retrain("annotations", 99, 99, has_backbone=False)
-    assert not decision.act
-    assert "without weights and without a served version only a full retrain makes sense" in decision.reason
+    assert (decision.act, decision.recipe) == (True, "full")
+    assert "without weights and without a served version the first training is a full one" in decision.reason
+    assert not retrain("annotations", 9, 9, has_backbone=False).act
+    assert not retrain("annotations", 99, 99, FULL_RUNS, has_backbone=False).act
     assert retrain("annotations", 100, 100, has_backbone=False).act
 
 
@@ -151,7 +153,7 @@ def test_nothing_quick_follows_a_run_without_a_backbone() -> None:
     decision = should_rerun(
         changes=Changes(10, 10), thresholds=THRESHOLDS, requested=False, ended="full", has_backbone=False
     )
-    assert not decision.act
+    assert (decision.act, decision.recipe) == (True, "full")
 
 
 def test_a_press_without_changes_says_that_nothing_changed() -> None:

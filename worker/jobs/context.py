@@ -151,8 +151,8 @@ def compare_bundles(candidate: Path, champion: Path | None, snapshot: Path, sett
 
 
 def has_weights(settings: Settings) -> bool:
-    """Whether the settings' weights can be had, as `segloop.network.network.initial_weights` finds."""
-    from segloop.network.network import initial_weights
+    """Whether the settings' weights can be had, as `segloop.network.checkpoint.initial_weights` finds."""
+    from segloop.network.checkpoint import initial_weights
 
     return initial_weights(settings) is not None
 

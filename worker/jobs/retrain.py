@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
-from segloop.errors import EngineError, LabelStudioError, SegloopError, TrainingError, TrainingStopped
+from segloop.errors import EngineError, LabelStudioError, SegloopError, SettingsError, TrainingError, TrainingStopped
 from segloop.formats import WEIGHTS_FILE
 from segloop.policy import Recipe, should_promote, should_rerun
 from segloop.progress import Progress
@@ -42,7 +42,7 @@ def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult
 
     Everything done is on disk under the job's id or in the registry, so that a second call with the same id
     does only what the first did not get to. Afterwards one more retrain is queued, if policy wants it. A quick
-    adaptation for which there is no backbone (its weights cannot be downloaded) ends without a version.
+    adaptation for which there is no backbone (its weights cannot be had) becomes a full training.
 
     Raises:
         Parked: the training goes on elsewhere; this is to be called again.
@@ -77,10 +77,25 @@ class Retrain:
         known = read_state(path, Beginning)
         if known is None:
             champion = context.registry.champion(project)
-            known = Beginning(context.jobs.recipe(project), None if champion is None else champion.version)
+            recipe = context.jobs.recipe(project)
+            if recipe == "quick" and champion is None and not retrain._has_weights():
+                logger.warning(
+                    "project %s: a quick adaptation has nothing to begin with, as the weights %s cannot be had and no "
+                    "version is served: job %s is a full training of the same tasks",
+                    *(project, retrain.settings.weights, job_id),
+                )
+                context.jobs.make_full(project)
+                recipe = "full"
+            known = Beginning(recipe, None if champion is None else champion.version)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_state(path, known)
         return replace(retrain, recipe=known.recipe, parent=known.parent)
+
+    def _has_weights(self) -> bool:
+        try:
+            return self.context.has_weights(self.settings)
+        except SettingsError:
+            return True  # the training tells what is wrong with them
 
     @property
     def folder(self) -> Path:
@@ -98,11 +113,6 @@ class Retrain:
         if self.context.jobs.stop_asked(self.project, self.job_id) and not self.snapshot_folder.is_dir():
             self.context.jobs.take_changes(self.project, self.recipe)
             raise TrainingStopped("Somebody stopped the training.")
-        if self.recipe == "quick" and self.parent is None and not self.context.has_weights(self.settings):
-            self.context.jobs.take_changes(self.project, self.recipe)
-            missing = f"The weights {self.settings.weights} cannot be had and no version is served"
-            reason = f"{missing}: only a full retrain can begin."
-            return {"version": None, "promoted": False, "recipe": self.recipe, "reason": reason}
         manifest = self.snapshot()
         hyperparameters = hyperparameters_of(self.settings, self.recipe)
         bundle = self.train(hyperparameters)

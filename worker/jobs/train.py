@@ -25,6 +25,8 @@ _HYPERPARAMETERS = (
     "adapt_minutes",
     "arch",
     "weights",
+    "weights_classes",
+    "weights_url",
     "output_stride",
     "device",
     "input_size",

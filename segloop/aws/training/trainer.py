@@ -207,8 +207,8 @@ class SageMakerTrainer:
             files = {name: run.champion / name for name in (WEIGHTS_FILE, VERSION_FILE)}
             champion = _folder("champions", files, VERSION_FILE)
         elif (file := _weights_file(run)) is not None:
-            info = file.with_name(VERSION_FILE)
-            weights = _folder("weights", {path.name: path for path in (file, info) if path.is_file()}, file.name)
+            beside = [path for path in (file.with_name(VERSION_FILE), *sidecars(file)) if path.is_file()]
+            weights = _folder("weights", {path.name: path for path in (file, *beside)}, file.name)
         folders = [folder for folder in (snapshot, code, champion, weights) if folder is not None]
         inputs = Inputs(
             snapshot=self._uri(snapshot),

@@ -52,7 +52,7 @@ class Facts:
             `untrained`, or published weights.
         min_val_tasks: held-out tasks below which metrics are rough.
         live: the status of the queued or running retrain; `last`, of the one that ended last.
-        errors: which parts could not be reached, a sentence each.
+        errors: which parts could not be reached, and why the project has no weights, a sentence each.
         removed: versions whose models were removed.
     """
 
@@ -143,6 +143,8 @@ class ProjectLoader:
         counts = self._studio.counts(key.partition(".")[0])
         live, last, changes, away = self._queue(key)
         errors = [*away, *([counts] if isinstance(counts, str) else [])]
+        if weights := self.backend.models.problem(key):
+            errors.append(f"Nothing is pre-labelled before the first training: {weights}")
         return Facts(
             key,
             self.backend.served(key),
