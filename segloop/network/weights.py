@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from segloop.files import replacing
 from segloop.formats import VERSION_FILE
 from segloop.network.voc_classes import VOC_CLASSES, fold
 from segloop.settings import Settings
+from segloop.settings.process import torch_home
 from segloop.versions import read_version
 
 logger = logging.getLogger(__name__)
@@ -126,9 +126,7 @@ def own_file(settings: Settings) -> Path:
 
 def published_path(settings: Settings) -> Path:
     """Where a published file is kept: in torch.hub's folder, where torchvision keeps it too."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    home = Path(os.environ.get("TORCH_HOME") or cache)
-    return home.expanduser() / "hub" / "checkpoints" / _FILES[settings.weights, settings.arch]
+    return torch_home() / "hub" / "checkpoints" / _FILES[settings.weights, settings.arch]
 
 
 def published_url(settings: Settings) -> str:

@@ -111,3 +111,9 @@ class Place(NamedTuple):
 def torchrun_place() -> Place:
     """The place that torchrun gave this process; (0, 0, 1) where it was started alone."""
     return Place(*(int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items()))
+
+
+def torch_home() -> Path:
+    """The folder that torch and torchvision keep downloads in, by torch's own rule; imports no torch."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser()

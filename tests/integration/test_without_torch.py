@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from demo.stack import clean_environment
 from segloop.network.voc_classes import VOC_CLASSES
+from segloop.network.weights import weights_name
+from segloop.settings import Settings
 from tests.exports import ROOT, body_of, steadfast
 
 # exports whole ResNet-50s, half a minute each on an idle machine of 2 cores
@@ -62,6 +64,10 @@ def test_pretrained_weights_are_served_by_a_process_without_torch(tmp_path, redi
     assert told["foreign"] == []
     for answer in told["answers"]:
         [result] = answer["results"]
-        assert answer["model_version"] == result["model_version"] == f"{arch}-mine"
+        assert (
+            answer["model_version"]
+            == result["model_version"]
+            == weights_name(Settings(_env_file=None, weights=str(weights), arch=arch))
+        )
         assert [item["value"]["brushlabels"] for item in result["result"]] == [["Car"]]
         assert result["score"] > 0.8

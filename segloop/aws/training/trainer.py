@@ -19,6 +19,7 @@ from segloop.dataset import MANIFEST, Manifest, load_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.files import read_json, write_json
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
+from segloop.network.weights import sidecars
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 

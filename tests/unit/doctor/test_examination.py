@@ -13,6 +13,7 @@ from segloop.doctor import Examination, all_is_well, connection, machine, report
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Refusals
 from segloop.labelstudio.entries import BackendEntry, ProjectEntry, WebhookEntry
+from segloop.network.weights import published_path
 from segloop.queue.state import QueueState
 from segloop.registry import Registry, open_registry
 from segloop.serving import engines
@@ -302,7 +303,13 @@ def test_a_version_that_could_not_be_exported(settings: Settings, registry: Regi
         ("/no/such/file.pth", BRUSH, "untrained", "failure"),
     ],
 )
-def test_what_answers_before_any_training(weights: str, config: str, answers: str, status: str) -> None:
+def test_what_answers_before_any_training(
+    weights: str, config: str, answers: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    fetched = published_path(Settings(weights="coco"))
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(b"weights")
     assert machine.untrained(Settings(weights=weights), config, answers).status == status
 
 
