@@ -180,7 +180,7 @@ def _opened(url: str) -> Iterator[httpx.Response]:
     Opened in a thread, because looking up a name has no time limit of its own: without internet it can take a minute.
 
     Raises:
-        httpx.HTTPError: no answer in time, or a status that is none of success.
+        httpx.HTTPError, OSError: no answer in time, or a status that is none of success.
         ValueError: no address.
     """
     opened: Future[httpx.Response] = Future()
@@ -189,8 +189,8 @@ def _opened(url: str) -> Iterator[httpx.Response]:
     def ask() -> None:
         try:
             response = client.send(client.build_request("GET", url), stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            opened.set_exception(error if isinstance(error, httpx.HTTPError | ValueError) else ValueError(str(error)))
+        except Exception as error:  # noqa: BLE001 - it is the caller's: httpx.InvalidURL is none of its other errors
+            opened.set_exception(error if isinstance(error, httpx.HTTPError | OSError) else ValueError(str(error)))
         else:
             opened.set_result(response)
 
