@@ -70,6 +70,10 @@ class LabelStudioError(SegloopError):
     """Label Studio cannot be reached, or refused a request."""
 
 
+class LabelStudioNotFound(LabelStudioError):
+    """Label Studio has nothing at that address, or the key does not see it."""
+
+
 class LabelStudioUnreachable(LabelStudioError):
     """Label Studio cannot be reached now; the same request may work later."""
 
@@ -114,6 +118,14 @@ class QueueUnavailable(SegloopError):
     """Redis cannot be reached, so nothing can be queued now."""
 
     http_status = 503
+
+
+class QueueRefusesWrites(QueueUnavailable):
+    """Redis answers and takes no writes, so nothing can be queued now; `cause` and `fix` are the sentences of the text."""
+
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(f"{cause}. {fix}.")
+        self.cause, self.fix = cause, fix
 
 
 class Busy(SegloopError):

@@ -28,8 +28,8 @@ _FILE: Final = "project.json"
 class ProjectNotes(BaseModel):
     """A project's project.json: what Label Studio said last. `model_fields_set` says which facts are known.
 
-    `extra_params` are as Label Studio stores them; `backend_url` is the address at which it called this backend. Facts
-    of another release stay in the file.
+    `extra_params` are as Label Studio stores them; `backend_url` is the address at which it called this backend. `gone`:
+    Label Studio answered that it has no such project, and has not called since. Facts of another release stay in the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -38,6 +38,7 @@ class ProjectNotes(BaseModel):
     label_config: str = ""
     extra_params: Any = None
     backend_url: str = ""
+    gone: bool = False
 
     def facts(self) -> dict[str, object]:
         """The facts that are known, ready for JSON."""
@@ -55,6 +56,16 @@ def read_notes(registry: Registry, project: str) -> ProjectNotes:
     except ValidationError as error:
         logger.warning("project %s: %s is left out: %s", project, _FILE, error.errors(include_url=False)[0]["msg"])
         return ProjectNotes()
+
+
+def note_gone(registry: Registry, project: str) -> None:
+    """Note that Label Studio has no such project, so that it is not asked about it until it calls again.
+
+    Raises:
+        RegistryError: the store cannot be written.
+    """
+    notes = read_notes(registry, project).model_copy(update={"project": project, "gone": True})
+    registry.write_json(project, _FILE, notes.facts())
 
 
 def own_settings(settings: Settings, project: str, notes: ProjectNotes) -> tuple[Settings, str | None]:
@@ -134,6 +145,8 @@ class Projects:
         with self._lock:
             known = self._known.get(project)
             old = ProjectNotes() if known is None else known.notes
+            if old.gone:
+                facts["gone"] = False  # it calls, so it is there
             new = ProjectNotes.model_validate({**old.facts(), **facts, "project": project})
             if new == old and known is not None and known.stored:
                 return

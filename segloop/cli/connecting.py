@@ -269,8 +269,8 @@ def doctor(project: int | None, label_studio_url: str, as_json: bool) -> None:
     """Find out why nothing happens.
 
     Prints the cause and the fix of everything that is not right. Looks at this machine, at Label Studio and at how
-    the two are connected, and changes nothing but a small file in the store, written to see that it can be. The exit
-    status is 0 only if all is well: no failure, and nothing worth a warning.
+    the two are connected, and changes nothing but a small file in the store and a key in Redis, written to see that they
+    can be. The exit status is 0 only if all is well: no failure, and nothing worth a warning.
 
     \b
     Examples:

@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
-from segloop.errors import LabelConfigError, QueueUnavailable, RegistryError, SettingsError
+from segloop.errors import LabelConfigError, QueueRefusesWrites, QueueUnavailable, RegistryError, SettingsError
 from segloop.formats import WEIGHTS_FILE
 from segloop.installation import missing_extra
 from segloop.label_config import parse_label_config
@@ -58,6 +58,8 @@ def queue(settings: Settings) -> list[Finding]:
     jobs = Jobs.open(settings, timeout_s=_REDIS_TIMEOUT_S)
     try:
         state = queue_state(jobs)
+    except QueueRefusesWrites as error:
+        return [failure("redis", error.cause, error.fix)]
     except QueueUnavailable as error:
         fix = (
             "start that Redis, or correct REDIS_URL"

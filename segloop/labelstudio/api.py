@@ -12,7 +12,7 @@ import httpx
 import orjson
 from pydantic import SecretStr
 
-from segloop.errors import LabelStudioError, LabelStudioUnreachable
+from segloop.errors import LabelStudioError, LabelStudioNotFound, LabelStudioUnreachable
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 # Adding or changing a backend makes Label Studio call it (health, setup), and a page of tasks carries whole masks.
@@ -140,7 +140,8 @@ def refused(url: str, action: str, status: int, body: object) -> LabelStudioErro
     reasons = [] if not isinstance(body, dict) else list(_reasons(body))
     reason = f": {'; '.join(reasons)[:500]}" if reasons else ""
     hint = "; set LABEL_STUDIO_API_KEY to a valid token" if status == 401 else ""
-    return LabelStudioError(f"Label Studio at {url} answered {status} to {action}{reason}{hint}")
+    kind = LabelStudioNotFound if status == 404 else LabelStudioError
+    return kind(f"Label Studio at {url} answered {status} to {action}{reason}{hint}")
 
 
 def _reasons(body: dict[str, object]) -> Iterable[str]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from segloop.errors import ForeignJob, QueueUnavailable
+from segloop.errors import ForeignJob, QueueRefusesWrites, QueueUnavailable
 from segloop.queue.own import OwnJob, OwnQueue
 from segloop.settings import Settings
 
@@ -31,9 +32,31 @@ def reaching_redis(method: Callable[_P, _T]) -> Callable[_P, _T]:
             return method(*args, **kwargs)
         except RedisError as error:
             reason = str(error).rstrip(".")
+            if fix := _fix_of_refusal(error):
+                raise QueueRefusesWrites(f"The queue (Redis) takes no writes: {reason}", fix) from error
             raise QueueUnavailable(f"The queue (Redis) cannot be reached: {reason}. Is it running?") from error
 
     return guarded
+
+
+#: What to do where Redis answers and takes no writes, by the code of its error.
+_FIXES: Final = {
+    "OOM": "Its memory is full: raise its maxmemory, or remove what else is in it",
+    "READONLY": "It is a read-only replica: name its primary in REDIS_URL",
+    "MISCONF": "It cannot save to its disk: see whether that is full, or may not be written",
+    "NOREPLICAS": "It has fewer replicas than it was told to have (min-replicas-to-write)",
+}
+
+
+def _fix_of_refusal(error: RedisError) -> str:
+    """What to do where Redis answers and takes no writes; empty for every other error."""
+    # redis-py has classes for two of the codes, and puts the number of a pipeline's command before an error
+    if isinstance(error, OutOfMemoryError):
+        return _FIXES["OOM"]
+    if isinstance(error, ReadOnlyError):
+        return _FIXES["READONLY"]
+    code = re.search(rf"(?:^|caused error: )({'|'.join(_FIXES)}) ", str(error))
+    return "" if code is None else _FIXES[code[1]]
 
 
 class QueueConnection:

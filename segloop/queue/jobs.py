@@ -77,9 +77,13 @@ class Jobs:
         self.connection.close()
 
     @reaching_redis
-    def ping(self) -> None:
-        """Return if Redis answers."""
-        self.connection.ping()
+    def check_writable(self) -> None:
+        """Return if Redis takes what is queued: it sets a key that lapses in a moment.
+
+        Raises:
+            QueueRefusesWrites: it answers and takes none: full, a replica, or without a disk to save to.
+        """
+        self.connection.set("segloop:writable", 1, px=1000)
 
     # -- enqueue
 

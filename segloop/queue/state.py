@@ -31,9 +31,9 @@ def queue_state(jobs: Jobs) -> QueueState:
     """The state of the queues now. A worker that was killed counts for up to half a minute more.
 
     Raises:
-        QueueUnavailable: Redis cannot be reached.
+        QueueUnavailable: Redis cannot be reached, or takes no writes.
     """
-    jobs.connection.ping()
+    jobs.check_writable()
     listening: dict[str, list[str]] = {name: [] for name in QUEUES}
     for worker in Worker.all(connection=jobs.connection):
         for name in worker.queue_names():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Final
 
-from segloop.errors import SegloopError
+from segloop.errors import QueueRefusesWrites, SegloopError
 
 if TYPE_CHECKING:
     from segloop.backend import Backend
@@ -24,13 +24,14 @@ _HOLDS_S: Final = 1.0
 
 
 class Readiness:
-    """The parts of a server: `model` (what is promoted is loaded), `store` and `queue` (they answer). Thread-safe."""
+    """The parts of a server: `model` (what is promoted is loaded), `store` and `queue` (they answer, the
+    queue takes writes). Thread-safe."""
 
     def __init__(self, backend: Backend) -> None:
         self._parts = {
             "model": _Part("model", backend.models.readiness),
             "store": _Part("store", lambda: _answers(backend.registry.projects)),
-            "queue": _Part("queue", lambda: _answers(backend.jobs().ping)),
+            "queue": _Part("queue", lambda: _answers(backend.jobs().check_writable)),
         }
 
     @property
@@ -73,6 +74,9 @@ class _Part:
     def _find_out(self, answer: Future[str]) -> None:
         try:
             text = self._question()
+        except QueueRefusesWrites as error:
+            logger.warning("not ready: %s: %s", self._name, error)
+            text = "it takes no writes; the log says why"
         except SegloopError as error:
             logger.warning("not ready: %s: %s", self._name, error)
             text = "it does not answer; the log says why"

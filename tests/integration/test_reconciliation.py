@@ -10,9 +10,11 @@ import pytest
 
 from segloop.errors import (
     LabelStudioError,
+    LabelStudioNotFound,
 )
 from segloop.labelstudio import Totals
 from segloop.policy import Changes
+from segloop.projects import Projects
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.registry import Registry
 from segloop.settings import Settings
@@ -25,7 +27,7 @@ from tests.job_context import (
     retrain,
     task,
 )
-from tests.toys import toy_model
+from tests.toys import BRUSH, toy_model
 from worker.jobs.context import JobContext
 from worker.jobs.prelabel import run_prelabel
 from worker.jobs.reconcile import run_reconcile
@@ -89,6 +91,28 @@ def test_reconcile_finds_what_no_webhook_told_of(context: JobContext) -> None:
     assert context.jobs.changed(PROJECT) == Changes(4, 4)
     label_studio.labelled.append(task(15, "2026-11-22T12:31:00Z"))
     assert len(run_reconcile(context)["queued"]) == 1
+
+
+def test_a_deleted_project_is_asked_about_once(context: JobContext, caplog: pytest.LogCaptureFixture) -> None:
+    retrain(context)
+    context.jobs.connection.flushall()
+    label_studio: Any = context.label_studio
+    label_studio.error = LabelStudioNotFound("Label Studio answered 404")
+    asked: list[int] = []
+    get = label_studio.get
+    label_studio.get = lambda number: asked.append(number) or get(number)
+    for _ in range(3):
+        assert run_reconcile(context) == {"queued": []}
+    assert len(asked) == 1
+    assert caplog.text.count("Label Studio has no such project") == 1
+
+    # it calls segloop for the project, so it is there: a database was restored, or the key is another one
+    label_studio.error = None
+    server = Projects(context.registry, context.settings)
+    server.note(PROJECT, label_config=BRUSH)
+    server.close()
+    label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 31)]
+    assert run_reconcile(context)["queued"]
 
 
 def titled(context: JobContext) -> None:

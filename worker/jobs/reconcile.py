@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from segloop.errors import SegloopError
+from segloop.errors import LabelStudioNotFound, SegloopError
 from segloop.policy import should_retrain
+from segloop.projects import note_gone
 from segloop.queue import OUTAGES
 from worker.jobs.adopt import take_up_missed
-from worker.jobs.context import JobContext, set_backend_title, thresholds, titled_version
+from worker.jobs.context import JobContext, project_id_of, set_backend_title, thresholds, titled_version
 from worker.jobs.mirrors import SnapshotState, changed, open_mirror, sync_mirror
 
 logger = logging.getLogger(__name__)
@@ -24,12 +25,31 @@ def run_reconcile(context: JobContext) -> dict[str, list[str]]:
     queued: list[str] = []
     for project in context.registry.projects():
         try:
-            queued += _reconcile(context, project)
+            if _is_there(context, project):
+                queued += _reconcile(context, project)
         except OUTAGES as error:
             logger.warning("project %s: not reconciled now: %s", project, error)
         except SegloopError as error:
             logger.error("project %s: cannot be reconciled: %s", project, error)
     return {"queued": queued + take_up_missed(context)}
+
+
+def _is_there(context: JobContext, project: str) -> bool:
+    """Whether Label Studio has the project. One that was deleted is asked about once, until it calls again."""
+    if context.notes(project).gone:
+        return False
+    try:
+        context.label_studio.projects.get(project_id_of(project))
+    except LabelStudioNotFound as error:
+        note_gone(context.registry, project)
+        logger.warning(
+            "project %s: Label Studio has no such project, or this key does not see it; it is not asked about it again "
+            "before it calls segloop for it: %s",
+            project,
+            error,
+        )
+        return False
+    return True
 
 
 def _reconcile(context: JobContext, project: str) -> Iterator[str]:
