@@ -14,7 +14,7 @@ from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
 from segloop.queue import QUEUES, Jobs
-from segloop.settings import Settings, environment, load_settings, share_cores, update_environ
+from segloop.settings import Settings, environment, load_settings, misspelt_settings, share_cores, update_environ
 from segloop.telemetry.logs import configure_logging
 from worker.worker import Worker
 
@@ -24,14 +24,16 @@ logger = logging.getLogger("worker")
 REDIS_PATIENCE_S = 60.0
 
 
-def run(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
-    """Work until SIGINT or SIGTERM.
+def run(settings: Settings, queues: Sequence[str] = QUEUES, warnings: Sequence[str] = ()) -> None:
+    """Work until SIGINT or SIGTERM. `warnings` are logged first.
 
     Raises:
         QueueUnavailable: Redis stays away for a minute.
     """
     share_cores()
     configure_logging(settings.log_level, settings.log_format, settings.secrets)
+    for warning in warnings:
+        logger.warning("%s", warning)
     # what an env file sets counts for the processes of jobs and trainings too; a progress bar is no JSON
     update_environ(environment(settings) | ({"TQDM_DISABLE": "1"} if settings.log_format == "json" else {}))
     jobs = Jobs.open(settings, timeout_s=None)
@@ -77,7 +79,7 @@ def _worker(settings: Settings, queues: Sequence[str], jobs: Jobs) -> Worker:
 def main(arguments: Sequence[str]) -> int:
     """Exit status of `python -m worker`."""
     try:
-        run(load_settings(), [_queue(name) for name in arguments] or QUEUES)
+        run(load_settings(), [_queue(name) for name in arguments] or QUEUES, misspelt_settings())
     except SegloopError as error:
         sys.stderr.write(f"worker: {error}\n")
         return 1

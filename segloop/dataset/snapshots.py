@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -85,7 +85,7 @@ def snapshot(
     for leak in leaks:
         del assigned[leak.task]
     if len(set(assigned.values())) < 2:
-        raise NothingToTrain(_too_few(project, len(assigned), skipped))
+        raise NothingToTrain(_too_few(project, assigned, twins, skipped))
     warnings = (*_few_held_out(assigned, settings), *warnings_of(notes))
     for warning in warnings:
         _log.warning("project %s: %s", project, warning)
@@ -146,11 +146,25 @@ def _few_held_out(assigned: Mapping[int, Split], settings: Settings) -> tuple[st
     return (f"{held_out} tasks are held out for validation, {fewer}",)
 
 
-def _too_few(project: str, tasks: int, skipped: list[Skipped]) -> str:
+def _too_few(project: str, assigned: Mapping[int, Split], twins: Mapping[int, int], skipped: Sequence[Skipped]) -> str:
+    """Why there is nothing to train on or nothing to hold out, and what to do."""
     left_out = f"; {len(skipped)} more were left out (task {skipped[0].task}: {skipped[0].reason})" if skipped else ""
+    found = f"project {project} has {len(assigned)} tasks with usable annotations{left_out}"
+    if len(assigned) < 2:
+        return f"{found}: label more, because training needs at least one task to learn from and another one to be held out"
+    if len({twins.get(task, task) for task in assigned}) == 1:
+        return (
+            f"{found}, and all of them show the same images: label a task with another image, because what is held out must not "
+            "be an image that is trained on"
+        )
+    if set(assigned.values()) == {"train"}:
+        return (
+            f"{found}, and none of those that were held out for validation is left (they were deleted, or lost their "
+            "annotations): label more, and some of the new ones are held out"
+        )
     return (
-        f"project {project} has {tasks} tasks with usable annotations{left_out}: "
-        "label more, because training needs at least one task to learn from and another one to be held out"
+        f"{found}, and all of them are held out for validation, because those to train on were left out, deleted, or lost "
+        "their annotations: label more, and most of the new ones are trained on"
     )
 
 

@@ -364,7 +364,9 @@ def test_a_refused_setup_says_why_in_the_address_that_label_studio_shows(segloop
 
 def test_gunicorn_serves_segloop_too(tmp_path: Path) -> None:
     command = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
-    with running(tmp_path, command, log_format="json") as server:
+    with running(tmp_path, command, log_format="json", retrain_treshold=5) as server:
+        assert server.log.count("SEGLOOP_RETRAIN_TRESHOLD") == 1
+        assert '"level": "WARNING"' in next(line for line in server.log.splitlines() if "TRESHOLD" in line)
         assert httpx.get(f"{server.url}/metrics", trust_env=False).is_success
         refused = httpx.post(
             f"{server.url}/setup", json=NO_IMAGE, headers={"User-Agent": "heartex/1.23.2"}, trust_env=False

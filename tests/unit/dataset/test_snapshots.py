@@ -235,6 +235,25 @@ def test_too_few_tasks_are_nothing_to_train(tmp_path: Path, tasks: list[dict[str
     assert not (tmp_path / "snap" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("tasks", "known", "sentence"),
+    [
+        (
+            [task(n, annotation(n), image="same.png") for n in (1, 2, 3)],
+            {},
+            "has 3 tasks .*all of them show the same images",
+        ),
+        (two_tasks(), {16: "val", 17: "train", 18: "train"}, "none of those that were held out for validation is left"),
+        (two_tasks(), {16: "train", 17: "val", 18: "val"}, "all of them are held out for validation"),
+    ],
+)
+def test_what_cannot_be_split_names_the_cause(
+    tmp_path: Path, tasks: list[dict[str, Any]], known: dict[int, Any], sentence: str
+) -> None:
+    with pytest.raises(NothingToTrain, match=sentence):
+        take(tmp_path, tasks, splits=MemorySplits(known))
+
+
 def test_each_image_of_a_task_is_an_item_on_the_same_side(tmp_path: Path) -> None:
     tasks = [task(i, annotation(i, half("Sky", to_name="left")), l=f"l{i}", r=f"r{i}") for i in (1, 2)]
     manifest = take(tmp_path, tasks, config=TWO_IMAGES)
