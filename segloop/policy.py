@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from typing import Literal
 
 from segloop.versions import Metrics
@@ -18,6 +19,13 @@ _FULL_INSTEAD = "without weights and without a served version the first training
 #: What an engine may lose of torch's mIoU (half a point), and the least share of pixels that it must class alike.
 LARGEST_LOSS = 0.005
 LEAST_AGREEMENT = 0.98
+
+#: The share of the resamples in which a candidate has to be ahead of the champion: its one-sided 80 % interval is above 0.
+LEAST_AHEAD = 0.8
+#: What a candidate has to gain on a single held-out task, of which no resamples can be drawn.
+SINGLE_TASK_GAIN = 0.05
+#: The share of the pixels from which on a decision tells of false positives of classes that the held-out tasks lack.
+MANY_FALSE_POSITIVES = 0.001
 
 
 @dataclass(frozen=True)
@@ -164,16 +172,35 @@ def _full_begins(thresholds: Thresholds) -> str:
     return f"a retrain begins at {thresholds.full}" if thresholds.full else "no number of them begins a retrain"
 
 
+#: A difference, and the ends of its 95 % interval.
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a candidate and the champion beside their metrics.
+
+    Attributes:
+        new_classes: classes that the candidate knows and the champion doesn't.
+        ahead: the share of a paired bootstrap's resamples in which the candidate's mIoU is higher; None where no
+            resamples can be drawn, as of a single image.
+        interval: the bootstrap's interval of the difference in mIoU.
+        class_intervals: those of the difference in a class's IoU, by its name, of the classes that have one.
+    """
+
+    new_classes: Set[str] = frozenset()
+    ahead: float | None = None
+    interval: Interval | None = None
+    class_intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Compared:
-    """A candidate and the champion (None without one), measured on the same held-out tasks.
-
-    `interval` is the difference of their mIoU with the ends of its paired bootstrap interval; None where there is none.
-    """
+    """A candidate and the champion (None without one), measured on the same held-out tasks."""
 
     metrics: Metrics
     champion_metrics: Metrics | None = None
-    interval: tuple[float, float, float] | None = None
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 def should_promote(
@@ -182,15 +209,18 @@ def should_promote(
     *,
     tolerance: float = 0.0,
     class_limit: float = 1.0,
-    new_classes: Set[str] = frozenset(),
-    interval: Sequence[float] | None = None,
+    evidence: Evidence | None = None,
 ) -> Decision:
     """Whether a candidate replaces the champion, from their metrics on the same held-out tasks.
 
-    The candidate's mIoU must exceed the champion's; one that knows classes which the champion lacks (`new_classes`) may
-    lose up to `tolerance` of it. No class may lose more than `class_limit` of its IoU. Without a champion the bar is
-    what is served then: empty predictions, mIoU 0. Without a mIoU nothing is promoted, and neither is it by metrics of
-    different tasks. `interval` (difference, low, high) of a bootstrap is told in the reason.
+    Versions within `tolerance` of mIoU are equals, and between equals the champion stays, for a promotion predicts
+    every task again. So the candidate has to gain more than that, and be ahead in LEAST_AHEAD of the resamples
+    (docs/adr/0014 has the simulation). On a single held-out task it has to gain more than SINGLE_TASK_GAIN. One that
+    knows classes which the champion doesn't may be an equal, and needs no certainty. A class that loses more than
+    `class_limit` of its IoU keeps a candidate back where the class's own interval says that this is no accident.
+
+    Without a champion the bar is what is served then: empty predictions, mIoU 0. Without a mIoU nothing is promoted, and
+    neither is it by metrics of different tasks or over different classes.
     """
     ours = candidate.miou
     if ours is None:
@@ -200,40 +230,65 @@ def should_promote(
             return Decision(True, f"The first version: mIoU {ours:.4f} on {_tasks(candidate.tasks)}.")
         return Decision(False, "The candidate's mIoU is 0, no better than empty predictions.")
 
-    if (candidate.tasks, candidate.pixels) != (champion.tasks, champion.pixels):
+    if _measured_on(candidate) != _measured_on(champion):
         return Decision(False, "The candidate and the champion were not measured on the same held-out tasks.")
     theirs = champion.miou
     if theirs is None:
         return Decision(False, f"The champion has no mIoU to compare the candidate's {ours:.4f} with.")
 
+    known = evidence or Evidence()
     gain = ours - theirs
-    sure = f", 95 % interval of the difference {interval[1]:+.4f} to {interval[2]:+.4f}" if interval else ""
-    compared = f"mIoU {ours:.4f} against the champion's {theirs:.4f} on {_tasks(candidate.tasks)}{sure}"
-    lost = _lost_classes(candidate, champion, class_limit)
+    compared = _describe(candidate, champion, known)
+    lost = _lost_classes(candidate, champion, class_limit, known.class_intervals)
     if lost:
-        return Decision(False, f"The candidate loses more than {class_limit:g} IoU of {', '.join(lost)}: {compared}.")
-    if gain > 0:
-        return Decision(True, f"The candidate wins: {compared}.")
-    if gain >= -tolerance and new_classes:
-        worse = "no worse" if gain >= 0 else f"within {tolerance:g}"
-        return Decision(True, f"The candidate is {worse} and adds {', '.join(sorted(new_classes))}: {compared}.")
-    return Decision(False, f"The candidate does not win: {compared}.")
+        return Decision(False, f"The candidate loses more than {class_limit:g} IoU of {', '.join(lost)}: {compared}")
+    if gain >= -tolerance and known.new_classes:
+        better = "wins" if gain > tolerance else "is no worse" if gain >= 0 else f"is within {tolerance:g}"
+        return Decision(True, f"The candidate {better} and adds {', '.join(sorted(known.new_classes))}: {compared}")
+    single = known.ahead is None and candidate.tasks == 1
+    least = max(tolerance, SINGLE_TASK_GAIN) if single else tolerance
+    if not gain > least:
+        margin = f" by more than {least:g}" if gain > 0 else ""
+        return Decision(False, f"The candidate does not win{margin}: {compared}")
+    if known.ahead is not None and not known.ahead >= LEAST_AHEAD:
+        needed = f"it is ahead in less than {100 * LEAST_AHEAD:g} % of the resamples"
+        return Decision(False, f"The candidate's gain may be an accident, for {needed}: {compared}")
+    return Decision(True, f"The candidate wins: {compared}")
 
 
-def _lost_classes(candidate: Metrics, champion: Metrics, limit: float) -> list[str]:
-    """The classes of which the candidate loses more IoU than `limit`, each with both."""
+def _measured_on(metrics: Metrics) -> tuple[int | None, int | None, Set[str]]:
+    """Tasks and pixels that metrics are of, and the classes whose mean is the mIoU."""
+    return metrics.tasks, metrics.pixels, metrics.known_iou().keys()
+
+
+def _describe(candidate: Metrics, champion: Metrics, known: Evidence) -> str:
+    """The figures that a decision rests on, in words."""
+    figures = [f"mIoU {candidate.miou:.4f} against the champion's {champion.miou:.4f} on {_tasks(candidate.tasks)}"]
+    if known.interval:
+        figures.append(f"95 % interval of the difference {known.interval[1]:+.4f} to {known.interval[2]:+.4f}")
+    if known.ahead is not None:
+        figures.append(f"ahead in {math.floor(100 * known.ahead)} % of the resamples")
+    ours, theirs = (metrics.absent_share() or 0.0 for metrics in (candidate, champion))
+    absent = f"{100 * ours:.1f} % of the pixels are predicted as classes that these tasks lack"
+    painted = f"{absent}; by the champion {100 * theirs:.1f} %."
+    return f"{', '.join(figures)}.{f' {painted}' if ours >= MANY_FALSE_POSITIVES else ''}"
+
+
+def _lost_classes(candidate: Metrics, champion: Metrics, limit: float, intervals: Mapping[str, Interval]) -> list[str]:
+    """The classes of which the candidate surely loses IoU, and more than `limit`, each with both."""
+    ours, theirs = candidate.known_iou(), champion.known_iou()
     return [
-        f"{name} ({now:.3f} after {before:.3f})"
-        for name, before in champion.iou.items()
-        if before is not None and (now := candidate.iou.get(name)) is not None and before - now > limit
+        f"{name} ({ours[name]:.3f} after {theirs[name]:.3f})"
+        for name, (_, _, high) in intervals.items()
+        if high < 0 and theirs[name] - ours[name] > limit
     ]
 
 
 def may_serve(miou: float | None, torch_miou: float | None, agreement: float) -> Decision:
     """Whether an exported engine serves in the place of torch, from their figures on the same held-out images.
 
-    Its mIoU must be within LARGEST_LOSS of torch's (where a mIoU is known at all), and the share of pixels to which
-    both give the same class, `agreement`, at least LEAST_AGREEMENT.
+    Its mIoU must be within LARGEST_LOSS of torch's (where a mIoU is known at all: both are averaged over the classes in
+    the truth), and the share of pixels to which both give the same class, `agreement`, at least LEAST_AGREEMENT.
     """
     known = None if miou is None or torch_miou is None else (miou, torch_miou)
     figures = "" if known is None else f"mIoU {known[0]:.4f} against torch's {known[1]:.4f}, "

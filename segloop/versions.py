@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ class Metrics(_Frozen):
     """What a network is worth on held-out tasks; None where there was nothing to measure it on.
 
     Attributes:
-        miou: the mean of `iou`, which has each class by name, background left out.
+        miou: the mean of `iou`, which has each class by name, background left out; None for a class that the truth lacks.
+        absent_false_positives: pixels that were predicted as a class that the truth lacks, by class; None in early versions.
         pixel_accuracy: the share of pixels whose class is right, background counted.
         boundary_f1: the mean of `boundary_f1_by_class`; see `segloop.metrics.BoundaryScore`.
         calibration_error: see `segloop.metrics.CalibrationError`.
@@ -42,6 +43,7 @@ class Metrics(_Frozen):
     miou: float | None = None
     pixel_accuracy: float | None = None
     iou: Mapping[str, float | None] = {}
+    absent_false_positives: Mapping[str, int] | None = None
     tasks: int | None = None
     pixels: int | None = None
     boundary_f1: float | None = None
@@ -49,16 +51,41 @@ class Metrics(_Frozen):
     calibration_error: float | None = None
     confusion: list[list[int]] | None = None
 
+    def known_iou(self) -> dict[str, float]:
+        """The classes that have an IoU, with it."""
+        return {name: value for name, value in self.iou.items() if value is not None}
+
+    def absent_share(self, name: str | None = None) -> float | None:
+        """The share of the pixels that were predicted as classes that the truth lacks, or as the one called `name`.
+
+        None where the truth has that class, and in early versions, which don't tell.
+        """
+        counts = self.absent_false_positives
+        if not self.pixels or counts is None or (name is not None and self.iou.get(name) is not None):
+            return None
+        return (sum(counts.values()) if name is None else counts.get(name, 0)) / self.pixels
+
+    def over(self, classes: Set[str]) -> Metrics:
+        """These metrics with the mIoU over some classes alone; the same where it is already."""
+        before = self.known_iou()
+        known = {name: value for name, value in before.items() if name in classes}
+        if known == before:
+            return self
+        iou = {name: known.get(name) for name in self.iou}
+        return self.model_copy(update={"iou": iou, "miou": sum(known.values()) / len(known) if known else None})
+
 
 class PromotionDecision(_Frozen):
     """Whether a candidate replaced the champion, and why, in one sentence.
 
-    `interval` is the difference in mIoU with the ends of its 95 % interval, where there was a champion to compare with.
+    `interval` is the difference in mIoU with the ends of its 95 % interval, where there was a champion to compare with, and
+    `ahead` the share of the bootstrap's resamples in which the candidate's mIoU was higher.
     """
 
     act: bool
     reason: str
     interval: tuple[float, float, float] | None = None
+    ahead: float | None = None
 
 
 class RecipeInfo(_Frozen):
@@ -176,7 +203,25 @@ def parse_version(data: bytes, where: str) -> VersionInfo:
         raise RegistryError(f"{where}: {describe_problem(error)}") from error
     if WEIGHTS_FILE not in info.files:
         raise RegistryError(f"{where} lists no {WEIGHTS_FILE}")
-    return info
+    return _over_true_classes(info)
+
+
+def _over_true_classes(info: VersionInfo) -> VersionInfo:
+    """A version with mIoUs over the classes in the truth.
+
+    In early versions it is the mean over classes in truth or prediction, so that candidate and champion may be averaged
+    over different ones. The confusion matrix tells which classes the truth has; without one, those of which both have an
+    IoU are the most that can be compared.
+    """
+    ours, theirs = info.metrics, info.champion_metrics
+    if ours.absent_false_positives is not None:
+        return info
+    if ours.confusion and len(ours.confusion) == len(info.classes) + 1:
+        true = {name for name, row in zip(info.classes, ours.confusion[1:], strict=True) if any(row)}
+    else:
+        true = ours.known_iou().keys() & (theirs or ours).known_iou().keys()
+    changes = {"metrics": ours.over(true), "champion_metrics": theirs and theirs.over(true)}
+    return info.model_copy(update=changes)
 
 
 def describe_problem(error: ValidationError) -> str:

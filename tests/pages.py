@@ -93,6 +93,7 @@ def described(matrix: ConfusionMatrix, seed: int, miou: float, champion_miou: fl
             "act": gate == "wins",
             "reason": f"The candidate {gate}: mIoU {miou:.4f} against the champion's {champion_miou or 0:.4f} on 12 tasks.",
             "interval": None if champion_miou is None else [miou - champion_miou, -0.011, 0.034],
+            "ahead": None if champion_miou is None else 0.87,
         },
         "recipe": {"kind": "full", "seconds": 412.0},
         "curves": curves(200, miou),

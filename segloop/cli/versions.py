@@ -85,6 +85,7 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
         ("decision", info.decision.reason if info.decision else "none"),
         ("mIoU", _miou(info.metrics, settings)),
         ("pixel accuracy", share(info.metrics.pixel_accuracy)),
+        ("predicted as absent classes", share(info.metrics.absent_share())),
         ("boundary F1", share(info.metrics.boundary_f1)),
         ("calibration error", share(info.metrics.calibration_error)),
         *(
@@ -94,11 +95,17 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
         ),
     ):
         facts.add_row(name, escape(str(value)))
-    scores = Table("class", "IoU", "champion's IoU", "boundary F1")
-    theirs = info.champion_metrics.iou if info.champion_metrics else {}
-    ours, boundary = info.metrics.iou, info.metrics.boundary_f1_by_class
+    scores = Table("class", "IoU", "champion's IoU", "boundary F1", "false positives", "champion's")
+    ours, theirs = info.metrics, info.champion_metrics
     for name in info.classes:
-        scores.add_row(escape(name), share(ours.get(name)), share(theirs.get(name)), share(boundary.get(name)))
+        figures = (
+            ours.iou.get(name),
+            theirs and theirs.iou.get(name),
+            ours.boundary_f1_by_class.get(name),
+            ours.absent_share(name),
+            theirs and theirs.absent_share(name),
+        )
+        scores.add_row(escape(name), *map(share, figures))
     console().print(facts, scores)
 
 
@@ -202,6 +209,7 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
         then, now = result["metrics"], result["reproduced"]
         for label, name in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("boundary F1", "boundary_f1")):
             table.add_row(label, share(getattr(then, name)), share(getattr(now, name)))
+        table.add_row("predicted as absent classes", share(then.absent_share()), share(now.absent_share()))
         for name, iou in now.iou.items():
             table.add_row(escape(f"IoU {name}"), share(then.iou.get(name)), share(iou))
         console().print(table)

@@ -1,6 +1,6 @@
 """Metrics: streaming counts over class maps, and the numbers a version is judged by."""
 
-from segloop.metrics.bootstrap import Interval, miou_of, paired_bootstrap
+from segloop.metrics.bootstrap import Interval, PairedBootstrap, miou_of, paired_bootstrap
 from segloop.metrics.boundary import BoundaryScore
 from segloop.metrics.calibration import CalibrationError, fit_temperature
 from segloop.metrics.confusion import ConfusionMatrix
@@ -10,6 +10,7 @@ __all__ = [
     "CalibrationError",
     "ConfusionMatrix",
     "Interval",
+    "PairedBootstrap",
     "fit_temperature",
     "miou_of",
     "paired_bootstrap",

@@ -18,8 +18,8 @@ _LONG_SIDE = 1024
 
 
 class BoundaryScore:
-    """The BF score of class maps: per class the F1 of boundary precision and recall, averaged over the images where the
-    class occurs in truth or prediction.
+    """The BF score of class maps: per class the F1 of boundary precision and recall, averaged over the images whose truth
+    has the class, so that all networks are averaged over the same images.
 
     A boundary pixel agrees if the other map has a boundary pixel of the class within TOLERANCE of the image's diagonal
     (Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013). Ignored pixels have no
@@ -46,14 +46,14 @@ class BoundaryScore:
             real = (truth == index + 1).astype(np.uint8)
             found = ((prediction == index + 1) & seen).astype(np.uint8)
             real_there, found_there = bool(real.any()), bool(found.any())
-            if not real_there and not found_there:
+            if not real_there:
                 continue
             self._images[index] += 1
-            if real_there and found_there:
+            if found_there:
                 self._sums[index] += _f1(_boundary(real, seen), _boundary(found, seen), radius)
 
     def summary(self) -> dict[str, float | None]:
-        """The score of each class that occurred, in [0, 1]; None for the others."""
+        """The score of each class that the truth has, in [0, 1]; None for the others."""
         return {
             name: float(total / images) if images else None
             for name, total, images in zip(self.classes, self._sums, self._images, strict=True)

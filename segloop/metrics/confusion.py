@@ -63,21 +63,25 @@ class ConfusionMatrix:
     def summary(self, tasks: int) -> Metrics:
         """The metrics of a version that the counts give, for so many tasks.
 
-        The IoU of a class is TP / (TP + FP + FN), null where it occurs neither in truth nor in prediction; miou is the mean
-        over the label classes (not background) that have one; pixel_accuracy counts background too.
+        The IoU of a class is TP / (TP + FP + FN), None for a class that is not in the truth; miou is the mean over the
+        label classes (not background) that have one. So every network that is measured on the same truth is averaged
+        over the same classes. Pixels that are predicted as a class that the truth lacks count in
+        absent_false_positives, by class, and as misses of their true class; pixel_accuracy counts background too.
         """
-        hits = self.counts.diagonal()
-        unions = self.counts.sum(axis=0) + self.counts.sum(axis=1) - hits
+        hits, truth, predicted = self.counts.diagonal(), self.counts.sum(axis=1), self.counts.sum(axis=0)
         pixels = int(self.counts.sum())
-        iou = {
-            name: int(hit) / int(union) if union else None
-            for name, hit, union in zip(self.classes, hits[1:], unions[1:], strict=True)
-        }
+        iou, absent = dict[str, float | None](), dict[str, int]()
+        for index, name in enumerate(self.classes, start=1):
+            hit, true, found = int(hits[index]), int(truth[index]), int(predicted[index])
+            iou[name] = hit / (true + found - hit) if true else None
+            if found and not true:
+                absent[name] = found
         known = [value for value in iou.values() if value is not None]
         return Metrics(
             miou=sum(known) / len(known) if known else None,
             pixel_accuracy=int(hits.sum()) / pixels if pixels else None,
             iou=iou,
+            absent_false_positives=absent,
             tasks=tasks,
             pixels=pixels,
         )

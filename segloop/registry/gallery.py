@@ -82,7 +82,7 @@ class GalleryIndex(_Frozen):
 @dataclass
 class Entry:
     """A held-out image: RGB uint8 (H, W, 3), and class maps uint8 (H, W) of it. mIoUs are of this image alone; None
-    where neither the truth nor the prediction has a class."""
+    where its truth has no class."""
 
     task: int
     photo: UInt8

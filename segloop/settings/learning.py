@@ -38,10 +38,16 @@ class LearningSettings(BaseSettings):
         0.01,
         ge=0,
         le=1,
-        description="How much mIoU a candidate with new labels may lose and still be promoted. Without new labels it must win.",
+        description="Versions whose mIoU differs by no more than this are equals. A candidate is promoted if it gains more, and is "
+        "ahead of the served version in 80 % of the bootstrap's resamples; one with new labels is promoted as an equal, too. "
+        "On a single held-out task it has to gain 0.05.",
     )
     promote_class_limit: float = Field(
-        0.15, ge=0, le=1, description="A candidate that loses more IoU than this of any class is not promoted."
+        0.15,
+        ge=0,
+        le=1,
+        description="A candidate that loses more IoU than this of a class is not promoted, where the 95 % interval of the class's "
+        "loss says that it is no accident.",
     )
     train_epochs: int = Field(
         20,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,7 @@ from segloop.metrics import BoundaryScore, CalibrationError, ConfusionMatrix, fi
 from segloop.network.network import SegmentationNetwork, load_bundle
 from segloop.network.transforms import Float32, UInt8, class_map_of, confidence_grid, resize_confidence
 from segloop.network.windows import windowed_logits
-from segloop.policy import Compared
+from segloop.policy import Compared, Evidence
 from segloop.progress import Progress, Report
 from segloop.registry.gallery import write_gallery
 from segloop.training.examples import read_example
@@ -159,21 +159,28 @@ def compare(
     worst, manifest = WorstExamples(), load_manifest(snapshot)
     classes = manifest.classes
     ours = evaluate(Network.load(candidate, device), snapshot, classes, watch=worst.add)
-    theirs = None
-    if champion is not None:
-        theirs = evaluate(Network.load(champion, device), snapshot, classes, watch=worst.add_champion)
+    served = None if champion is None else Network.load(champion, device)
+    theirs = None if served is None else evaluate(served, snapshot, classes, watch=worst.add_champion)
     if gallery is not None:
         colours = parse_label_config(manifest.label_config).colours
         write_gallery(gallery, worst.entries(), classes, colours)
     metrics = ours.summary
     if len(classes) <= CONFUSION_CLASSES:
         metrics = metrics.model_copy(update={"confusion": ours.counts.sum(axis=0).tolist()})
-    interval = None if theirs is None else paired_bootstrap(ours.counts, theirs.counts)
-    return Compared(
-        metrics,
-        None if theirs is None else theirs.summary,
-        None if interval is None else (interval.difference, interval.low, interval.high),
-    )
+    if theirs is None or served is None:
+        return Compared(metrics)
+    new_classes = frozenset(classes) - frozenset(served.classes)
+    evidence = replace(resample(ours.counts, theirs.counts, classes), new_classes=new_classes)
+    return Compared(metrics, theirs.summary, evidence)
+
+
+def resample(candidate: NDArray[np.int64], champion: NDArray[np.int64], classes: Sequence[str]) -> Evidence:
+    """What a paired bootstrap of confusion matrices by image, int64 (N, C, C), says of a candidate and the champion."""
+    paired = paired_bootstrap(candidate, champion)
+    if paired is None:
+        return Evidence()
+    by_class = {name: one for name, one in zip(classes, paired.classes, strict=True) if one is not None}
+    return Evidence(ahead=paired.ahead, interval=paired.interval, class_intervals=by_class)
 
 
 class _Places:

@@ -26,13 +26,21 @@ class EvaluatedImage:
 
     @property
     def miou(self) -> float | None:
-        """The mIoU of this image alone; None where neither map has a class."""
+        """The mIoU of this image alone; None where its truth has no class."""
         value = float(miou_of(self.matrix.counts))
         return None if math.isnan(value) else value
 
+    @property
+    def score(self) -> float:
+        """How well the image is met: its mIoU or, where its truth has no class, the share of pixels left without one."""
+        if self.miou is not None:
+            return self.miou
+        counts = self.matrix.counts
+        return float(np.trace(counts) / counts.sum()) if counts.any() else 1.0
+
 
 class WorstExamples:
-    """The images with the lowest mIoU, at most `most`. They are kept small, so that they fit into memory."""
+    """The images with the lowest score, at most `most`. They are kept small, so that they fit into memory."""
 
     def __init__(self, most: int = MOST_IMAGES) -> None:
         self._most = most
@@ -41,7 +49,7 @@ class WorstExamples:
 
     def add(self, seen: EvaluatedImage) -> None:
         """Take in an image that the candidate has predicted."""
-        score = 1.0 if seen.miou is None else seen.miou
+        score = seen.score
         self._seen += 1
         if len(self._kept) == self._most:
             best = max(self._kept, key=lambda item: self._kept[item][:2])

@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from segloop.metrics import ConfusionMatrix
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.settings import Settings
 from segloop.web import create_app
 from segloop.web.ui.data import Studio
 from segloop.web.ui.responses import minute
 from tests.job_context import begin
-from tests.pages import PROJECT, PageWorld, add_version, curves
+from tests.pages import CLASSES, PROJECT, PageWorld, add_version, curves, described
 
 SECURITY = ("Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy")
 PASSWORD = "a pass word"
@@ -74,6 +76,23 @@ def test_pages_are_html_and_the_same_dicts_as_json(world: PageWorld, served: lis
     assert (page["project"]["served"]["version"], page["chosen"]["version"]) == (served[1], served[0])
     assert page["rollback_to"] == served[0]
     assert get_json(world, "/ui/projects/29")["chosen"]["version"] == served[2], "the latest one"
+
+
+def test_a_version_tells_of_false_positives_of_classes_that_the_held_out_tasks_lack(
+    world: PageWorld, served: list[str], tmp_path: Path
+) -> None:
+    assert "False positives" not in world.client.get("/ui/projects/29").text, "every class is there"
+    (tmp_path / "painted").mkdir()
+    (tmp_path / "painted" / "model.safetensors").write_bytes(b"painted")
+    matrix = ConfusionMatrix(CLASSES)
+    matrix.update(
+        np.repeat([0, 1], 50).astype(np.uint8)[None], np.repeat([4, 0, 1], [30, 20, 50]).astype(np.uint8)[None]
+    )
+    name = world.registry.add(PROJECT, tmp_path / "painted", described(matrix, 4, 1.0, None))
+    shown = world.client.get(f"/ui/projects/29?version={name}").text
+    assert "<dt>Predicted as absent classes</dt><dd>30 %</dd>" in shown
+    [tree] = [row for row in shown.splitlines() if '<th scope="row">Tree</th>' in row and "30 %" in row]
+    assert '<td class="num">30 %</td>' in tree
 
 
 def test_the_address_without_its_slash_leads_there_too(world: PageWorld) -> None:

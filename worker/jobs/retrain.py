@@ -207,21 +207,19 @@ class Retrain:
         known = read_state(self.folder / "verdict.json", Verdict)
         if known is not None and known.holds(champion):
             return known
-        theirs, new_classes = None, frozenset[str]()
-        if champion is not None:
-            theirs = registry.bundle(self.project, champion.version, [WEIGHTS_FILE])
-            served = registry.get(self.project, champion.version).classes
-            new_classes = frozenset(candidate.manifest.classes) - frozenset(served)
+        theirs = None if champion is None else registry.bundle(self.project, champion.version, [WEIGHTS_FILE])
         compared = self.context.compare(candidate.bundle, theirs, self.snapshot_folder, settings)
+        evidence = compared.evidence
         decision = should_promote(
             compared.metrics,
             compared.champion_metrics,
             tolerance=settings.promote_tolerance,
             class_limit=settings.promote_class_limit,
-            new_classes=new_classes,
-            interval=compared.interval,
+            evidence=evidence,
         )
-        decided = PromotionDecision(act=decision.act, reason=decision.reason, interval=compared.interval)
+        decided = PromotionDecision(
+            act=decision.act, reason=decision.reason, interval=evidence.interval, ahead=evidence.ahead
+        )
         return self._keep(
             Verdict(generation_of(champion), compared.metrics, compared.champion_metrics, decided, version)
         )

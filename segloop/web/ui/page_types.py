@@ -79,13 +79,15 @@ class VersionRow(TypedDict):
 
 
 class ClassRow(TypedDict):
-    """The metrics of a class."""
+    """The metrics of a class. False positives are shares of all pixels, and only of a class that the truth lacks."""
 
     name: str
     iou: float | None
     champion_iou: float | None
     difference: float | None
     boundary_f1: float | None
+    false_positives: float | None
+    champion_false_positives: float | None
 
 
 class Cell(TypedDict):
@@ -142,6 +144,7 @@ class VersionDetail(VersionRow):
     is_rough: bool
     pixel_accuracy: float | None
     boundary_f1: float | None
+    absent_false_positives: float | None
     calibration_error: float | None
     classes: list[ClassRow]
     confusion: Confusion | None

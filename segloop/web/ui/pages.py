@@ -8,6 +8,7 @@ from typing import Final
 from segloop.policy import Changes, Thresholds
 from segloop.registry import VersionInfo
 from segloop.registry.gallery import GalleryIndex
+from segloop.versions import Metrics
 from segloop.web.ui.data import Facts
 from segloop.web.ui.page_types import (
     Cell,
@@ -155,6 +156,7 @@ def version_detail(
         "pixel_accuracy": info.metrics.pixel_accuracy,
         "boundary_f1": info.metrics.boundary_f1,
         "calibration_error": info.metrics.calibration_error,
+        "absent_false_positives": info.metrics.absent_share(),
         "classes": classes_of(info),
         "confusion": confusion_of(info.classes, info.metrics.confusion),
         "curves": info.curves,
@@ -165,7 +167,8 @@ def version_detail(
 
 def classes_of(info: VersionInfo) -> list[ClassRow]:
     """The metrics of each class, in the label config's order."""
-    ours, theirs = info.metrics.iou, info.champion_metrics.iou if info.champion_metrics else {}
+    champion = info.champion_metrics or Metrics()
+    ours, theirs = info.metrics.iou, champion.iou
     boundary = info.metrics.boundary_f1_by_class
     return [
         {
@@ -174,6 +177,8 @@ def classes_of(info: VersionInfo) -> list[ClassRow]:
             "champion_iou": theirs.get(name),
             "difference": difference(ours.get(name), theirs.get(name)),
             "boundary_f1": boundary.get(name),
+            "false_positives": info.metrics.absent_share(name),
+            "champion_false_positives": champion.absent_share(name),
         }
         for name in info.classes
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -28,7 +29,9 @@ def run(*arguments: str) -> Result:
     return CliRunner(env={"COLUMNS": "200"}).invoke(main, list(arguments))
 
 
-def add(registry: Registry, tmp_path: Path, weights: bytes, miou: float | None, project: str = PROJECT) -> str:
+def add(
+    registry: Registry, tmp_path: Path, weights: bytes, miou: float | None, project: str = PROJECT, **own: Any
+) -> str:
     bundle = tmp_path / weights.decode()
     bundle.mkdir(exist_ok=True)
     (bundle / "model.safetensors").write_bytes(weights)
@@ -38,6 +41,7 @@ def add(registry: Registry, tmp_path: Path, weights: bytes, miou: float | None, 
         "iou": {"Sky": miou, "[red]Straße": None},
         "tasks": 4,
         "pixels": 9,
+        **own,
     }
     decision = {"act": True, "reason": "The first version."}
     info = toy_info(("Sky", "[red]Straße"), metrics=metrics, decision=decision)
@@ -81,6 +85,17 @@ def test_show(registry: Registry, tmp_path: Path) -> None:
         assert text in result.output
     value = json.loads(run("versions", "show", one, "--json").output)
     assert (value["version"], value["champion"], value["classes"]) == (one, True, ["Sky", "[red]Straße"])
+
+
+def test_show_tells_of_false_positives_of_classes_that_the_held_out_tasks_lack(
+    registry: Registry, tmp_path: Path
+) -> None:
+    iou = {"Sky": None, "[red]Straße": 0.25}
+    one = add(registry, tmp_path, b"one", 0.25, iou=iou, absent_false_positives={"Sky": 3})
+    lines = run("versions", "show", one).output.splitlines()
+    assert "0.3333" in next(line for line in lines if "predicted as absent classes" in line)
+    assert "0.3333" in next(line for line in lines if "Sky" in line)
+    assert "0.3333" not in next(line for line in lines if "Straße" in line)
 
 
 def test_promote_and_roll_back(registry: Registry, tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segloop.metrics import BoundaryScore, CalibrationError, ConfusionMatrix, fit_temperature, miou_of, paired_bootstrap
+from segloop.metrics import (
+    BoundaryScore,
+    CalibrationError,
+    ConfusionMatrix,
+    Interval,
+    fit_temperature,
+    miou_of,
+    paired_bootstrap,
+)
 
 
 def square(top: int, left: int, side: int = 40, size: int = 100) -> np.ndarray:
@@ -31,10 +39,10 @@ def test_a_boundary_within_the_tolerance_is_met() -> None:
     assert 0.4 < shifted < 0.6, "two of four sides are met"
 
 
-def test_a_class_missed_or_invented_scores_nothing_and_an_absent_one_has_no_score() -> None:
+def test_a_class_missed_scores_nothing_and_one_that_the_truth_lacks_has_no_score() -> None:
     empty = np.zeros((100, 100), np.uint8)
     assert score(square(30, 30), empty) == {"Road": 0.0}
-    assert score(empty, square(30, 30)) == {"Road": 0.0}
+    assert score(empty, square(30, 30)) == {"Road": None}
     assert score(empty, empty) == {"Road": None}
     assert score(np.ones_like(empty), np.ones_like(empty)) == {"Road": 1.0}, "a class that fills the image has no edge"
     assert score(np.ones_like(empty), square(30, 30)) == {"Road": 0.0}
@@ -56,6 +64,12 @@ def test_boundaries_are_averaged_over_images() -> None:
     counted.update(square(30, 30), np.zeros((100, 100), np.uint8))
     counted.update(square(30, 30) * 2, square(30, 30) * 2)
     assert counted.summary() == {"Road": 0.5, "Sky": 1.0}
+    stray = square(30, 30)
+    stray[0, 0] = 2
+    counted.update(square(30, 30), stray)
+    assert counted.summary() == {"Road": 2 / 3, "Sky": 1.0}, (
+        "a stray pixel of Sky where there is none costs Sky nothing"
+    )
 
 
 def test_calibration_by_hand() -> None:
@@ -84,8 +98,9 @@ def test_without_pixels_the_temperature_is_one() -> None:
 
 
 def matrices(tasks: int, accuracy: float, seed: int, classes: int = 4) -> np.ndarray:
+    """Confusion matrices by task of a prediction that is right in this share of the pixels; all have the same truth."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes, (tasks, 400))
+    truth = np.random.default_rng(tasks).integers(0, classes, (tasks, 400))
     found = np.where(rng.random((tasks, 400)) < accuracy, truth, rng.integers(0, classes, (tasks, 400)))
     counts = np.zeros((tasks, classes, classes), np.int64)
     for task in range(tasks):
@@ -105,13 +120,14 @@ def test_an_interval_holds_its_difference_and_tells_a_gain_from_noise() -> None:
     better, worse = matrices(30, 0.9, 1), matrices(30, 0.8, 2)
     gain = paired_bootstrap(better, worse)
     assert gain is not None
-    assert 0 < gain.low < gain.difference < gain.high
+    assert 0 < gain.interval.low < gain.interval.difference < gain.interval.high
     twin = paired_bootstrap(matrices(30, 0.8, 3), matrices(30, 0.8, 4))
     assert twin is not None
-    assert twin.low < 0 < twin.high
+    assert twin.interval.low < 0 < twin.interval.high
     same = paired_bootstrap(better, better)
     assert same is not None
-    assert (same.low, same.difference, same.high) == (0, 0, 0)
+    assert (same.interval, same.ahead) == ((0, 0, 0), 0)
+    assert (gain.ahead, paired_bootstrap(worse, better).ahead) == (1, 0)
     assert paired_bootstrap(better, worse, seed=5) == paired_bootstrap(better, worse, seed=5)
 
 
@@ -121,7 +137,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     for repetition in range(100):
         found = paired_bootstrap(matrices(25, 0.7, 1000 + repetition), matrices(25, 0.7, 5000 + repetition))
         assert found is not None
-        covered += found.low <= 0 <= found.high
+        covered += found.interval.low <= 0 <= found.interval.high
     assert 85 <= covered <= 100
 
 
@@ -129,5 +145,30 @@ def test_too_little_for_an_interval() -> None:
     assert paired_bootstrap(matrices(1, 0.9, 1), matrices(1, 0.8, 2)) is None
     empty = np.zeros((5, 3, 3), np.int64)
     assert paired_bootstrap(empty, empty) is None
-    with pytest.raises(ValueError, match="not of the same tasks"):
+    with pytest.raises(ValueError, match="not of the same images"):
         paired_bootstrap(empty, empty[:3])
+    with pytest.raises(ValueError, match="not of the same images"):
+        paired_bootstrap(matrices(5, 0.9, 1), matrices(5, 0.9, 1)[::-1])
+
+
+def test_the_bootstrap_of_two_images_by_hand() -> None:
+    """Background, Road and Sky. The resamples are the first image twice (1 in 4), the second twice, or both."""
+    ours = np.array([[[4, 0, 0], [1, 3, 0], [0, 0, 0]], [[2, 0, 0], [2, 2, 0], [0, 0, 2]]], np.int64)
+    theirs = np.array([[[4, 0, 0], [2, 2, 0], [0, 0, 0]], [[2, 0, 0], [1, 3, 0], [2, 0, 0]]], np.int64)
+    # Road: 3/4 and 2/4 in the first image, 2/4 and 3/4 in the second, 5/8 each in both; Sky, in the second: 1 and 0
+    found = paired_bootstrap(ours, theirs)
+    assert found is not None
+    # first twice: 3/4 - 2/4; second twice: (2/4 + 1) / 2 - 3/4 / 2; both: 1/2
+    assert found.interval == ((5 / 8 + 1) / 2 - 5 / 8 / 2, 0.25, 0.5)
+    assert found.ahead == 1
+    assert found.classes == (Interval(0, -0.25, 0.25), None), "Sky is in one image alone"
+
+
+def test_a_stray_pixel_of_an_absent_class_changes_nothing() -> None:
+    ours, theirs = matrices(10, 0.8, 1), matrices(10, 0.7, 2)
+    ours, theirs = (np.pad(counts, ((0, 0), (0, 1), (0, 1))) for counts in (ours, theirs))
+    strayed = theirs.copy()
+    strayed[0, 0, 0] -= 1
+    strayed[0, 0, -1] += 1
+    assert paired_bootstrap(ours, strayed) == paired_bootstrap(ours, theirs)
+    assert miou_of(strayed[0]) == miou_of(theirs[0])

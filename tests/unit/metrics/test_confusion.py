@@ -27,16 +27,23 @@ def test_counts_and_summary_by_hand() -> None:
         miou=(1 / 2 + 1 / 3) / 2,
         pixel_accuracy=4 / 7,
         iou={"Sky": 1 / 2, "Road": 1 / 3, "Tree": None},
+        absent_false_positives={},
         tasks=1,
         pixels=7,
     )
 
 
-def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
-    matrix = ConfusionMatrix(["Sky"])
-    matrix.update(np.zeros((1, 2), np.uint8), np.array([[0, 1]], np.uint8))
-    assert matrix.summary(1).iou == {"Sky": 0.0}
-    assert matrix.summary(1).miou == 0.0
+def test_a_class_that_is_only_predicted_is_reported_apart() -> None:
+    matrix = ConfusionMatrix(["Sky", "Road", "Tree"])
+    matrix.update(np.array([[2, 2, 2, 0, 0, 255]], np.uint8), np.array([[2, 2, 1, 1, 3, 1]], np.uint8))
+    # Road: 2 hits, 1 missed, which was predicted as Sky; a pixel without truth counts for nothing
+    summary = matrix.summary(1)
+    assert summary.iou == {"Sky": None, "Road": 2 / 3, "Tree": None}
+    assert summary.miou == 2 / 3
+    assert summary.absent_false_positives == {"Sky": 2, "Tree": 1}
+    only = ConfusionMatrix(["Sky"])
+    only.update(np.zeros((1, 2), np.uint8), np.array([[0, 1]], np.uint8))
+    assert (only.summary(1).miou, only.summary(1).absent_false_positives) == (None, {"Sky": 1})
 
 
 @pytest.mark.parametrize("value", [0, 255])

@@ -29,6 +29,45 @@ def test_a_version_comes_back_as_it_was_added(registry: Registry, make_bundle: C
     assert json.loads((bundle / "version.json").read_text())["version"] == version
 
 
+ROAD_AND_STRAY_SKY = {"miou": 0.4, "iou": {"Road": 0.8, "Sky": 0.0}, "tasks": 4, "pixels": 9}
+ROAD = {"miou": 0.66, "iou": {"Road": 0.66, "Sky": None}, "tasks": 4, "pixels": 9}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "champion_metrics", "mious"),
+    [
+        # the confusion matrix says that the truth has no Sky
+        ({**ROAD_AND_STRAY_SKY, "confusion": [[4, 0, 0], [0, 4, 1], [0, 0, 0]]}, None, (0.8, None)),
+        (
+            {**ROAD_AND_STRAY_SKY, "confusion": [[4, 0, 0], [0, 4, 1], [0, 0, 0]]},
+            {"miou": 0.35, "iou": {"Road": 0.7, "Sky": 0.0}},
+            (0.8, 0.7),
+        ),
+        # so does one that has no IoU of it
+        (ROAD, ROAD_AND_STRAY_SKY, (0.66, 0.8)),
+        (ROAD_AND_STRAY_SKY, ROAD, (0.8, 0.66)),
+        # nothing says so
+        (ROAD_AND_STRAY_SKY, None, (0.4, None)),
+        # Sky was missed, not absent
+        ({**ROAD_AND_STRAY_SKY, "confusion": [[4, 0, 0], [0, 4, 0], [1, 0, 0]]}, None, (0.4, None)),
+        # what is not of an early version stays
+        ({**ROAD_AND_STRAY_SKY, "absent_false_positives": {}}, None, (0.4, None)),
+        ({"miou": None, "iou": {"Road": None, "Sky": None}}, None, (None, None)),
+        ({}, None, (None, None)),
+    ],
+)
+def test_an_early_versions_metrics_are_over_the_classes_in_the_truth(
+    registry: Registry,
+    make_bundle: Callable[..., Path],
+    metrics: dict[str, Any],
+    champion_metrics: dict[str, Any] | None,
+    mious: tuple[float | None, float | None],
+) -> None:
+    own = {"classes": ["Road", "Sky"], "metrics": metrics, "champion_metrics": champion_metrics}
+    info = registry.get(PROJECT, registry.add(PROJECT, make_bundle(b"weights"), make_info(**own)))
+    assert (info.metrics.miou, info.champion_metrics and info.champion_metrics.miou) == mious
+
+
 def test_versions_count_up_and_are_listed_oldest_first(registry: Registry, make_bundle: Callable[..., Path]) -> None:
     names = [registry.add(PROJECT, make_bundle(b"%d" % number), make_info()) for number in range(11)]
     assert [int(name[1:].split("-")[0]) for name in names] == list(range(1, 12))

@@ -22,6 +22,7 @@ from segloop.errors import SettingsError, TrainingError
 from segloop.formats import IGNORED
 from segloop.network.network import load_bundle, save_bundle
 from segloop.network.windows import windowed_logits
+from segloop.policy import Evidence
 from segloop.registry.gallery import read_index
 from segloop.settings import Settings
 from segloop.training import Container, Network, compare, evaluate, main, train
@@ -256,15 +257,25 @@ def test_confidence_is_at_the_temperature(learned):
 def test_candidate_and_champion_are_compared_on_the_same_tasks(learned, tmp_path):
     snapshot = learned / "input/data/snapshot"
     first = compare(learned / "model", None, snapshot, CPU)
-    assert (first.champion_metrics, first.interval) == (None, None)
+    assert (first.champion_metrics, first.evidence) == (None, Evidence())
     twin = compare(learned / "model", learned / "model", snapshot, CPU, gallery=tmp_path / "gallery.zip")
     assert twin.metrics == first.metrics
     assert twin.champion_metrics == twin.metrics.model_copy(update={"confusion": None})
     assert np.sum(twin.metrics.confusion) == twin.metrics.pixels
-    assert twin.interval == (0, 0, 0)
+    assert (twin.evidence.interval, twin.evidence.ahead) == ((0, 0, 0), 0), "a twin is never ahead"
+    assert twin.evidence.new_classes == set()
+    assert set(twin.evidence.class_intervals.values()) == {(0, 0, 0)}
     images = read_index(tmp_path / "gallery.zip").images
     assert len(images) == twin.metrics.tasks
     assert all(image.miou == image.champion_miou for image in images)
+
+
+def test_the_classes_that_the_champion_lacks_are_new(learned, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(learned / "model", older)
+    info = json.loads((older / "version.json").read_text())
+    (older / "version.json").write_text(json.dumps(info | {"classes": [CLASSES[0], "Renamed"]}))
+    assert compare(learned / "model", older, learned / "input/data/snapshot", CPU).evidence.new_classes == {CLASSES[1]}
 
 
 def test_a_bundle_gets_its_gallery_once(learned, tmp_path, settings):

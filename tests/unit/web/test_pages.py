@@ -24,7 +24,10 @@ STATIC = Path(segloop.__file__).parent / "static"
 
 def version(number: int, miou: float | None, champion_miou: float | None = None, **own: Any) -> VersionInfo:
     metrics = {"miou": miou, "iou": {"Road": miou, "Sky": None}, "tasks": 4, "boundary_f1_by_class": {"Road": 0.5}}
-    theirs = None if champion_miou is None else {"miou": champion_miou, "iou": {"Road": champion_miou, "Sky": 0.5}}
+    theirs = None if champion_miou is None else {"miou": champion_miou, "iou": {"Road": champion_miou, "Sky": None}}
+    if theirs is not None:
+        metrics |= {"absent_false_positives": {"Sky": 30}, "pixels": 1000}
+        theirs |= {"absent_false_positives": {}, "pixels": 1000}
     return VersionInfo(
         format=1,
         version=f"v{number}-0000000{number}",
@@ -116,9 +119,26 @@ def test_a_project_with_its_versions() -> None:
     assert (page["rollback_to"], page["generation"]) == ("v1-00000001", 2)
     detail = page["chosen"]
     assert detail["classes"] == [
-        {"name": "Road", "iou": 0.5, "champion_iou": 0.625, "difference": -0.125, "boundary_f1": 0.5},
-        {"name": "Sky", "iou": None, "champion_iou": 0.5, "difference": None, "boundary_f1": None},
+        {
+            "name": "Road",
+            "iou": 0.5,
+            "champion_iou": 0.625,
+            "difference": -0.125,
+            "boundary_f1": 0.5,
+            "false_positives": None,
+            "champion_false_positives": None,
+        },
+        {
+            "name": "Sky",
+            "iou": None,
+            "champion_iou": None,
+            "difference": None,
+            "boundary_f1": None,
+            "false_positives": 0.03,
+            "champion_false_positives": 0.0,
+        },
     ]
+    assert detail["absent_false_positives"] == 0.03
     assert detail["interval"] == [0.05, 0.2]
     assert detail["is_rough"]
     assert detail["gallery"] == []
