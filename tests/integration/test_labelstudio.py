@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from demo.label_studio import RunningLabelStudio
 from segloop.dataset import Mirror, ProjectSplits, SnapshotInputs, load_manifest, snapshot, sync
-from segloop.errors import LabelStudioError
+from segloop.errors import LabelStudioError, LabelStudioNotFound
 from segloop.images import ImageSource
 from segloop.labelstudio import SECRET_HEADER, UNCERTAINTY_SAMPLING, BackendSpec, Credentials, LabelStudio
 from segloop.masks import encode_rle
@@ -371,3 +371,11 @@ def test_backend_that_is_down_cannot_be_connected(studio: LabelStudio, project: 
     with pytest.raises(LabelStudioError, match="Can't connect to ML backend"):
         studio.backends.connect(project, BackendSpec(url, VERSION))
     assert studio.backends.find(project) is None
+
+
+def test_a_deleted_project_is_not_found(running: RunningLabelStudio, studio: LabelStudio) -> None:
+    number = int(running.create_project("deleted", CONFIG)["id"])
+    with running.client() as client:
+        client.delete(f"/api/projects/{number}/").raise_for_status()
+    with pytest.raises(LabelStudioNotFound, match="answered 404"):
+        studio.projects.get(number)
