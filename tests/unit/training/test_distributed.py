@@ -16,6 +16,7 @@ from segloop.errors import SettingsError
 from segloop.policy import should_promote
 from segloop.training import Network, evaluate
 from segloop.training.distributed import Team
+from segloop.versions import read_version
 from tests.painted import CLASSES, examples, hyperparameters
 from tests.snapshots import write_base, write_snapshot
 
@@ -59,11 +60,11 @@ def test_two_processes_train_a_version_that_is_promoted(base):
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 16  # the main process alone reports
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
-    info = json.loads((base / "model/version.json").read_text())
-    assert (info["recipe"]["processes"], info["recipe"]["steps"]) == (2, 16)
-    assert should_promote(info["metrics"], None).act
+    info = read_version(base / "model")
+    assert (info.recipe.processes, info.recipe.steps) == (2, 16)
+    assert should_promote(info.metrics, None).act
     found = evaluate(Network.load(base / "model", torch.device("cpu")), base / "input/data/snapshot", CLASSES).summary
-    assert found.miou == pytest.approx(info["metrics"]["miou"], abs=1e-6)
+    assert found.miou == pytest.approx(info.metrics.miou, abs=1e-6)
 
 
 @pytest.mark.slow
