@@ -166,6 +166,8 @@ def _unavailable(settings: Settings, url: str) -> Iterator[None]:
         reason = str(error) or type(error).__name__
         if isinstance(error, httpx.HTTPStatusError):
             reason = f"the answer is {error.response.status_code}"
+        elif isinstance(error, httpx.TimeoutException):
+            reason = f"no answer within {ANSWER_S:g} s"
         raise WeightsUnavailable(
             f"the weights {settings.weights} are not on this machine and cannot be fetched from {url} ({reason})",
             "run segloop weights fetch --to FILE on a machine with internet, copy FILE here, and set SEGLOOP_WEIGHTS to it; "
