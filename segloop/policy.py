@@ -96,7 +96,7 @@ def should_retrain(
                 False, f"{summary.recent}, and a retrain is already under way; what is due follows it."
             )
         if not has_backbone:
-            return RetrainDecision(True, f"{summary.recent}; {_FULL_INSTEAD}.")
+            return _without_backbone(summary, thresholds)
         return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     begins = f"{summary.full}, and a retrain begins at {thresholds.full}"
     if live is None:
@@ -123,7 +123,7 @@ def should_rerun(
     if requested and changes.full > 0:
         return RetrainDecision(True, f"Start Training was pressed during the run, and {summary.full}.")
     if due == "quick" and not has_backbone:
-        return RetrainDecision(True, f"{summary.recent}; {_FULL_INSTEAD}.")
+        return _without_backbone(summary, thresholds)
     if due == "quick":
         return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     if requested:
@@ -131,6 +131,16 @@ def should_rerun(
             False, "Start Training was pressed during the run, but nothing changed since its snapshot."
         )
     return RetrainDecision(False, f"{summary.any}; {_begins(thresholds)}.")
+
+
+def _without_backbone(summary: _Summary, thresholds: Thresholds) -> RetrainDecision:
+    """What becomes of a quick adaptation that is due where there is no backbone: a full training, where any may begin by itself."""
+    if not thresholds.full:
+        return RetrainDecision(
+            False,
+            f"{summary.recent}; a quick adaptation needs weights or a served version, and {_full_begins(thresholds)}.",
+        )
+    return RetrainDecision(True, f"{summary.recent}; {_FULL_INSTEAD}.")
 
 
 def _pressed(live: Live | None) -> RetrainDecision:

@@ -489,3 +489,16 @@ def test_an_engine_that_serves_loses_little(miou: float, torch_miou: float, agre
         assert agreement >= LEAST_AGREEMENT
     else:
         assert miou < torch_miou or agreement < LEAST_AGREEMENT
+
+
+def test_without_a_backbone_and_without_full_retrains_nothing_begins_by_itself() -> None:
+    never_full = Thresholds(0, 10)
+    decision = should_retrain(
+        event="annotations", changes=Changes(20, 20), thresholds=never_full, live=None, has_backbone=False
+    )
+    assert not decision.act
+    assert "needs weights or a served version" in decision.reason
+    again = should_rerun(
+        changes=Changes(20, 20), thresholds=never_full, requested=False, ended="full", has_backbone=False
+    )
+    assert not again.act
