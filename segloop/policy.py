@@ -14,8 +14,6 @@ Event = Literal["start", "annotations", "reconcile"]
 #: How a version is trained: the head alone, on features computed once, within a minute; or everything.
 Recipe = Literal["quick", "full"]
 
-_FULL_INSTEAD = "without weights and without a served version the first training is a full one"
-
 #: What an engine may lose of torch's mIoU (half a point), and the least share of pixels that it must class alike.
 LARGEST_LOSS = 0.005
 LEAST_AGREEMENT = 0.98
@@ -81,7 +79,7 @@ def should_retrain(
 
     `start` is the Start Training button, which always means a full one; `annotations` a webhook; `reconcile` the
     periodic question to Label Studio. A quick adaptation trains a head alone, so that it needs a backbone that knows
-    images (`has_backbone`): a served version's, or that of weights. Without one a full training takes its place. To
+    images (`has_backbone`): a served version's, or that of weights. Without one its tasks count toward the full one. To
     decide on a full one while a quick one waits makes that one full.
     """
     if event == "start":
@@ -91,12 +89,16 @@ def should_retrain(
     if due is None:
         return RetrainDecision(False, f"{summary.any}; {_begins(thresholds)}.")
     if due == "quick":
+        if not has_backbone:
+            return RetrainDecision(
+                False,
+                f"{summary.recent}; without weights and without a served version only a full retrain makes sense, "
+                f"and {_full_begins(thresholds)}.",
+            )
         if live is not None:
             return RetrainDecision(
                 False, f"{summary.recent}, and a retrain is already under way; what is due follows it."
             )
-        if not has_backbone:
-            return _without_backbone(summary, thresholds)
         return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     begins = f"{summary.full}, and a retrain begins at {thresholds.full}"
     if live is None:
@@ -122,25 +124,13 @@ def should_rerun(
         return RetrainDecision(True, "Start Training was pressed during a quick adaptation.")
     if requested and changes.full > 0:
         return RetrainDecision(True, f"Start Training was pressed during the run, and {summary.full}.")
-    if due == "quick" and not has_backbone:
-        return _without_backbone(summary, thresholds)
-    if due == "quick":
+    if due == "quick" and has_backbone:
         return RetrainDecision(True, f"{summary.recent}, and a quick adaptation begins at {thresholds.quick}.", "quick")
     if requested:
         return RetrainDecision(
             False, "Start Training was pressed during the run, but nothing changed since its snapshot."
         )
     return RetrainDecision(False, f"{summary.any}; {_begins(thresholds)}.")
-
-
-def _without_backbone(summary: _Summary, thresholds: Thresholds) -> RetrainDecision:
-    """What becomes of a quick adaptation that is due where there is no backbone: a full training, where any may begin by itself."""
-    if not thresholds.full:
-        return RetrainDecision(
-            False,
-            f"{summary.recent}; a quick adaptation needs weights or a served version, and {_full_begins(thresholds)}.",
-        )
-    return RetrainDecision(True, f"{summary.recent}; {_FULL_INSTEAD}.")
 
 
 def _pressed(live: Live | None) -> RetrainDecision:

@@ -106,12 +106,10 @@ def test_changes_act_at_the_thresholds(
     assert reason in decision.reason
 
 
-def test_without_a_backbone_the_first_training_is_a_full_one() -> None:
+def test_no_quick_adaptation_without_a_backbone() -> None:
     decision = retrain("annotations", 99, 99, has_backbone=False)
-    assert (decision.act, decision.recipe) == (True, "full")
-    assert "without weights and without a served version the first training is a full one" in decision.reason
-    assert not retrain("annotations", 9, 9, has_backbone=False).act
-    assert not retrain("annotations", 99, 99, FULL_RUNS, has_backbone=False).act
+    assert not decision.act
+    assert "without weights and without a served version only a full retrain makes sense" in decision.reason
     assert retrain("annotations", 100, 100, has_backbone=False).act
 
 
@@ -160,7 +158,7 @@ def test_nothing_quick_follows_a_run_without_a_backbone() -> None:
     decision = should_rerun(
         changes=Changes(10, 10), thresholds=THRESHOLDS, requested=False, ended="full", has_backbone=False
     )
-    assert (decision.act, decision.recipe) == (True, "full")
+    assert not decision.act
 
 
 def test_a_press_without_changes_says_that_nothing_changed() -> None:
@@ -489,16 +487,3 @@ def test_an_engine_that_serves_loses_little(miou: float, torch_miou: float, agre
         assert agreement >= LEAST_AGREEMENT
     else:
         assert miou < torch_miou or agreement < LEAST_AGREEMENT
-
-
-def test_without_a_backbone_and_without_full_retrains_nothing_begins_by_itself() -> None:
-    never_full = Thresholds(0, 10)
-    decision = should_retrain(
-        event="annotations", changes=Changes(20, 20), thresholds=never_full, live=None, has_backbone=False
-    )
-    assert not decision.act
-    assert "needs weights or a served version" in decision.reason
-    again = should_rerun(
-        changes=Changes(20, 20), thresholds=never_full, requested=False, ended="full", has_backbone=False
-    )
-    assert not again.act
