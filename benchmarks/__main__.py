@@ -1,7 +1,8 @@
 """`make bench`: the benchmarks, one after the other, each in a process of its own.
 
 What concerns masks and serving, in under ten minutes; with `--learning` what concerns training and annotations, in five
-more. `benchmarks.camvid` and `benchmarks.acquisition` train for long, and are run by themselves.
+more. `benchmarks.camvid` and `benchmarks.acquisition` train for long, and `benchmarks.gate` simulates decisions: they are run
+by themselves.
 """
 
 from __future__ import annotations

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segloop.errors import RegistryError, TrainingError
+from segloop.masks import encode_rle
 from segloop.settings import Settings
 from segloop.trainers.local import LocalTrainer
 from segloop.versions import RecipeInfo
 from tests.job_context import PROJECT, begin, retrain
+from tests.regions import item
 from worker.jobs.context import JobContext, compare_bundles
 from worker.jobs.reproduce import run_reproduce
 from worker.jobs.retrain import run_retrain
@@ -24,6 +27,11 @@ def test_a_version_is_made_again(context: JobContext, settings: Settings) -> Non
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
     )
+    road = np.zeros((8, 12), np.uint8)
+    road[4:] = 255
+    drawn = item("brushlabels", {"format": "rle", "rle": encode_rle(road)}, original_width=12, original_height=8)
+    for labelled in context.label_studio.labelled:  # type: ignore[attr-defined]
+        labelled["annotations"][0]["result"] = [{**drawn, "from_name": "tag"}]
     real = replace(context, settings=small, trainer=LocalTrainer(), compare=compare_bundles, poll_s=0.1)
     version = run_retrain(real, PROJECT, begin(real.jobs))["version"]
     told: Told = []

@@ -128,3 +128,13 @@ def test_an_image_without_a_class_is_none_of_the_worst() -> None:
     assert worst.entries()[0].miou is None
     worst.add(seen(2, 9))
     assert [one.task for one in worst.entries()] == [2]
+
+
+def test_an_image_without_a_class_is_among_the_worst_where_classes_are_predicted() -> None:
+    empty, painted = np.zeros((2, 2), np.uint8), np.array([[1, 1], [1, 0]], np.uint8)
+    matrix = ConfusionMatrix(CLASSES)
+    matrix.update(empty, painted)
+    worst = WorstExamples(most=1)
+    worst.add(EvaluatedImage(seen(1, 5).item, np.zeros((2, 2, 3), np.uint8), empty, painted, matrix))
+    worst.add(seen(2, 3))
+    assert [(one.task, one.miou) for one in worst.entries()] == [(1, None)], "a quarter of its pixels is right"
