@@ -79,7 +79,7 @@ def test_a_retrain_holds_no_worker(context: JobContext, emulator: Emulator, tmp_
     job_id = begin(context.jobs)
     result, parked = looks(context, job_id, tmp_path)
     assert result["promoted"]
-    assert parked >= 2
+    assert parked  # how often depends on how fast this machine looks, and the stand-in trains for half a second
     assert len(emulator.jobs) == 1
     assert context.jobs.live_retrain(PROJECT) is None
     # the second one begins with the first one's version
