@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
 
 class SegloopError(Exception):
     """Base of every error that segloop raises on purpose; its text is one sentence fit for a user."""
@@ -62,6 +67,10 @@ class ImageUnavailable(ImageError):
     """An image that cannot be had now, and may be had later: its host is away, overloaded or too slow."""
 
 
+class ImageDenied(ImageError):
+    """An image that the owner of the credentials can get: Label Studio or S3 does not accept those that segloop has."""
+
+
 class ImageTooLarge(ImageError):
     """An image beyond the limit on bytes or on pixels."""
 
@@ -92,6 +101,24 @@ class ModelRemoved(RegistryError):
     """A version whose model was removed to free space."""
 
     http_status = 409
+
+
+class DiskError(SegloopError):
+    """This machine's disk is full or fails."""
+
+    @classmethod
+    def of(cls, folder: Path, error: OSError | sqlite3.Error) -> DiskError:
+        """What an error of the operating system or of SQLite means for what lies in a folder."""
+        if isinstance(error, OSError):
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            where = error.filename or folder
+        else:
+            is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            reason, where = str(error), folder
+        if is_full:
+            return cls(f"The disk of {folder} is full ({reason}): free some space, and begin again.")
+        return cls(f"{where} cannot be used: {reason}.")
 
 
 class TrainingError(SegloopError):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segloop.dataset import Split
-from segloop.errors import ImageError, LabelStudioUnreachable
+from segloop.errors import ImageError, ImageUnavailable, LabelStudioUnreachable
 from segloop.labelstudio import Totals
 
 PROJECT = "29.1795383040"
@@ -43,11 +43,12 @@ class FakeImage:
 class FakeImages:
     """One image per address, whatever its query, or that of the address it `changed` to.
 
-    One with "gone" has none, one with "away" needs a Label Studio that is away.
+    One with "gone" has none, one with "503" has one once its host `is_back`, one with "away" needs a Label Studio that is away.
     """
 
     loaded: list[str] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
+    is_back: bool = False
 
     def load(self, uri: str, task_id: int | None) -> FakeImage:
         self.loaded.append(uri)
@@ -55,6 +56,8 @@ class FakeImages:
             raise ImageError(f"{uri} answered 404")
         if "away" in uri:
             raise LabelStudioUnreachable("Label Studio cannot be reached")
+        if "503" in uri and not self.is_back:
+            raise ImageUnavailable(f"{uri} answered 503")
         if "broken" in uri:
             raise ZeroDivisionError("a defect")
         uri = self.changed.get(uri, uri)

@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from segloop.errors import (
+    ImageUnavailable,
     QueueUnavailable,
     RegistryError,
     SegloopError,
@@ -52,6 +53,7 @@ TICK_S = 5
 HEARTBEAT_S = 10
 #: When a job that met an outage is tried again, and for how long that goes on.
 RETRY_LATER_S = 30.0
+LONGEST_RETRY_S = 600.0
 OUTAGE_LIMIT = timedelta(hours=24)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -242,12 +244,17 @@ class Worker(rq.Worker):
             return error.delay_s
         if not isinstance(error, OUTAGES) or isinstance(error, VersionNotFound):
             return None
-        if datetime.now(UTC) - job.created_at > OUTAGE_LIMIT:
+        age = datetime.now(UTC) - job.created_at
+        delay_s = RETRY_LATER_S
+        if isinstance(error, ImageUnavailable):
+            # for how long images are waited for is the snapshot's to say; each try looks at every task
+            delay_s = min(max(delay_s, age.total_seconds() / 10), LONGEST_RETRY_S)
+        elif age > OUTAGE_LIMIT:
             self._jobs.restore_changes(str(job.meta.get("project")))
             return None
-        logger.warning("job %s: %s Trying again in %d s.", job.id, error, RETRY_LATER_S)
-        self._jobs.report(job.id, {"phase": "waiting", "message": f"{error} Trying again every {RETRY_LATER_S:.0f} s."})
-        return RETRY_LATER_S
+        logger.warning("job %s: %s Trying again in %d s.", job.id, error, delay_s)
+        self._jobs.report(job.id, {"phase": "waiting", "message": f"{error} Trying again every {delay_s:.0f} s."})
+        return delay_s
 
     # -- stopping
 

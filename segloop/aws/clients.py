@@ -30,9 +30,10 @@ _THROTTLED = {
     "RequestTimeout",
 }
 _DENIED = {"403", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+#: Codes of credentials that were good: whoever gave them can give new ones.
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 _CREDENTIALS = {
-    "ExpiredToken",
-    "ExpiredTokenException",
+    *_EXPIRED,
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidSignatureException",
@@ -231,9 +232,15 @@ def response_of(error: Exception) -> Any:
 
 def is_passing(error: Exception) -> bool:
     """Whether an error of AWS may pass by itself: the service throttles, errs or cannot be reached."""
-    from botocore.exceptions import ClientError, HTTPClientError
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NotConnected
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
         return code_of(error) in _THROTTLED or status >= 500
-    return isinstance(error, HTTPClientError)
+    return isinstance(error, (HTTPClientError, NotConnected, IncompleteReadError, OSError))
+
+
+def has_expired(error: Exception) -> bool:
+    """Whether AWS refused credentials for their age alone."""
+    return code_of(error) in _EXPIRED

@@ -90,7 +90,7 @@ class Memory:
     """
 
     def __init__(self, mirror: Mirror) -> None:
-        self._db = mirror.db
+        self.db = self._db = mirror.db
         self.objects = Objects(mirror.folder)
 
     def image(self, task: int, tag: str, index: int | None, address: str) -> KnownImage | None:
@@ -131,6 +131,7 @@ class Memory:
 
     def prune(self) -> None:
         """Remove the files that no task of the mirror needs. A snapshot that was taken keeps its own."""
+        self._db.execute("DELETE FROM waits WHERE task NOT IN (SELECT id FROM tasks WHERE submitted > 0)")
         self._db.execute("DELETE FROM images WHERE task NOT IN (SELECT id FROM tasks WHERE submitted > 0)")
         self._db.execute("DELETE FROM drawings WHERE task NOT IN (SELECT id FROM tasks WHERE submitted > 0)")
         wanted = {row[0] for row in self._db.execute("SELECT file FROM images")}

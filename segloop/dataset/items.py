@@ -12,6 +12,7 @@ import orjson
 
 from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, reference
 from segloop.dataset.files import Built, KnownImage, Memory, Objects
+from segloop.dataset.image_waits import ImageWaits, Place, host_of
 from segloop.dataset.manifest import Item, Skipped
 from segloop.dataset.mirror import content_of
 from segloop.dataset.notes import Note
@@ -52,6 +53,9 @@ class SnapshotInputs:
 class ItemBuilder:
     """Builds the items of tasks, whose files lie in the snapshot folder `dest`.
 
+    Attributes:
+        waits: the images that could not be had now.
+
     Raises:
         LabelConfigError: the label config cannot be used.
     """
@@ -63,6 +67,7 @@ class ItemBuilder:
         self._drawer = Drawer(self.config, settings.unlabelled)
         self._objects = Objects(dest) if inputs.memory is None else inputs.memory.objects
         self._dest = dest
+        self.waits = ImageWaits(None if inputs.memory is None else inputs.memory.db, 3600 * settings.image_wait_hours)
         self._rules = [_DRAWING, inputs.label_config, settings.unlabelled, settings.annotators]
 
     def build(self, task: Task) -> Built:
@@ -139,7 +144,8 @@ class ItemBuilder:
         known = None if self._memory is None else self._memory.image(number, tag, index, address)
         if known is not None:
             return known
-        source = self._images.load(address, number)
+        with self.waits.fetching(Place(number, tag, index, host_of(address))):
+            source = self._images.load(address, number)
         height, width = source.pixels.shape[:2]
         image = KnownImage(f"images/{source.blob.sha256}{source.blob.suffix}", width, height)
         self._objects.put(image.file, source.blob.bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,9 @@ def snapshot(
     those of a label that the config does not have, cost nothing else, and are warned of. Tasks with the same image are
     on the same side of the split; where they were put on both sides before, those to train on are left out.
 
+    An image that cannot be had now, as its host is away or overloaded, is no fault of its task: all others are built, and
+    kept in the memory, and then the snapshot ends; it is to be called again later (see `ImageWaits`).
+
     Args:
         tasks: `{"id", "data", "annotations"}` each, such as `Mirror.tasks` gives.
         progress: told `{"phase": "snapshot", "step", "steps", "message"}` now and then.
@@ -48,6 +52,8 @@ def snapshot(
         LabelConfigError: the label config cannot be used.
         NothingToTrain: there is no task to train on, or none to hold out.
         LabelStudioError: Label Studio cannot be reached.
+        ImageUnavailable: images cannot be had now; the text names their hosts.
+        OSError, sqlite3.Error: this machine's disk is full or fails.
     """
     # The beginning, so that whoever asks for changes since then misses none that came while tasks were read.
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -63,8 +69,8 @@ def snapshot(
     for step, task in enumerate(tasks, start=1):
         try:
             built = builder.build(task)
-        except LabelStudioError:
-            raise
+        except (LabelStudioError, OSError, sqlite3.Error):
+            raise  # of Label Studio, and of this machine's disk, not of the task
         except SegloopError as error:
             skipped.append(Skipped(task=task["id"], reason=str(error)))
         except Exception as error:  # noqa: BLE001 - one bad task never costs the others
@@ -76,6 +82,7 @@ def snapshot(
             notes += built.notes
         if progress is not None:
             _report(progress, step, steps)
+    missing = builder.waits.settle()
     twins = find_twins((item.task, item.image) for item in items)
     assigned = _assign(inputs, {item.task for item in items}, twins)
     leaks = _leaks(items, assigned)
@@ -86,7 +93,7 @@ def snapshot(
         del assigned[leak.task]
     if len(set(assigned.values())) < 2:
         raise NothingToTrain(_too_few(project, assigned, twins, skipped))
-    warnings = (*_few_held_out(assigned, settings), *warnings_of(notes))
+    warnings = (*missing, *_few_held_out(assigned, settings), *warnings_of(notes))
     for warning in warnings:
         _log.warning("project %s: %s", project, warning)
     manifest = Manifest(

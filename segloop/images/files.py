@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 import stat
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from segloop.errors import ImageError, ImageForbidden
+from segloop.errors import ImageError, ImageForbidden, ImageUnavailable
 from segloop.images.addresses import too_large
+
+#: What the operating system says of a path where no such file can be read; all else is the fault of the disk or network.
+_MISSING = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENXIO,
+)
 
 
 def data_url(uri: str, max_bytes: int) -> bytes:
@@ -43,10 +56,14 @@ def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:
     Raises:
         ImageForbidden: the path, or a link on it, leads out of the folder, or it is no regular file.
         ImageTooLarge: more than `max_bytes` bytes.
+        ImageUnavailable: the folder is not there, or its disk fails.
         ImageError: there is no such file, or it cannot be read.
     """
     try:
         root = folder.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise ImageUnavailable(f"SEGLOOP_IMAGE_FOLDER={folder} is not there: {error}") from error
+    try:
         path = (root / relative.lstrip("/")).resolve()
         if not path.is_relative_to(root):
             raise ImageForbidden(f"{relative!r} leads out of SEGLOOP_IMAGE_FOLDER")
@@ -59,7 +76,9 @@ def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError(f"{relative!r} in SEGLOOP_IMAGE_FOLDER cannot be read: {reason}") from error
+        passes = isinstance(error, OSError) and error.errno not in _MISSING
+        kind = ImageUnavailable if passes else ImageError
+        raise kind(f"{relative!r} in SEGLOOP_IMAGE_FOLDER cannot be read: {reason}") from error
     if len(data) > max_bytes:
         raise too_large(repr(relative), max_bytes)
     return data

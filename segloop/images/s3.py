@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from segloop.aws.clients import ClientOptions, aws_errors, code_of, is_passing, s3_client
+from segloop.aws.clients import ClientOptions, aws_errors, code_of, has_expired, is_passing, s3_client
 from segloop.errors import ImageError, ImageUnavailable, SettingsError
 from segloop.images.addresses import describe, too_large
 from segloop.images.fetch import Response, Validators
@@ -25,12 +25,12 @@ _CONNECT_TIMEOUT_S = 5.0
 class StorageError(ImageError):
     """S3 gave no file, for want of credentials or of rights or of the file; Label Studio may.
 
-    `passes` says that S3 is away or overloaded, so that a later try may do.
+    `passes` says that S3 is away or overloaded, so that a later try may do; `expired`, that the credentials have expired.
     """
 
-    def __init__(self, text: str, passes: bool = False) -> None:
+    def __init__(self, text: str, passes: bool = False, expired: bool = False) -> None:
         super().__init__(text)
-        self.passes = passes
+        self.passes, self.expired = passes, expired
 
 
 class S3Reader:
@@ -86,7 +86,8 @@ class S3Reader:
             code = code_of(error)
             if code in ("304", "NotModified"):
                 return Response(None, Validators())
-            raise StorageError(f"S3 answered {code}" if code else f"S3: {error}", is_passing(error)) from error
+            text = f"S3 answered {code}" if code else f"S3: {error}"
+            raise StorageError(text, is_passing(error), has_expired(error)) from error
         if len(data) > max_bytes:
             raise too_large(describe(uri), max_bytes)
         return Response(bytes(data), Validators(found.get("ETag", "")))

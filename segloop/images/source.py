@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httpx
 
-from segloop.errors import ImageError, ImageForbidden, ImageTooLarge, ImageUnavailable
+from segloop.errors import ImageDenied, ImageError, ImageForbidden, ImageTooLarge, ImageUnavailable
 from segloop.images.addresses import describe, origin, port_of, unsigned
 from segloop.images.cache import DiskCache
 from segloop.images.decode import allow_pixels
@@ -113,6 +113,7 @@ class ImageSource:
             ImageForbidden: the settings do not allow this address, or one that it redirects to.
             ImageTooLarge: the file is larger than `image_max_bytes`.
             ImageUnavailable: the file cannot be had now; a later try may do.
+            ImageDenied: Label Studio, or S3, does not accept segloop's credentials.
             ImageError: the file cannot be fetched, or is no image.
             LabelStudioError: Label Studio gave no credentials.
         """
@@ -177,7 +178,7 @@ class ImageSource:
                 return self._fetcher.get(url, deadline=deadline, max_bytes=self._settings.image_max_bytes, known=known)
             except Refused as error:
                 if error.status in (401, 403) and origin(error.url) == self._origin:
-                    raise ImageError(f"{error}: check LABEL_STUDIO_API_KEY") from error
+                    raise ImageDenied(f"{error}: check LABEL_STUDIO_API_KEY") from error
                 raise
 
         immutable = self._label_studio_path(url).startswith(_UPLOADS)
@@ -196,7 +197,8 @@ class ImageSource:
             except StorageError as error:
                 problem = error
         if task_id is None:
-            raise ImageError(f"{describe(uri)} cannot be fetched: {problem or 'only Label Studio can, for a task'}")
+            kind = _kind(ImageError(), problem)
+            raise kind(f"{describe(uri)} cannot be fetched: {problem or 'only Label Studio can, for a task'}")
         encoded = base64.urlsafe_b64encode(uri.encode()).decode()
         try:
             return self._web(self._url(f"/tasks/{task_id:d}/resolve/?fileuri={encoded}"), deadline)
@@ -204,8 +206,7 @@ class ImageSource:
             raise
         except ImageError as error:
             also = f" ({problem})" if problem else ""
-            passes = isinstance(error, ImageUnavailable) or (problem is not None and problem.passes)
-            kind = ImageUnavailable if passes else ImageError
+            kind = _kind(error, problem)
             raise kind(f"{describe(uri)} cannot be fetched{also}, nor through Label Studio: {error}") from error
 
     def _cached(
@@ -227,3 +228,12 @@ class ImageSource:
 
     def _blob(self, name: str, data: bytes) -> Blob:
         return blob_of(data, describe(name))
+
+
+def _kind(error: ImageError, problem: StorageError | None) -> type[ImageError]:
+    """The error of a cloud storage's file, of what Label Studio and S3 itself answered."""
+    if isinstance(error, ImageUnavailable) or (problem is not None and problem.passes):
+        return ImageUnavailable
+    if isinstance(error, ImageDenied) or (problem is not None and problem.expired):
+        return ImageDenied
+    return ImageError

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from segloop.errors import LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable
+from segloop.errors import (
+    ImageUnavailable,
+    LabelStudioUnreachable,
+    QueueUnavailable,
+    RegistryError,
+    TrainerUnavailable,
+)
 
 RETRAIN_QUEUE = "segloop-retrain"
 PRELABEL_QUEUE = "segloop-prelabel"
@@ -23,7 +29,7 @@ MAX_RETRIES = 3
 UNFINISHED = ("queued", "started", "scheduled")
 
 #: Errors that pass by themselves: a job that meets one is tried again later.
-OUTAGES = (LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable)
+OUTAGES = (ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable)
 
 
 class JobTimeout(BaseException):

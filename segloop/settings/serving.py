@@ -145,6 +145,12 @@ class ServingSettings(BaseSettings):
     image_max_bytes: int = Field(64 * _MIB, ge=1, description="Largest image file, in bytes.")
     image_max_pixels: int = Field(100 * _MEGAPIXEL, ge=1, description="Largest image, in pixels.")
     image_timeout_s: float = Field(20.0, gt=0, description="Longest time to fetch one image, in seconds.")
+    image_wait_hours: float = Field(
+        24.0,
+        ge=0,
+        description="How long a retrain waits for images whose host is away or overloaded, in hours. After that it goes on "
+        "without their tasks, and each retrain names the hosts, until the images come. 0: it never waits.",
+    )
     image_cache_bytes: int = Field(
         2048 * _MIB, ge=0, description="Size of the image cache on disk, in bytes; 0 switches it off."
     )

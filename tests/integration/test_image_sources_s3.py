@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from segloop.errors import ImageError, ImageTooLarge
+from segloop.errors import ImageDenied, ImageError, ImageTooLarge, ImageUnavailable
 from tests.aws.moto_server import running_moto
 from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, to
 
@@ -82,6 +82,21 @@ class TestS3:
             make().fetch(self.URI, None)
         with pytest.raises(ImageError, match=r"Unable to locate credentials\), nor through Label Studio.*404"):
             make().fetch(self.URI, 7)
+
+    @pytest.mark.usefixtures("aws")
+    def test_an_s3_that_refuses_connections_may_come_back(
+        self, make: Make, label_studio: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        for task in (None, 7):
+            with pytest.raises(ImageUnavailable):
+                make().fetch(self.URI, task)
+
+    def test_a_key_that_label_studio_refuses_is_no_fault_of_the_image(self, make: Make, label_studio: Server) -> None:
+        label_studio.answers["/tasks/7/resolve/"] = lambda handler: handler.reply(401)
+        with pytest.raises(ImageDenied, match="LABEL_STUDIO_API_KEY"):
+            make().fetch("gs://b/a.png", 7)
 
     @pytest.mark.parametrize("uri", ["gs://b/a.png", "azure-blob://b/a.png"])
     def test_other_clouds_only_through_label_studio(self, make: Make, label_studio: Server, uri: str) -> None:

@@ -6,6 +6,7 @@ expects the same end.
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from dataclasses import replace
@@ -15,7 +16,10 @@ from typing import Any
 import pytest
 from rq.serializers import JSONSerializer
 
+from segloop.dataset.files import Objects
 from segloop.errors import (
+    DiskError,
+    ImageUnavailable,
     LabelStudioUnreachable,
     NothingToTrain,
     RegistryError,
@@ -307,6 +311,42 @@ def test_an_outage_leaves_the_job_live_and_its_changes_taken(context: JobContext
     assert context.jobs.live_retrain(PROJECT) is not None
     context.label_studio.error = None  # type: ignore[attr-defined]
     assert run_retrain(context, PROJECT, job_id)["promoted"]
+
+
+def test_images_that_cannot_be_had_now_are_waited_for(context: JobContext) -> None:
+    class Flaky:
+        def load(self, uri: str, task_id: int | None) -> SourceImage:
+            if (task_id or 0) > 3:
+                raise ImageUnavailable(f"{uri} answered 503")
+            return context.images.load(uri, task_id)
+
+    context.jobs.record_changes(PROJECT, range(1, 11))
+    job_id = begin(context.jobs)
+    for _ in range(2):
+        with pytest.raises(ImageUnavailable, match="7 images of 7 tasks"):
+            run_retrain(replace(context, images=Flaky()), PROJECT, job_id)  # type: ignore[arg-type]
+    assert context.jobs.live_retrain(PROJECT) is not None
+    assert (context.trainer.submitted, context.registry.versions(PROJECT)) == ([], [])  # type: ignore[attr-defined]
+    assert run_retrain(context, PROJECT, job_id)["tasks"] == 10
+
+
+def test_a_full_disk_is_said_and_promotes_nothing(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Objects.put
+    put: list[str] = []
+
+    def full(self: Objects, name: str, data: bytes) -> None:
+        put.append(name)
+        if len(put) > 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(self, name, data)
+
+    monkeypatch.setattr(Objects, "put", full)
+    job_id = begin(context.jobs)
+    with pytest.raises(DiskError, match=r"disk of .* is full"):
+        run_retrain(context, PROJECT, job_id)
+    assert "is full" in context.jobs.job_status(job_id)["progress"]["message"]
+    assert (context.trainer.submitted, context.registry.champion(PROJECT)) == ([], None)  # type: ignore[attr-defined]
+    assert context.jobs.live_retrain(PROJECT) is None
 
 
 def test_a_title_that_cannot_be_set_does_not_undo_a_promotion(context: JobContext) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from segloop.dataset import Mirror, sync, sync_target
 from segloop.dataset.sync_api import API
-from segloop.errors import SegloopError
+from segloop.errors import DiskError, SegloopError
 from segloop.labelstudio import TargetStorage
 from segloop.progress import Report
 from segloop.registry import Registry
@@ -62,13 +62,18 @@ def open_mirror(context: JobContext, project: str) -> Iterator[Mirror]:
     """The mirror of a project's annotated tasks on this machine.
 
     Raises:
-        SegloopError: its file cannot be used, in the block too.
+        DiskError: the disk is full or fails, in the block too.
+        SegloopError: its file cannot be used.
     """
     folder = context.settings.data_dir.absolute() / "mirror" / project
     try:
         with Mirror(folder) as mirror:
             yield mirror
+    except OSError as error:
+        raise DiskError.of(folder, error) from error
     except sqlite3.Error as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise DiskError.of(folder, error) from error
         raise SegloopError(
             f"the mirror {folder} cannot be used: {error}; removing the folder begins it anew"
         ) from error

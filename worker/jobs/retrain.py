@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
-from segloop.errors import EngineError, LabelStudioError, SegloopError, SettingsError, TrainingError, TrainingStopped
+from segloop.errors import (
+    DiskError,
+    EngineError,
+    LabelStudioError,
+    SegloopError,
+    SettingsError,
+    TrainingError,
+    TrainingStopped,
+)
 from segloop.formats import WEIGHTS_FILE
 from segloop.policy import Recipe, should_promote, should_rerun
 from segloop.progress import Progress
@@ -47,7 +55,8 @@ def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult
     Raises:
         Parked: the training goes on elsewhere; this is to be called again.
         TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
-        LabelStudioUnreachable, QueueUnavailable, RegistryError: try again later.
+        DiskError: this machine's disk is full or fails.
+        ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable: try again later.
     """
     retrain = Retrain.begin(context, project, job_id)
     return retrain.finish(retrain.work)
@@ -305,6 +314,10 @@ class Retrain:
         except SegloopError as error:
             self._fail(error)
             raise
+        except OSError as error:
+            broken = DiskError.of(self.folder, error)
+            self._fail(broken)
+            raise broken from error
         version, promoted = result["version"], result["promoted"]
         self.report(phase="done", message=result["reason"], version=version, promoted=promoted)
         outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"

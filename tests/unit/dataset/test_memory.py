@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 from segloop.dataset import Manifest, Memory, Mirror, SnapshotInputs, load_manifest, rebuild, snapshot, sync
-from segloop.errors import LabelStudioUnreachable, TrainingError
+from segloop.dataset.files import Objects
+from segloop.errors import ImageUnavailable, LabelStudioUnreachable, TrainingError
 from segloop.settings import Settings
 from tests.labelling import CONFIG, PROJECT, FakeImages, MemorySplits, Studio, half
 
@@ -193,6 +195,74 @@ def test_what_is_ignored_is_rebuilt(world: World) -> None:
     manifest = world.take("one", annotators="majority")
     rebuilt = rebuild(manifest, world.mirror, images=world.images, dest=world.folder / "again")
     assert rebuilt == manifest
+
+
+# -- images that cannot be had now, and a disk that fails
+
+
+def lose_host(world: World, *tasks: int, host: str = "a.example") -> None:
+    for number in tasks:
+        world.studio.submit(number, half("Sky"))
+        world.studio.tasks[number]["data"] = {"image": f"https://{host}/503/{number}.png"}
+
+
+def test_a_host_that_is_away_is_waited_for_and_not_trained_without(world: World) -> None:
+    lose_host(world, 5, 6, 7, 8, 9)
+    lose_host(world, 10, host="b.example")
+    with pytest.raises(ImageUnavailable, match=r"6 images of 6 tasks .*a.example \(5: .*503\); b.example \(1: .*24 h"):
+        world.take("one")
+    assert not (world.folder / "one" / "manifest.json").exists()
+    # the images of other hosts are there by now, and the host that is away was asked three times
+    assert len(world.images.loaded) == 4 + 3 + 1
+    world.images.is_back = True
+    assert len(world.take("one").items) == 10
+    assert len(world.images.loaded) == 6
+
+
+def test_a_host_that_stays_away_is_named_each_time_and_waited_for_once(world: World) -> None:
+    lose_host(world, 5)
+    with pytest.raises(ImageUnavailable):
+        world.take("one")
+    world.mirror.db.execute("UPDATE waits SET since = since - 25 * 3600")
+    for name in ("two", "three"):
+        lose_host(world, 6)  # no more is waited for its host
+        manifest = world.take(name)
+        assert {item.task for item in manifest.items} == {1, 2, 3, 4}
+        assert any("a.example (2: " in warning for warning in manifest.warnings)
+        assert {one.task for one in manifest.skipped} == {5, 6}
+    # nothing is known of another host yet
+    lose_host(world, 7, host="b.example")
+    with pytest.raises(ImageUnavailable, match=r"^1 image of 1 task .* b.example"):
+        world.take("four")
+    # where others came since, one image's failure is its own
+    world.mirror.db.execute("UPDATE waits SET since = since - 25 * 3600")
+    world.studio.tasks[7]["data"] = {"image": "https://a.example/fine.png"}
+    world.studio.predict(7)
+    world.take("five")
+    lose_host(world, 8)
+    with pytest.raises(ImageUnavailable, match=r"^1 image "):
+        world.take("six")
+
+
+def test_without_patience_the_tasks_are_left_out_at_once(world: World) -> None:
+    lose_host(world, 5)
+    manifest = world.take("one", image_wait_hours=0)
+    assert [one.task for one in manifest.skipped] == [5]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), sqlite3.OperationalError("disk I/O error")])
+def test_a_disk_that_fails_ends_the_snapshot(world: World, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    honest = Objects.put
+
+    def put(self: Objects, name: str, data: bytes) -> None:
+        if len(world.images.loaded) > 2:
+            raise error
+        honest(self, name, data)
+
+    monkeypatch.setattr(Objects, "put", put)
+    with pytest.raises(type(error)):
+        world.take("one")
+    assert not (world.folder / "one" / "manifest.json").exists()
 
 
 # -- one image in several tasks
