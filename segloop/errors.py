@@ -125,6 +125,10 @@ class TrainingError(SegloopError):
     """A training run failed; the text is its reason."""
 
 
+class TrainerRefused(TrainingError):
+    """The place where training runs does not accept segloop's credentials, or they lack a permission."""
+
+
 class TrainingStopped(TrainingError):
     """Somebody asked a training to stop."""
 

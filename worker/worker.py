@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from rq import Queue
 from rq.exceptions import StopRequested
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
@@ -35,9 +35,11 @@ from segloop.errors import (
 )
 from segloop.processes import die_with_parent
 from segloop.queue import OUTAGES, Jobs, JobTimeout, Parked, WorkerLocks, route_reason, take_up
+from segloop.queue.names import ADOPT, RETRAIN
 from segloop.queue.own import OwnJob, OwnQueue
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
+from worker.jobs.mirrors import forget_snapshot
 
 if TYPE_CHECKING:
     from segloop.aws.training.events import Events
@@ -80,6 +82,9 @@ class Worker(rq.Worker):
     def __init__(self, settings: Settings, queues: Sequence[str], jobs: Jobs) -> None:
         self._settings = settings
         self._jobs = jobs
+        #: In the process of a job: what it raised, and in how many seconds it runs again for that.
+        self._error: BaseException | None = None
+        self._runs_again_in_s: float | None = None
         self._locks = WorkerLocks(settings.data_dir.absolute() / "workers")
         self.recover()
         name, self._lock = self._locks.register()
@@ -97,9 +102,6 @@ class Worker(rq.Worker):
         )
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.is_stopping = False
-        #: In the process of a job: what it raised, and in how many seconds it runs again for that.
-        self._error: BaseException | None = None
-        self._runs_again_in_s: float | None = None
         self._events: Events | None = None
         self._registry: Registry | None = None
 
@@ -123,6 +125,9 @@ class Worker(rq.Worker):
         dead = list(self._locks.dead())
         for job_id in self._jobs.recovery.recover(self._locks.is_dead):
             logger.warning("job %s was abandoned by its worker", job_id)
+            job = self._jobs.fetch(job_id)
+            if job is not None and job.func_name in (RETRAIN, ADOPT) and job.get_status() == JobStatus.FAILED:
+                self._give_up(job)
         for name in dead:
             self._jobs.recovery.forget_worker(name)
             self._locks.forget(name)
@@ -233,7 +238,21 @@ class Worker(rq.Worker):
             return
         if isinstance(self._error, (SegloopError, JobTimeout)):
             job.retries_left = 0
+        if job.func_name in (RETRAIN, ADOPT) and not job.retries_left:
+            self._give_up(job)
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+    def _give_up(self, job: Job) -> None:
+        """Have the changes of a retrain that has failed for good count again, where it could not see to that itself."""
+        project = str(job.meta.get("project"))
+        folder = self._settings.data_dir.absolute() / "runs" / project / job.id
+        if isinstance(self._error, (SegloopError, JobTimeout)) or not folder.is_dir():
+            return
+        try:
+            forget_snapshot(open_registry(self._settings), project, job.id, folder)
+        except (RegistryError, OSError) as error:
+            logger.warning("job %s: %s", job.id, error)
+        self._jobs.restore_changes(project)
 
     def _delay_s(self, job: Job, error: BaseException | None) -> float | None:
         """In how many seconds a job that raised this runs again; None if it has failed."""
@@ -249,8 +268,7 @@ class Worker(rq.Worker):
         if isinstance(error, ImageUnavailable):
             # for how long images are waited for is the snapshot's to say; each try looks at every task
             delay_s = min(max(delay_s, age.total_seconds() / 10), LONGEST_RETRY_S)
-        elif age > OUTAGE_LIMIT:
-            self._jobs.restore_changes(str(job.meta.get("project")))
+        elif age > OUTAGE_LIMIT and job.func_name not in (RETRAIN, ADOPT):  # these know for how long it has lasted
             return None
         logger.warning("job %s: %s Trying again in %d s.", job.id, error, delay_s)
         self._jobs.report(job.id, {"phase": "waiting", "message": f"{error} Trying again every {delay_s:.0f} s."})

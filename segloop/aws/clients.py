@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError
+from segloop.errors import SegloopError, SettingsError, TrainerRefused, TrainerUnavailable, TrainingError
 from segloop.installation import missing_extra, require_extra
 from segloop.settings import Settings
 
@@ -29,9 +30,12 @@ _THROTTLED = {
     "TooManyRequestsException",
     "RequestTimeout",
 }
+#: Codes of "no instance of this type is free now".
+_NO_CAPACITY = {"CapacityError", "InsufficientCapacity", "InsufficientInstanceCapacity"}
 _DENIED = {"403", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 #: Codes of credentials that were good: whoever gave them can give new ones.
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+_QUOTA_OF_NONE = re.compile(r"limit\b.{0,200}? is 0 ", re.DOTALL)
 _CREDENTIALS = {
     *_EXPIRED,
     "InvalidAccessKeyId",
@@ -181,7 +185,8 @@ def explained(action: str) -> Iterator[None]:
 
     Raises:
         TrainingError: AWS refused; to ask again would not help.
-        TrainerUnavailable: it throttles, errs or cannot be reached; to ask later may help.
+        TrainerRefused: it does not accept the credentials, or they lack a permission; to ask again helps who mends that.
+        TrainerUnavailable: it throttles, errs, has no room or cannot be reached; to ask later may help.
     """
     from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
@@ -190,7 +195,7 @@ def explained(action: str) -> Iterator[None]:
     except ClientError as error:
         raise meaning(action, error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise TrainingError(f"There are no AWS credentials for {action}: {error}. See docs/sagemaker.md.") from error
+        raise TrainerRefused(f"There are no AWS credentials for {action}: {error}. See docs/sagemaker.md.") from error
     except aws_errors() as error:
         # boto3's transfers hide the answer of S3.
         if isinstance(error.__context__, ClientError):
@@ -202,20 +207,22 @@ def meaning(action: str, error: ClientError) -> SegloopError:
     """What an answer of AWS means for a run."""
     code, message = code_of(error), str(response_of(error).get("Error", {}).get("Message", ""))
     status = response_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-    if code in _THROTTLED or status >= 500:
+    if code in _THROTTLED | _NO_CAPACITY or status >= 500:
         return TrainerUnavailable(f"AWS answers {action} with {code} ({message}).")
     if code == "ResourceLimitExceeded":
-        return TrainingError(
+        # A quota of 0 has no room at any time; of another one there is room once something else has ended.
+        kind = TrainingError if _QUOTA_OF_NONE.search(message) else TrainerUnavailable
+        return kind(
             f"A quota of the AWS account is used up: {message} Ask for more in the console of Service Quotas, "
             "or take an instance type that the account has (SEGLOOP_SAGEMAKER_INSTANCE; of an endpoint, --instance)."
         )
     if code in _DENIED:
-        return TrainingError(
+        return TrainerRefused(
             f"AWS does not allow {action}: {message or 'no reason given'}. "
             "Give segloop's credentials that permission; docs/sagemaker.md lists those it needs."
         )
     if code in _CREDENTIALS:
-        return TrainingError(f"AWS does not accept the credentials for {action}: {code}: {message}")
+        return TrainerRefused(f"AWS does not accept the credentials for {action}: {code}: {message}")
     return TrainingError(f"AWS refused {action}: {code}: {message}")
 
 

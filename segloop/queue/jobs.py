@@ -266,11 +266,12 @@ class Jobs:
 
     @reaching_redis
     def finish_retrain(
-        self, project: str, job_id: str, decide: Callable[[Changes, bool], RetrainDecision]
+        self, project: str, job_id: str, decide: Callable[[Changes, bool], RetrainDecision], *, failed: bool = False
     ) -> Enqueued | None:
         """End a project's live retrain and, if `decide(changes, requested)` says so, queue the next, at once.
 
-        A press or a change either is seen by `decide`, or finds no live retrain any more.
+        The changes that a retrain took which `failed` count again afterwards; `decide` is asked about the others alone,
+        so that none fails twice by itself. A press or a change either is seen by `decide`, or finds no live retrain any more.
         """
 
         def attempt(pipe: Any) -> Enqueued | None:
@@ -280,6 +281,9 @@ class Jobs:
             pipe.multi()
             if live is not None and live.decode() != job_id:
                 return None
+            if failed:
+                for name in ("changes", "recent"):
+                    pipe.sunionstore(key_of(project, name), key_of(project, name), key_of(project, "taken"))
             pipe.set(key_of(project, "last"), job_id)
             pipe.delete(*(key_of(project, name) for name in ("taken", "rerun", "retrain", "recipe", "stop")))
             if not decision.act:

@@ -24,7 +24,8 @@ class Run:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run is. `failed` would fail again; `lost` was killed from outside and may be submitted again.
+    """How a run is. `failed` would fail again; `lost` was killed from outside and may be submitted again, and where there
+    was `no_room` for it, only after a while.
 
     `curves` are those of the run so far (see `segloop.metrics.curves.Curves`), where the place can tell them itself.
     """
@@ -33,10 +34,14 @@ class RunStatus:
     progress: Progress | None = None
     reason: str = ""
     curves: CurvesByName | None = field(default=None, compare=False)
+    no_room: bool = False
 
 
 class Trainer(Protocol):
     """A place that runs `segloop.training` on a folder of SageMaker's container contract.
+
+    Every method may raise TrainerUnavailable, where the place is away, and TrainerRefused, where it accepts no credentials
+    or they lack a permission: the same call may work later, and a run that has begun goes on.
 
     Attributes:
         poll_later_s: a run goes on without this process, and is to be polled so many seconds later; None: it ends with

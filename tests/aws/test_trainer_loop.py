@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from segloop.aws.training import SageMakerTrainer
-from segloop.errors import TrainingError
+from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.queue import Jobs, Parked
 from segloop.settings import Settings
 from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
@@ -107,6 +107,29 @@ def test_a_failure_is_told_and_frees_the_project(context: JobContext, emulator: 
     with pytest.raises(TrainingError, match="limit is 0 Instances"):
         run_retrain(context, PROJECT, job_id)
     assert context.jobs.live_retrain(PROJECT) is None
+
+
+@pytest.mark.parametrize("code", ["ExpiredTokenException", "AccessDeniedException", "UnrecognizedClientException"])
+def test_a_training_is_collected_once_aws_can_be_asked_again(
+    context: JobContext, emulator: Emulator, tmp_path: Path, code: str
+) -> None:
+    job_id = begin(context.jobs)
+    with pytest.raises(Parked):
+        run_retrain(context, PROJECT, job_id)
+    emulator.faults += [("DescribeTrainingJob", Refusal(code, "refused"))] * 3
+    result, _ = looks(context, job_id, tmp_path)
+    assert result["promoted"]
+    assert len(emulator.jobs) == 1
+
+
+def test_a_used_up_quota_is_waited_for(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
+    message = "The account-level service limit 'ml.g5.xlarge for training job usage' is 1 Instances, with current utilization of 1."
+    emulator.faults.append(("CreateTrainingJob", Refusal("ResourceLimitExceeded", message)))
+    context.jobs.record_changes(PROJECT, range(1, 11))
+    job_id = begin(context.jobs)
+    with pytest.raises(TrainerUnavailable, match="is 1 Instances"):
+        run_retrain(context, PROJECT, job_id)
+    assert looks(context, job_id, tmp_path)[0]["promoted"]
 
 
 def test_a_stop_from_segloop_stops_the_job_there(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import errno
 import json
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from rq.serializers import JSONSerializer
 from segloop.dataset.files import Objects
 from segloop.errors import (
     DiskError,
+    ImageError,
     ImageUnavailable,
     LabelStudioUnreachable,
     NothingToTrain,
     RegistryError,
+    SegloopError,
+    TrainerUnavailable,
     TrainingError,
     TrainingStopped,
 )
@@ -31,7 +35,7 @@ from segloop.policy import Changes, Compared
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings
-from segloop.trainers.base import RunStatus
+from segloop.trainers.base import Run, RunStatus
 from segloop.versions import PromotionDecision
 from tests.job_context import (
     PROJECT,
@@ -47,7 +51,9 @@ from tests.job_context import (
 )
 from worker.jobs.context import JobContext
 from worker.jobs.prelabel import run_prelabel
+from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
+from worker.jobs.train import ROOM_WAITS_S
 
 
 def test_the_first_retrain(context: JobContext) -> None:
@@ -229,6 +235,87 @@ def test_a_failing_training_is_final_and_frees_the_project(context: JobContext) 
     assert context.jobs.live_retrain(PROJECT) is None
     assert context.registry.champion(PROJECT) is None
     assert context.jobs.counters.tallies([]).retrains["full", "failed"] == 1
+
+
+@pytest.mark.parametrize("fails", ["training", "snapshot", "comparison", "stopped"])
+def test_what_a_failed_retrain_took_counts_again_and_begins_nothing_by_itself(context: JobContext, fails: str) -> None:
+    class NoImages:
+        def load(self, uri: str, task_id: int | None) -> SourceImage:
+            raise ImageError(f"{uri} answered 404")
+
+    context.jobs.record_changes(PROJECT, range(1, 11))
+    job_id, world = begin(context.jobs), context
+    if fails == "training":
+        reason = "CapacityError: Unable to provision requested ML compute capacity."
+        context.trainer.states += [RunStatus("failed", reason=reason)]  # type: ignore[attr-defined]
+    elif fails == "snapshot":
+        world = replace(context, images=NoImages())  # type: ignore[arg-type]
+    elif fails == "stopped":
+        context.jobs.ask_stop(PROJECT)
+    else:
+
+        def endless(*args: Any) -> Compared:
+            raise JobTimeout("too long")
+
+        world = replace(context, compare=endless)
+    with pytest.raises(SegloopError):
+        run_retrain(world, PROJECT, job_id)
+    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+    # neither the end of the job nor the next questions to Label Studio begin another of the same changes
+    for _ in range(2):
+        run_reconcile(context)
+        assert queued(context.jobs, RETRAIN_QUEUE) == []
+        # all that is known of them is in Label Studio and in the store
+        context.jobs.connection.flushall()
+    run_reconcile(context)
+    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+    later = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+    context.label_studio.labelled.append(task(11, updated_at=later))  # type: ignore[attr-defined]
+    run_reconcile(context)
+    assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+    assert context.jobs.changed(PROJECT) == Changes(11, 11)
+
+
+def test_an_outage_that_lasts_for_a_day_fails_and_forgets_nothing(context: JobContext, settings: Settings) -> None:
+    context.jobs.record_changes(PROJECT, range(1, 11))
+    job_id = begin(context.jobs)
+
+    class Away(FakeTrainer):
+        def submit(self, run: Run) -> None:
+            raise TrainerUnavailable("The credentials have expired.")
+
+    away = replace(context, trainer=Away())
+    outage = settings.data_dir / "runs" / PROJECT / job_id / "outage.json"
+    for since_h, last_h, error in ((0, 0, TrainerUnavailable), (25, 2, TrainerUnavailable), (25, 0.1, TrainingError)):
+        if since_h:
+            known = {"since": time.time() - since_h * 3600, "last": time.time() - last_h * 3600}
+            outage.write_text(json.dumps(known))
+        with pytest.raises(error, match="expired"):
+            run_retrain(away, PROJECT, job_id)
+    assert context.jobs.live_retrain(PROJECT) is None
+    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+
+
+def test_a_training_for_which_there_is_no_room_is_tried_again_with_a_limit(
+    context: JobContext, settings: Settings
+) -> None:
+    full = RunStatus("lost", reason="CapacityError: no instances.", no_room=True)
+    trainer = FakeTrainer([full] * 100, poll_later_s=1)
+    world, job_id = replace(context, trainer=trainer), begin(context.jobs)
+    context.jobs.record_changes(PROJECT, range(1, 11))
+    state = settings.data_dir / "runs" / PROJECT / job_id / "training.json"
+    for tries in range(1, len(ROOM_WAITS_S) + 1):
+        with pytest.raises(Parked) as caught:
+            run_retrain(world, PROJECT, job_id)
+        assert ROOM_WAITS_S[tries - 1] - 60 < caught.value.delay_s <= ROOM_WAITS_S[tries - 1]
+        assert context.jobs.job_status(job_id)["progress"]["phase"] == "waiting"
+        assert len(trainer.submitted) == tries
+        state.write_text(json.dumps({**json.loads(state.read_text()), "retry_at": time.time() - 1}))
+        with pytest.raises(Parked):
+            run_retrain(world, PROJECT, job_id)
+    with pytest.raises(TrainingError, match="no room for the training 8 times: CapacityError"):
+        run_retrain(world, PROJECT, job_id)
+    assert context.jobs.changed(PROJECT) == Changes(10, 10)
 
 
 def test_a_lost_training_goes_on(context: JobContext) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from segloop.dataset import Mirror, sync, sync_target
@@ -16,6 +17,7 @@ from segloop.labelstudio import TargetStorage
 from segloop.progress import Report
 from segloop.registry import Registry
 from worker.jobs.context import JobContext, project_id_of
+from worker.jobs.run_state import read_state, write_state
 
 _STATE_FILE: Final = "snapshot.json"
 
@@ -31,13 +33,19 @@ class Mark:
 @dataclass(frozen=True)
 class SnapshotState:
     """snapshot.json of a project: the mark from which changes count toward the next full retrain; where a quick one's
-    snapshot came later, that from which they count toward the next quick one; and the job that took the last snapshot."""
+    snapshot came later, that from which they count toward the next quick one; and the job that took the last snapshot.
+
+    `failed_since` and `failed_revision` are the mark of a retrain that failed: its changes count again, and begin another
+    one by themselves only together with some that came after it.
+    """
 
     since: str = ""
     revision: str = ""
     quick_since: str = ""
     quick_revision: str = ""
     job: str = ""
+    failed_since: str = ""
+    failed_revision: str = ""
 
     @classmethod
     def read(cls, registry: Registry, project: str) -> SnapshotState:
@@ -56,6 +64,27 @@ class SnapshotState:
     def quick(self) -> Mark | None:
         return Mark(self.quick_since, self.quick_revision) if self.quick_since else None
 
+    @property
+    def failed(self) -> Mark | None:
+        return Mark(self.failed_since, self.failed_revision) if self.failed_since else None
+
+
+def note_snapshot(registry: Registry, project: str, folder: Path, state: SnapshotState) -> None:
+    """Have changes count from a retrain's snapshot on; what held before stays in the run's folder, in case it fails."""
+    earlier = SnapshotState.read(registry, project)
+    if earlier.job != state.job:
+        write_state(folder / "earlier.json", earlier)
+    state.write(registry, project)
+
+
+def forget_snapshot(registry: Registry, project: str, job: str, folder: Path) -> None:
+    """Have the changes that a failed retrain's snapshot covers count again, as they did before it."""
+    state = SnapshotState.read(registry, project)
+    if state.job == job:
+        state = read_state(folder / "earlier.json", SnapshotState) or state
+    mark = read_state(folder / "mark.json", Mark) or Mark(datetime.now(UTC).isoformat())
+    replace(state, failed_since=mark.since, failed_revision=mark.revision).write(registry, project)
+
 
 @contextmanager
 def open_mirror(context: JobContext, project: str) -> Iterator[Mirror]:
@@ -72,7 +101,7 @@ def open_mirror(context: JobContext, project: str) -> Iterator[Mirror]:
     except OSError as error:
         raise DiskError.of(folder, error) from error
     except sqlite3.Error as error:
-        if isinstance(error, sqlite3.OperationalError):
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise DiskError.of(folder, error) from error
         raise SegloopError(
             f"the mirror {folder} cannot be used: {error}; removing the folder begins it anew"

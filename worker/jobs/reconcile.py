@@ -67,12 +67,17 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
         state = SnapshotState.read(context.registry, project)
         tasks = changed(mirror, state.full)
         recent = None if state.quick is None else changed(mirror, state.quick)
+        is_held = state.failed is not None and not changed(mirror, state.failed)
     if context.jobs.live_retrain(project) is not None:
+        return
+    changes = context.jobs.record_changes(project, tasks, recent=recent)
+    if is_held:
+        # A retrain of these very changes failed: another one begins with the next change, or with Start Training.
         return
     settings = context.settings_of(project)
     decision = should_retrain(
         event="reconcile",
-        changes=context.jobs.record_changes(project, tasks, recent=recent),
+        changes=changes,
         thresholds=thresholds(settings),
         live=None,
         has_backbone=champion is not None or settings.weights != "none",

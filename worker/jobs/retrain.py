@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,11 +16,13 @@ from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, 
 from segloop.errors import (
     DiskError,
     EngineError,
+    ImageUnavailable,
     LabelStudioError,
     SegloopError,
     SettingsError,
     TrainingError,
     TrainingStopped,
+    VersionNotFound,
 )
 from segloop.formats import WEIGHTS_FILE
 from segloop.policy import Recipe, should_promote, should_rerun
@@ -29,10 +33,11 @@ from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
 from segloop.versions import EngineReport, PromotionDecision
 from worker.jobs.context import JobContext, set_backend_title, thresholds
-from worker.jobs.mirrors import Mark, SnapshotState
+from worker.jobs.mirrors import Mark, SnapshotState, forget_snapshot, note_snapshot
 from worker.jobs.run_state import (
     Beginning,
     Candidate,
+    Outage,
     RetrainResult,
     Verdict,
     generation_of,
@@ -43,6 +48,12 @@ from worker.jobs.snapshot import freeze_annotations, hold_out_nothing_of
 from worker.jobs.train import Training, hyperparameters_of
 
 logger = logging.getLogger(__name__)
+
+#: For how long a retrain waits for something that is away; and one whose training runs elsewhere, and is paid for; in
+#: seconds. Two outages with so much time between them are two.
+OUTAGE_LIMIT_S = 24 * 3600.0
+BEGUN_OUTAGE_LIMIT_S = 7 * 24 * 3600.0
+OUTAGE_GAP_S = 3600.0
 
 
 def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult:
@@ -187,8 +198,9 @@ class Retrain:
         state = SnapshotState(mark.since, mark.revision, job=self.job_id)
         if self.recipe == "quick":
             known = SnapshotState.read(registry, self.project)
-            state = replace(known, quick_since=mark.since, quick_revision=mark.revision, job=self.job_id)
-        state.write(registry, self.project)
+            quick = replace(known, quick_since=mark.since, quick_revision=mark.revision, job=self.job_id)
+            state = replace(quick, failed_since="", failed_revision="")
+        note_snapshot(registry, self.project, self.folder, state)
         partial.replace(self.snapshot_folder)
         return manifest
 
@@ -309,7 +321,11 @@ class Retrain:
             failure = TrainingError(f"The retrain took longer than job_timeout_s={self.settings.job_timeout_s}.")
             self._fail(failure)
             raise failure from error
-        except OUTAGES:
+        except VersionNotFound as error:
+            self._fail(error)
+            raise
+        except OUTAGES as error:
+            self._endure(error)
             raise
         except SegloopError as error:
             self._fail(error)
@@ -325,14 +341,35 @@ class Retrain:
         self._queue_next()
         return result
 
+    def _endure(self, error: SegloopError) -> None:
+        """Return while an outage may still pass; images have a limit of their own.
+
+        Raises:
+            TrainingError: it has lasted for too long.
+        """
+        if isinstance(error, ImageUnavailable):
+            return
+        path, now = self.folder / "outage.json", time.time()
+        outage = read_state(path, Outage)
+        if outage is None or now - outage.last > OUTAGE_GAP_S:
+            outage = Outage(now, now)
+        limit_s = BEGUN_OUTAGE_LIMIT_S if (self.folder / "training.json").is_file() else OUTAGE_LIMIT_S
+        if now - outage.since > limit_s:
+            failure = TrainingError(f"{error} It has been so for {(now - outage.since) / 3600:.0f} h.")
+            self._fail(failure)
+            raise failure from error
+        with contextlib.suppress(OSError):
+            write_state(path, replace(outage, last=now))
+
     def _fail(self, error: SegloopError) -> None:
         logger.error("project %s: job %s failed: %s", self.project, self.job_id, error)
         phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
         self.report(phase=phase, message=str(error))
         self.context.jobs.counters.count_retrain(self.job_id, self.recipe, phase)
-        self._queue_next()
+        forget_snapshot(self.context.registry, self.project, self.job_id, self.folder)
+        self._queue_next(failed=True)
 
-    def _queue_next(self) -> None:
+    def _queue_next(self, *, failed: bool = False) -> None:
         has_backbone = self.settings.weights != "none" or self.context.registry.champion(self.project) is not None
         self.context.jobs.finish_retrain(
             self.project,
@@ -344,6 +381,7 @@ class Retrain:
                 ended=self.recipe,
                 has_backbone=has_backbone,
             ),
+            failed=failed,
         )
 
     @contextmanager

@@ -72,11 +72,24 @@ class SeenStep:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """training.json: a training that goes on elsewhere, as far as it was seen."""
+    """training.json: a training that goes on elsewhere, as far as it was seen.
+
+    `waits` is how often there was no room for it, and `retry_at` when it is submitted again, while that is to come.
+    """
 
     submitted_at: float
     lost: int = 0
     seen: tuple[SeenStep, ...] = ()
+    waits: int = 0
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Outage:
+    """outage.json: since when, and when last, a retrain could not go on for something that is away; seconds of the epoch."""
+
+    since: float
+    last: float
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from segloop.progress import Report
 from segloop.settings import Settings
 from worker.jobs.context import JobContext, project_id_of
 from worker.jobs.mirrors import Mark, open_mirror, sync_mirror
+from worker.jobs.run_state import write_state
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ logger = logging.getLogger(__name__)
 def freeze_annotations(
     context: JobContext, project: str, settings: Settings, folder: Path, progress: Report
 ) -> tuple[Manifest, Mark]:
-    """A snapshot folder of what is annotated now, by the project's settings, and its moment."""
+    """A snapshot folder of what is annotated now, by the project's settings, and its moment, which mark.json beside it
+    holds before anything is drawn."""
     label_config = context.label_studio.projects.get(project_id_of(project))["label_config"]
     started = datetime.now(UTC)
     with open_mirror(context, project) as mirror:
@@ -27,6 +29,7 @@ def freeze_annotations(
         # Label Studio's clock decides what is newer than the snapshot; ours only, where a page was read before a change.
         since = min(mirror.newest() or datetime.fromtimestamp(0, UTC), started)
         mark = Mark(since.isoformat(), f"{mirror.id}:{mirror.revision}")
+        write_state(folder.parent / "mark.json", mark)
         splits = ProjectSplits(context.registry, project)
         inputs = SnapshotInputs(project, label_config, context.images, splits, settings, Memory(mirror))
         manifest = snapshot(inputs, mirror.tasks(), folder, progress=progress, steps=len(mirror))

@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from segloop.errors import TrainingError, TrainingStopped
+from segloop.errors import TrainerRefused, TrainerUnavailable, TrainingError, TrainingStopped
 from segloop.metrics.curves import Curves, CurvesByName
 from segloop.policy import Recipe
 from segloop.progress import Progress
@@ -47,6 +48,12 @@ TRAINING: Mapping[Recipe, str] = {"full": "Training.", "quick": "Quick adaptatio
 
 #: How often a training that was killed from outside is started again within one job.
 MAX_LOST = 3
+
+#: For how long a training waits for room where it runs, each time that there is none, in seconds; then it has failed.
+ROOM_WAITS_S = (300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0, 3600.0)
+
+#: For how long after its time was over a training is asked about that nobody tells of, in seconds.
+REFUSED_LIMIT_S = 7 * 24 * 3600.0
 
 #: Longest time between two looks at a training that goes on by itself, in seconds.
 LONGEST_LOOK_S = 300.0
@@ -99,6 +106,30 @@ class Training:
     def _look_elsewhere(self, poll_s: float) -> Path:
         """Submit a run that goes on by itself, or look how it is: its bundle once it has finished.
 
+        Who refuses credentials is asked again: somebody can renew them, and what has begun is paid for.
+
+        Raises:
+            Parked: it still runs, or whether it does is not told.
+            TrainerUnavailable: it cannot be submitted now.
+            TrainingError: whether it runs has not been told for a week after its time was over.
+        """
+        try:
+            return self._look(poll_s)
+        except TrainerRefused as error:
+            state = read_state(self.run.folder / "training.json", TrainingState)
+            if state is None:
+                raise TrainerUnavailable(str(error)) from error
+            age_s = time.time() - state.submitted_at
+            if age_s > self.timeout_s + REFUSED_LIMIT_S:
+                raise
+            logger.error("run %s: %s It is asked again.", self.run.id, error)
+            message = f"{error} The training goes on, and is asked about again until this is mended."
+            self.context.jobs.report(self.run.id, {"phase": "waiting", "message": message})
+            raise Parked(_pause_s(poll_s, age_s)) from error
+
+    def _look(self, poll_s: float) -> Path:
+        """Submit a run, or look how it is.
+
         Nothing is stopped by an interruption: the next worker looks again.
 
         Raises:
@@ -118,7 +149,10 @@ class Training:
             trainer.stop(self.run)
             raise TrainingError(f"The training took longer than job_timeout_s={self.timeout_s}.")
         progress = status.progress or {}
-        state = replace(state, lost=self._go_on(status, state.lost))
+        if status.no_room:
+            state = self._wait_for_room(state, status.reason)
+        else:
+            state = replace(state, lost=self._go_on(status, state.lost), retry_at=None)
         if "step" in progress:
             step = SeenStep(progress["step"], progress.get("loss"), progress.get("miou"))
             state = replace(state, seen=(*state.seen, step))
@@ -127,7 +161,33 @@ class Training:
         for seen in state.seen:
             curves.take(Progress(step=seen.step, loss=seen.loss, evaluated=seen.evaluated))
         self._report(progress, curves.as_dict())
-        raise Parked(min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S)))
+        raise Parked(_pause_s(poll_s, age_s))
+
+    def _wait_for_room(self, state: TrainingState, reason: str) -> TrainingState:
+        """Submit a run again for which there was no room, once it has waited.
+
+        Raises:
+            Parked: it is to wait.
+            TrainingError: there was no room too often, or somebody asked for its stop.
+        """
+        if self.context.jobs.stop_asked(self.project, self.run.id):
+            raise TrainingStopped("Somebody stopped the training.")
+        if state.retry_at is None:
+            if state.waits == len(ROOM_WAITS_S):
+                raise TrainingError(f"There was no room for the training {state.waits + 1} times: {reason}")
+            retry_at = time.time() + ROOM_WAITS_S[state.waits]
+            state = replace(state, waits=state.waits + 1, retry_at=retry_at)
+            write_state(self.run.folder / "training.json", state)
+            logger.warning("run %s: %s Trying again in %d s.", self.run.id, reason, ROOM_WAITS_S[state.waits - 1])
+        left_s = (state.retry_at or 0) - time.time()
+        if left_s > 0:
+            at = datetime.fromtimestamp(state.retry_at or 0, UTC)
+            self.context.jobs.report(
+                self.run.id, {"phase": "waiting", "message": f"{reason} Trying again at {at:%H:%M} UTC."}
+            )
+            raise Parked(left_s)
+        self.context.trainer.submit(self.run)
+        return replace(state, retry_at=None)
 
     def _go_on(self, status: RunStatus, lost: int) -> int:
         """Submit a lost run again; how often it was lost by now.
@@ -156,6 +216,11 @@ class Training:
 def hyperparameters_of(settings: Settings, recipe: Recipe) -> dict[str, str]:
     """The hyperparameters of a training by a project's settings."""
     return {"recipe": recipe, **{name: str(getattr(settings, name)) for name in _HYPERPARAMETERS}}
+
+
+def _pause_s(poll_s: float, age_s: float) -> float:
+    """How long after a look at a training of this age the next one is."""
+    return min(max(poll_s, age_s / 10), max(poll_s, LONGEST_LOOK_S))
 
 
 def _measuring(shown: Progress) -> str:

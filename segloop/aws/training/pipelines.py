@@ -118,6 +118,8 @@ def status_of(execution: Execution, job: RunStatus | None) -> RunStatus:
     progress = job.progress if job is not None else {"stage": state, "message": f"SageMaker pipeline: {state}."}
     if state == "Succeeded":
         return RunStatus("finished", progress)
+    if state == "Failed" and job is not None and job.no_room:
+        return job
     if state == "Failed":
         reason = job.reason if job is not None else ""
         return RunStatus("failed", progress, reason or execution.failure or "SageMaker gives no reason.")

@@ -98,7 +98,8 @@ class AdoptedTraining:
         """How the training is; `running`, with a line in the log, while AWS cannot be asked. One that was stopped has failed.
 
         Raises:
-            TrainingError: there is none, or AWS does not allow to ask.
+            TrainingError: there is none.
+            TrainerRefused: AWS does not allow to ask.
         """
         try:
             status = status_of(self._described(), self._settings.sagemaker_price_per_hour)
@@ -128,7 +129,7 @@ class AdoptedTraining:
         """Stop the training, for good.
 
         Raises:
-            TrainingError: AWS does not allow to stop it.
+            TrainerRefused: AWS does not allow to stop it.
             TrainerUnavailable: AWS cannot be reached now.
         """
         self._jobs.stop(self.job)

@@ -8,6 +8,8 @@ from typing import Any
 from segloop.progress import Progress, read_progress
 from segloop.trainers.base import RunStatus
 
+#: How the reason of a failure begins that is SageMaker's own and passes: no instances are free, or an error of theirs.
+_PASSING = ("CapacityError", "InternalServerError")
 #: What SageMaker's secondary status is to a person; others are shown as they are.
 _STAGES = {
     "LaunchingMLInstances": "Starting",
@@ -63,12 +65,14 @@ class TrainingJob:
 def status_of(job: TrainingJob, price_per_hour: float = 0.0) -> RunStatus:
     """The status of a run from its training job.
 
-    A job that somebody stopped is lost: it can be submitted again, and goes on from its checkpoints. One that used up
+    A job for which SageMaker had no instances is lost, and there was no room. One that somebody stopped is lost: it can be submitted again, and goes on from its checkpoints. One that used up
     its time is failed, for it would again.
     """
     progress = progress_of(job, price_per_hour)
     if job.status == "Completed":
         return RunStatus("finished", progress)
+    if job.status == "Failed" and job.failure.startswith(_PASSING):
+        return RunStatus("lost", progress, job.failure, no_room=True)
     if job.status == "Failed":
         return RunStatus("failed", progress, job.failure)
     if job.stage == "MaxWaitTimeExceeded":

@@ -90,7 +90,7 @@ class SageMakerTrainer:
         """How a submitted run is; `running`, with a line in the log, while AWS cannot be asked.
 
         Raises:
-            TrainingError: AWS does not allow to ask.
+            TrainerRefused: AWS does not allow to ask.
         """
         try:
             status = self._status(run, _read_state(run))
@@ -120,7 +120,7 @@ class SageMakerTrainer:
         """Stop a run so that it can be submitted again later; returns when it has stopped, or after ten minutes.
 
         Raises:
-            TrainingError: AWS does not allow to stop it.
+            TrainerRefused: AWS does not allow to stop it.
             TrainerUnavailable: AWS cannot be reached now.
         """
         state = _read_state(run)
