@@ -13,7 +13,8 @@ import orjson
 from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, reference
 from segloop.dataset.files import Built, KnownImage, Memory, Objects
 from segloop.dataset.image_waits import ImageWaits, Place, host_of
-from segloop.dataset.manifest import Item, Skipped
+from segloop.dataset.looks import Looks
+from segloop.dataset.manifest import Item, Manifest, Skipped
 from segloop.dataset.mirror import content_of
 from segloop.dataset.notes import Note
 from segloop.dataset.splits import SplitStore
@@ -39,6 +40,7 @@ class SnapshotInputs:
     Attributes:
         project: its key.
         splits: where its split is kept.
+        learnt: the served version's training set: what it was trained on is not held out, wherever it comes from now.
         memory: what earlier snapshots found; with it, only what changed is fetched, decoded and drawn.
     """
 
@@ -48,6 +50,7 @@ class SnapshotInputs:
     splits: SplitStore
     settings: Settings
     memory: Memory | None = None
+    learnt: Manifest | None = None
 
 
 class ItemBuilder:
@@ -55,6 +58,7 @@ class ItemBuilder:
 
     Attributes:
         waits: the images that could not be had now.
+        looks: what the images show.
 
     Raises:
         LabelConfigError: the label config cannot be used.
@@ -68,6 +72,7 @@ class ItemBuilder:
         self._objects = Objects(dest) if inputs.memory is None else inputs.memory.objects
         self._dest = dest
         self.waits = ImageWaits(None if inputs.memory is None else inputs.memory.db, 3600 * settings.image_wait_hours)
+        self.looks = Looks(None if inputs.memory is None else inputs.memory.db)
         self._rules = [_DRAWING, inputs.label_config, settings.unlabelled, settings.annotators]
 
     def build(self, task: Task) -> Built:
@@ -149,6 +154,7 @@ class ItemBuilder:
         height, width = source.pixels.shape[:2]
         image = KnownImage(f"images/{source.blob.sha256}{source.blob.suffix}", width, height)
         self._objects.put(image.file, source.blob.bytes)
+        self.looks.keep(image.file, source.pixels)
         if self._memory is not None:
             self._memory.keep_image(number, tag, index, address, image)
         return image

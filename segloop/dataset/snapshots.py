@@ -13,7 +13,8 @@ from segloop.dataset.files import Objects
 from segloop.dataset.items import ItemBuilder, SnapshotInputs, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
 from segloop.dataset.notes import Note, warnings_of
-from segloop.dataset.splits import assign_splits, find_twins
+from segloop.dataset.splits import assign_splits
+from segloop.dataset.twins import Evidence, Twins, group_of, settle_groups, twins_of
 from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
 from segloop.progress import Report
 from segloop.settings import Settings
@@ -37,8 +38,9 @@ def snapshot(
     as one class map for each of its images. One without regions means "all background", or nothing where
     `settings.unlabelled` is "ignore". A task whose annotations or images cannot be used is left out and reported
     under `skipped`; so is one bad annotation among several that count. Regions that do not count as they were meant, as
-    those of a label that the config does not have, cost nothing else, and are warned of. Tasks with the same image are
-    on the same side of the split; where they were put on both sides before, those to train on are left out.
+    those of a label that the config does not have, cost nothing else, and are warned of. Tasks that
+    show the same, or are of one group (`settings.split_by`), are on the same side of the split (see `twins_of`); where they
+    were put on both sides before, those to train on are left out.
 
     An image that cannot be had now, as its host is away or overloaded, is no fault of its task: all others are built, and
     kept in the memory, and then the snapshot ends; it is to be called again later (see `ImageWaits`).
@@ -65,8 +67,11 @@ def snapshot(
     items: list[Item] = []
     skipped: list[Skipped] = []
     notes: list[Note] = []
+    groups: dict[int, str] = {}
     steps = len(tasks) if isinstance(tasks, Sized) else steps
     for step, task in enumerate(tasks, start=1):
+        if settings.split_by and (group := group_of(task["data"], settings.split_by)) is not None:
+            groups[task["id"]] = group
         try:
             built = builder.build(task)
         except (LabelStudioError, OSError, sqlite3.Error):
@@ -83,9 +88,11 @@ def snapshot(
         if progress is not None:
             _report(progress, step, steps)
     missing = builder.waits.settle()
-    twins = find_twins((item.task, item.image) for item in items)
-    assigned = _assign(inputs, {item.task for item in items}, twins)
-    leaks = _leaks(items, assigned)
+    evidence = Evidence(dest, builder.looks, groups, inputs.learnt, settings.twin_similarity, settings.image_max_pixels)
+    found = twins_of(items, evidence)
+    twins = found.tasks
+    assigned = _assign(inputs, {item.task for item in items}, found, groups)
+    leaks = _leaks(items, assigned, twins)
     skipped += leaks
     for left_out in skipped:
         _log.warning("project %s: task %s is left out of the snapshot: %s", project, left_out.task, left_out.reason)
@@ -93,7 +100,13 @@ def snapshot(
         del assigned[leak.task]
     if len(set(assigned.values())) < 2:
         raise NothingToTrain(_too_few(project, assigned, twins, skipped))
-    warnings = (*missing, *_few_held_out(assigned, settings), *warnings_of(notes))
+    warnings = (
+        *missing,
+        *found.warnings,
+        *_ungrouped(assigned, groups, settings),
+        *_few_held_out(assigned, settings),
+        *warnings_of(notes),
+    )
     for warning in warnings:
         _log.warning("project %s: %s", project, warning)
     manifest = Manifest(
@@ -125,24 +138,50 @@ def _report(progress: Report, step: int, steps: int | None) -> None:
         progress({"phase": "snapshot", "step": step, "steps": steps, "message": f"Drawing: {step} of {steps} tasks"})
 
 
-def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Mapping[int, int]) -> dict[int, Split]:
+def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Twins, groups: Mapping[int, str]) -> dict[int, Split]:
     known = inputs.splits.load()
-    assigned = assign_splits(inputs.project, tasks, known, inputs.settings.val_fraction, twins)
-    if assigned.keys() - known.keys():
+    present = settle_groups({task: side for task, side in known.items() if task in tasks}, groups)
+    for task, side in twins.seen.items():
+        # what the champion was trained on cannot judge it; what it was judged by goes on doing so
+        if side == "train" or task not in present:
+            present[task] = side
+    assigned = assign_splits(inputs.project, tasks, present, inputs.settings.val_fraction, twins.tasks)
+    moved = sorted(task for task in known.keys() & assigned.keys() if known[task] != assigned[task])
+    if moved:
+        _log.warning(
+            "project %s: tasks %s are held out no more: their group, or the served version, is trained on what they show",
+            *(inputs.project, moved),
+        )
+    if assigned.items() - known.items():
         inputs.splits.save({**known, **assigned})
     return assigned
 
 
-def _leaks(items: Iterable[Item], assigned: Mapping[int, Split]) -> list[Skipped]:
-    """Tasks to train on that have an image of a task that is held out: they were split before they shared it."""
-    held_out = {item.image: item.task for item in items if assigned[item.task] == "val"}
-    leaking = {
-        item.task: held_out[item.image] for item in items if assigned[item.task] == "train" and item.image in held_out
-    }
-    return [
-        Skipped(task=task, reason=f"it has an image of task {other}, which is held out for validation")
-        for task, other in leaking.items()
-    ]
+def _leaks(items: Iterable[Item], assigned: Mapping[int, Split], twins: Mapping[int, int]) -> list[Skipped]:
+    """Tasks to train on whose twin is held out: they were split before they were twins."""
+    held_out = {twins[task]: task for task, side in assigned.items() if side == "val" and task in twins}
+    files: dict[int, set[str]] = {}
+    for item in items:
+        files.setdefault(item.task, set()).add(item.image)
+    leaks = []
+    for task, side in assigned.items():
+        other = held_out.get(twins.get(task, task)) if side == "train" else None
+        if other is not None:
+            reason = (
+                "it has an image of" if files[task] & files[other] else "it shows the same, or is of the same group, as"
+            )
+            leaks.append(Skipped(task=task, reason=f"{reason} task {other}, which is held out for validation"))
+    return leaks
+
+
+def _ungrouped(assigned: Mapping[int, Split], groups: Mapping[int, str], settings: Settings) -> tuple[str, ...]:
+    lacking = sorted(assigned.keys() - groups.keys()) if settings.split_by else []
+    if not lacking:
+        return ()
+    named = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+    return (
+        f"{len(lacking)} tasks have no {settings.split_by!r} (split_by) in their data: each is a group of its own ({named})",
+    )
 
 
 def _few_held_out(assigned: Mapping[int, Split], settings: Settings) -> tuple[str, ...]:

@@ -31,6 +31,18 @@ class LearningSettings(BaseSettings):
     val_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of the labelled tasks that is held out for validation."
     )
+    split_by: str = Field(
+        "",
+        description="Field of a task's data, such as drive, patient or meta.video: tasks with the same value there are on one side "
+        "of the split, trained on or held out.",
+    )
+    twin_similarity: float = Field(
+        0.94,
+        gt=0,
+        le=1,
+        description="Images whose outlines are at least so similar are near duplicates, and on one side of the split. 1: only those "
+        "with the same pixels.",
+    )
     min_val_tasks: int = Field(
         10, ge=1, description="Below this many held-out tasks a version's metrics carry a warning."
     )

@@ -45,6 +45,7 @@ PROJECT_SETTINGS = (
     "train_minutes",
     "train_patience",
     "unlabelled",
+    "split_by",
 )
 
 

@@ -7,6 +7,7 @@ expects the same end.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from rq.serializers import JSONSerializer
 
+from segloop.dataset import load_manifest
 from segloop.dataset.files import Objects
 from segloop.errors import (
     DiskError,
@@ -30,6 +32,7 @@ from segloop.errors import (
     TrainingError,
     TrainingStopped,
 )
+from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes, Compared
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout, Parked
@@ -415,6 +418,30 @@ def test_images_that_cannot_be_had_now_are_waited_for(context: JobContext) -> No
     assert context.jobs.live_retrain(PROJECT) is not None
     assert (context.trainer.submitted, context.registry.versions(PROJECT)) == ([], [])  # type: ignore[attr-defined]
     assert run_retrain(context, PROJECT, job_id)["tasks"] == 10
+
+
+@pytest.mark.parametrize("extra", [b"", b"x"])
+def test_tasks_that_are_deleted_and_imported_again_keep_their_sides(context: JobContext, extra: bytes) -> None:
+    def numbered(number: int) -> int:
+        return (number - 1) % 10 + 1
+
+    class ByAddress:
+        def load(self, uri: str, task_id: int | None) -> SourceImage:
+            source = context.images.load(uri, numbered(task_id or 0))
+            data = source.blob.bytes + (extra if (task_id or 0) > 10 else b"")
+            return SourceImage(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=96, name=uri)
+
+    world = replace(context, images=ByAddress())  # type: ignore[arg-type]
+
+    def split() -> dict[int, str]:
+        run = context.trainer.submitted[-1]  # type: ignore[attr-defined]
+        return {numbered(item.task): item.split for item in load_manifest(run.snapshot).items}
+
+    retrain(world)
+    first = split()
+    context.label_studio.labelled[:] = [task(number) for number in range(51, 61)]  # type: ignore[attr-defined]
+    retrain(world)
+    assert split() == first
 
 
 def test_a_full_disk_is_said_and_promotes_nothing(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,17 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
-from segloop.dataset import Manifest, Memory, ProjectSplits, SnapshotInputs, join_splits, snapshot
-from segloop.errors import TrainingError
+from segloop.dataset import (
+    MANIFEST,
+    Manifest,
+    Memory,
+    ProjectSplits,
+    SnapshotInputs,
+    join_splits,
+    read_manifest,
+    snapshot,
+)
+from segloop.errors import ModelRemoved, TrainingError
 from segloop.progress import Report
 from segloop.settings import Settings
 from worker.jobs.context import JobContext, project_id_of
@@ -31,11 +40,25 @@ def freeze_annotations(
         mark = Mark(since.isoformat(), f"{mirror.id}:{mirror.revision}")
         write_state(folder.parent / "mark.json", mark)
         splits = ProjectSplits(context.registry, project)
-        inputs = SnapshotInputs(project, label_config, context.images, splits, settings, Memory(mirror))
+        inputs = SnapshotInputs(
+            project, label_config, context.images, splits, settings, Memory(mirror), _learnt(context, project)
+        )
         manifest = snapshot(inputs, mirror.tasks(), folder, progress=progress, steps=len(mirror))
     for warning in manifest.warnings:
         progress({"phase": "snapshot", "message": warning})
     return manifest, mark
+
+
+def _learnt(context: JobContext, project: str) -> Manifest | None:
+    """The training set of the served version, as far as it is kept."""
+    champion = context.registry.champion(project)
+    if champion is None or MANIFEST not in context.registry.get(project, champion.version).files:
+        return None
+    try:
+        return read_manifest(context.registry.bundle(project, champion.version, [MANIFEST]) / MANIFEST)
+    except (ModelRemoved, TrainingError) as error:
+        logger.warning("project %s: the training set of %s cannot be read: %s", project, champion.version, error)
+        return None
 
 
 def hold_out_nothing_of(learnt: Manifest, splits: ProjectSplits) -> None:
