@@ -14,17 +14,19 @@ from segloop.formats import IGNORED
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
-#: Value of a pixel that takes no part in training or in metrics.
 #: Sides of the network's input are multiples of this many pixels.
 STRIDE_PX = 32
 #: Mean and standard deviation of ImageNet's RGB channels on the 0 to 255 scale: what published weights expect.
 MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
-# Confidence is computed on a grid this many times finer than the logits: fine enough to follow the blend between
-# two cells of the logits, and at most a few thousand points where an image has millions.
+# Confidence is computed on a grid finer than coarse logits, to follow the blend between two cells: up to so many times,
+# and up to so many points a side.
 _CONFIDENCE_GRID = 4
-# Logits are resized in tiles of this many cells a side: small ones are near one class only, and stay in the cache.
-_TILE_CELLS = 2
+_CONFIDENCE_POINTS = 128
+# Logits are resized in tiles of about this many pixels a side, within these numbers of cells: small tiles are near one
+# class only, and stay in the processor's cache.
+_TILE_PX = 160
+_TILE_CELLS = (2, 16)
 
 
 def network_size(height: int, width: int, input_size: int) -> tuple[int, int]:
@@ -96,10 +98,11 @@ def _tiles(cells: int, pixels: int) -> list[tuple[slice, slice, Float32]]:
     places = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
     lower = np.minimum(places.astype(np.int64), max(cells - 2, 0))
     tiles = []
-    for start in range(0, cells, _TILE_CELLS):
-        begin, end = np.searchsorted(lower, [start, start + _TILE_CELLS])
+    side = min(max(_TILE_PX * cells // pixels, _TILE_CELLS[0]), _TILE_CELLS[1])
+    for start in range(0, cells, side):
+        begin, end = np.searchsorted(lower, [start, start + side])
         if begin < end:
-            window = slice(start, min(start + _TILE_CELLS, cells - 1) + 1)
+            window = slice(start, min(start + side, cells - 1) + 1)
             distance = np.abs(places[begin:end, None] - np.arange(window.start, window.stop)[None, :])
             tiles.append((slice(begin, end), window, np.maximum(1 - distance, 0).astype(np.float32)))
     return tiles
@@ -110,8 +113,8 @@ def probability_grid(logits: Float32, height: int, width: int, temperature: floa
 
     It is of the bilinearly resized logits, on a grid a few times finer than theirs and no finer than (height, width).
     """
-    rows = min(height, logits.shape[1] * _CONFIDENCE_GRID)
-    columns = min(width, logits.shape[2] * _CONFIDENCE_GRID)
+    finer = min(max(_CONFIDENCE_POINTS / max(logits.shape[1:]), 1.0), _CONFIDENCE_GRID)
+    rows, columns = min(height, int(logits.shape[1] * finer)), min(width, int(logits.shape[2] * finer))
     grid = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_LINEAR) for plane in logits])
     grid -= grid.max(axis=0)
     np.exp(np.divide(grid, temperature, out=grid), out=grid)
