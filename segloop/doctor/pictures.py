@@ -43,15 +43,16 @@ def image(settings: Settings, config: str, task: TaskEntry | None) -> Finding:
     ):
         try:
             loaded = source.load(addresses[0], task.id)
-        except ImageForbidden as error:
-            return failure(check, f"task {task.id}: {error}", "add the host to SEGLOOP_IMAGE_HOSTS and restart")
         except ImageError as error:
-            fix = "see that this machine reaches that address, and that LABEL_STUDIO_API_KEY may read it"
             if name := other_name(addresses[0], settings):
                 fix = (
                     f"{name} looks like Label Studio under another name than {settings.label_studio_url}: if it is, set "
                     f"SEGLOOP_LABEL_STUDIO_PUBLIC_URL={name}, and segloop fetches its images from LABEL_STUDIO_URL"
                 )
+            elif isinstance(error, ImageForbidden):
+                fix = "add the host to SEGLOOP_IMAGE_HOSTS and restart"
+            else:
+                fix = "see that this machine reaches that address, and that LABEL_STUDIO_API_KEY may read it"
             return failure(check, f"task {task.id}: {error}", fix)
     return ok(check, f"task {task.id}: {loaded.width} x {loaded.height} px")
 

@@ -361,6 +361,21 @@ def test_an_image_that_cannot_be_had(stack: Stack, address: str, text: str, fix:
     assert (text in found["image"].text, fix in found["image"].fix) == (True, True)
 
 
+@pytest.mark.parametrize("hosts", ["", "localhost"])
+def test_label_studio_under_two_names(stack: Stack, hosts: str) -> None:
+    """Whether or not the public address may be asked, it does not know the key."""
+    number = stack.project("two names")
+    public = f"http://localhost:{stack.running.port}"
+    (task,) = stack.http.get("/api/tasks/", params={"project": number}).json()["tasks"]
+    stack.patch(f"/api/tasks/{task['id']}/", data={"image": f"{public}{task['data']['image']}"})
+    stack.connect(number)
+    found = stack.look(number, image_hosts=tuple(hosts.split()))
+    assert {check: finding.status for check, finding in found.items()} == {"image": "failure"}
+    assert f"{public} looks like Label Studio under another name than {stack.running.url}" in found["image"].fix
+    assert f"set SEGLOOP_LABEL_STUDIO_PUBLIC_URL={public}" in found["image"].fix
+    assert stack.look(number, image_hosts=tuple(hosts.split()), label_studio_public_url=public) == {}
+
+
 def test_versions_that_are_not_what_answers(stack: Stack, project: int, tmp_path: Path) -> None:
     settings = stack.settings
     elsewhere = settings.model_copy(update={"store": str(tmp_path / "store")})
