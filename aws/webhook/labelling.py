@@ -54,9 +54,9 @@ class LabelStudio:
         found = self._json(f"/api/tasks/?{urlencode(arguments)}")["tasks"]
         return [{"id": task["id"], "data": task["data"]} for task in found if not task.get("total_predictions")]
 
-    def store(self, project: int, prediction: Json) -> None:
+    def store(self, prediction: Json) -> None:
         """Store a prediction: `{"task", "result", "score", "model_version"}`."""
-        self._json(f"/api/projects/{project}/import/predictions", [prediction])
+        self._json("/api/predictions/", prediction)
 
     def upload(self, address: str, most: int) -> bytes | None:
         """A file that was uploaded to Label Studio, that many bytes at the most; None for other addresses."""

@@ -76,7 +76,7 @@ class PreLabeller:
         about = {"project": project, "task": task["id"]}
         try:
             prediction = self._predict(task, label_config)
-            self._label_studio.store(project, {"task": task["id"], **prediction})
+            self._label_studio.store({"task": task["id"], **prediction})
         except Unusable as error:
             logger.warning("a task is left alone: %s", error, extra=fields(**about))
         except Exception:

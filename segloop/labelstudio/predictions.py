@@ -28,19 +28,36 @@ class Predictions:
         if not predictions:
             return 0
         path = f"/api/projects/{project_id}/import/predictions"
+        stored = 0
         try:
-            return int(self._api.request("POST", path, json=list(predictions))["created"])
+            stored = int(self._api.request("POST", path, json=list(predictions))["created"])
+        except LabelStudioUnreachable:
+            raise
+        except LabelStudioError as error:
+            _log.info("project %s: predictions are sent one by one: %s", project_id, error)
+        if stored == len(predictions):
+            return stored
+        # Of a refused import nothing is stored. From others Label Studio leaves out, without a word, what its check does not
+        # know, such as the tags of a Repeater's pages; a prediction that comes alone it takes as it is.
+        missing = [one for one in predictions if not stored or not self._is_stored(one)]
+        return stored + sum(self._create_alone(project_id, one) for one in missing)
+
+    def _create_alone(self, project_id: int, prediction: Mapping[str, object]) -> int:
+        try:
+            self._api.request("POST", "/api/predictions/", json=dict(prediction))
         except LabelStudioUnreachable:
             raise
         except LabelStudioError:
-            if len(predictions) > 1:
-                # one of them is refused: each is sent alone
-                return sum(self.create(project_id, [prediction]) for prediction in predictions)
-            task_id = predictions[0]["task"]
+            task_id = prediction["task"]
             if not self._is_gone(task_id):
                 raise
             _log.warning("project %s: task %s is gone, its prediction is dropped", project_id, task_id)
             return 0
+        return 1
+
+    def _is_stored(self, prediction: Mapping[str, object]) -> bool:
+        known = self._of_task(prediction["task"])
+        return any(one["model_version"] == prediction["model_version"] for one in known)
 
     def set_score(self, task_id: int, version: str, score: float) -> None:
         """Give the predictions of a version for a task another score, in [0, 1]; doing it again changes nothing.
@@ -57,7 +74,7 @@ class Predictions:
             else:
                 decoded(self._api.url, f"PATCH {path}", response)
 
-    def _of_task(self, task_id: int) -> list[dict[str, Any]]:
+    def _of_task(self, task_id: object) -> list[dict[str, Any]]:
         try:
             return list(self._api.request("GET", "/api/predictions/", params={"task": task_id}))
         except LabelStudioError:

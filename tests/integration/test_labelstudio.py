@@ -277,6 +277,26 @@ def test_predictions_are_stored_as_given(studio: LabelStudio, project: int, task
     assert [(row["result"], row["score"], row["model_version"]) for row in stored] == [([region()], 0.25, VERSION)]
 
 
+def test_predictions_that_an_import_leaves_out_are_stored_all_the_same(
+    running: RunningLabelStudio, studio: LabelStudio
+) -> None:
+    """Label Studio's import looks for the tags in the config as it is written, where a Repeater's pages have none."""
+    place = """<View><Repeater on="$pages" indexFlag="{{i}}"><Image name="p_{{i}}" value="$pages[{{i}}].url"/>
+    <BrushLabels name="b_{{i}}" toName="p_{{i}}"><Label value="Sky"/></BrushLabels></Repeater></View>"""
+    project = int(running.create_project("pages", place)["id"])
+    address = f"/api/projects/{project}/import"
+    pages = {"data": {"pages": [{"url": "/data/upload/1/a.png"}]}}
+    tasks = studio.api.request("POST", address, params={"return_task_ids": "true"}, json=[pages] * 3)["task_ids"]
+    shown = {**region(), "from_name": "b_0", "to_name": "p_0"}
+    rows = [{**prediction(task), "result": result} for task, result in zip(tasks, ([], [shown], [shown]), strict=True)]
+    assert studio.predictions.create(project, rows[1:2]) == 1
+    assert studio.predictions.create(project, [rows[0], rows[2]]) == 2
+    for task, row in zip(tasks, rows, strict=True):
+        [stored] = studio.api.request("GET", "/api/predictions/", params={"task": task})
+        assert (stored["result"], stored["model_version"]) == (row["result"], VERSION)
+    assert list(studio.tasks.unlabelled(project, VERSION)) == []
+
+
 def test_snapshot_of_a_real_project(
     running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int], tmp_path: Path
 ) -> None:

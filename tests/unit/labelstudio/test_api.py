@@ -217,12 +217,13 @@ def test_predictions_of_gone_tasks_are_dropped_and_the_others_kept(
     stored = []
 
     def store(request: Request) -> tuple[int, Any]:
-        if any(prediction["task"] == 8 for prediction in request.body):
+        if request.body["task"] == 8:
             return 400, {"detail": "Validation error"}
-        stored.extend(request.body)
-        return 201, {"created": len(request.body)}
+        stored.append(request.body)
+        return 201, request.body
 
-    fake.routes["POST /api/projects/3/import/predictions"] = store
+    fake.routes["POST /api/projects/3/import/predictions"] = (400, {"detail": "Validation error"})
+    fake.routes["POST /api/predictions/"] = store
     predictions = [{"task": i, "result": [], "score": 0.5, "model_version": "v1"} for i in (7, 8, 9)]
     assert studio.predictions.create(3, predictions) == 2
     assert [prediction["task"] for prediction in stored] == [7, 9]
@@ -230,7 +231,8 @@ def test_predictions_of_gone_tasks_are_dropped_and_the_others_kept(
 
 
 def test_refused_prediction_of_a_task_that_exists_is_an_error(fake: FakeLabelStudio, studio: LabelStudio) -> None:
-    fake.routes["POST /api/projects/3/import/predictions"] = (403, {"detail": "No."})
+    for path in ("/api/projects/3/import/predictions", "/api/predictions/"):
+        fake.routes[f"POST {path}"] = (403, {"detail": "No."})
     fake.routes["GET /api/tasks/7/"] = (200, {"id": 7})
     with pytest.raises(LabelStudioError, match="answered 403"):
         studio.predictions.create(3, [{"task": 7, "result": [], "score": None, "model_version": "v1"}])
