@@ -12,7 +12,7 @@ import pytest
 
 from segloop.errors import ImageDenied, ImageError, ImageTooLarge, ImageUnavailable
 from tests.aws.moto_server import running_moto
-from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, to
+from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, serving, to
 
 __all__ = ["label_studio", "make"]
 
@@ -92,6 +92,17 @@ class TestS3:
         for task in (None, 7):
             with pytest.raises(ImageUnavailable):
                 make().fetch(self.URI, task)
+
+    @pytest.mark.usefixtures("aws")
+    @pytest.mark.parametrize("pays", [False, True])
+    def test_the_reader_pays_where_that_is_set(self, make: Make, monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
+        with serving() as s3:
+            s3.answers["/images/a.png"] = ok()
+            for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+                monkeypatch.setenv(name, s3.url)
+            assert make(s3_requester_pays=pays).fetch("s3://images/a.png", 7).bytes == PNG
+            [(_, headers)] = s3.requests
+        assert headers.get("x-amz-request-payer") == ("requester" if pays else None)
 
     def test_a_key_that_label_studio_refuses_is_no_fault_of_the_image(self, make: Make, label_studio: Server) -> None:
         label_studio.answers["/tasks/7/resolve/"] = lambda handler: handler.reply(401)
