@@ -20,6 +20,7 @@ from segloop.masks import encode_rle
 from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
+from tests.e2e.browser import wait_for
 
 WIDTH, HEIGHT = 320, 240
 
@@ -33,20 +34,34 @@ class Loop:
         self.api = LabelStudio(label_studio.url, Credentials(label_studio.url, SecretStr(label_studio.api_key)))
         self.http = label_studio.client()
 
+    def finished(self, job: str) -> dict[str, Any] | None:
+        """What `/job_status` says of a job that has ended well; None before."""
+        with self.segloop.client() as client:
+            status = client.post("/job_status", json={"job": job}).raise_for_status().json()
+        assert status["job_status"] != "failed", status
+        return status if status["job_status"] == "finished" else None
+
     def project(self, title: str) -> Project:
-        return Project(self, title)
+        """A project with labelled and unlabelled scenes."""
+        data = self.data
+        project = Project(self, self.label_studio.create_project(title, data.label_config))
+        images = [example.image for example in (*data.train, *data.val)]
+        ids = self.label_studio.upload_images(project.id, images)
+        project.labelled, project.unlabelled = ids[: len(data.train)], ids[len(data.train) :]
+        for task, example in zip(project.labelled, data.train, strict=True):
+            truth = example.truth(len(data.classes))
+            self.label_studio.submit_annotation(task, [region(truth, i, n) for i, n in enumerate(data.classes, 1)])
+        return project
 
 
 class Project:
-    """A project with labelled and unlabelled scenes, connected to segloop."""
+    """A project that is connected to segloop."""
 
-    def __init__(self, loop: Loop, title: str) -> None:
+    def __init__(self, loop: Loop, created: dict[str, Any]) -> None:
         self.loop = loop
-        data = loop.data
-        created = loop.label_studio.create_project(title, data.label_config)
         self.id, self.key = created["id"], project_key(created)
-        ids = loop.label_studio.upload_images(self.id, [example.image for example in (*data.train, *data.val)])
-        self.labelled, self.unlabelled = ids[: len(data.train)], ids[len(data.train) :]
+        self.labelled: list[int] = []
+        self.unlabelled: list[int] = []
         spec = BackendSpec(
             loop.segloop.url,
             "segloop",
@@ -54,9 +69,6 @@ class Project:
             webhook_secret=SecretStr(loop.segloop.secret),
         )
         self.backend = loop.api.backends.connect(self.id, spec).backend["id"]
-        for task, example in zip(self.labelled, data.train, strict=True):
-            truth = example.truth(len(data.classes))
-            loop.label_studio.submit_annotation(task, [region(truth, i, n) for i, n in enumerate(data.classes, 1)])
 
     def champion(self) -> str | None:
         champion = self.loop.registry.champion(self.key)
@@ -72,6 +84,12 @@ class Project:
     def training(self) -> dict[str, Any]:
         with self.loop.segloop.client() as client:
             return client.get("/is_training", params={"project": self.id}).raise_for_status().json()
+
+    def retrain(self) -> dict[str, Any]:
+        """Press Start Training, and wait for what the job says at its end."""
+        self.loop.http.post(f"/api/ml/{self.backend}/train", json={}).raise_for_status()
+        job = wait_for("a training", lambda: self.training().get("job"))
+        return wait_for("the end of the training", lambda: self.loop.finished(job))["result"]
 
 
 def title_of(http: httpx.Client, project: int, backend: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
 import httpx
@@ -104,16 +103,9 @@ def test_a_worker_killed_in_the_middle_of_a_training_ends_in_a_promoted_version(
     [worker] = processes(loop.segloop.data_dir, "-m worker retrain", leaders_only=True)
     os.kill(worker, signal.SIGKILL)
     version = wait_for("a promoted version all the same", project.champion)
-    status = wait_for("the same job to end", lambda: finished(loop, job))
+    status = wait_for("the same job to end", lambda: loop.finished(job))
     assert status["result"]["version"] == version
     wait_for("the title in Label Studio", lambda: project.title() == version)
-
-
-def finished(loop: Loop, job: str) -> dict[str, Any] | None:
-    with loop.segloop.client() as client:
-        status = client.post("/job_status", json={"job": job}).raise_for_status().json()
-    assert status["job_status"] != "failed", status
-    return status if status["job_status"] == "finished" else None
 
 
 def prediction_masks(project: Project, task: int) -> dict[str, np.ndarray]:
