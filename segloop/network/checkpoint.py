@@ -15,7 +15,6 @@ from torch import Tensor
 
 from segloop.errors import WeightsError, WeightsUnavailable
 from segloop.network.network import (
-    ARCHITECTURES,
     SegmentationNetwork,
     State,
     build_network,
@@ -38,6 +37,14 @@ _FIRST_LAYER: Final = re.compile(
 _NEVER: Final = -30.0
 #: At most so many names or shapes are told of in an error.
 _NAMED: Final = 3
+#: The first layer of each architecture's head: what tells them apart.
+_FIRST_OF_HEAD: Final = {
+    "fpn_resnet50": "classifier.laterals.0.weight",
+    "deeplabv3_resnet50": "classifier.0.convs.0.0.weight",
+    "fcn_resnet50": "classifier.0.weight",
+}
+#: The weight and the bias of a head's last layer.
+_LAST_OF_HEAD: Final = re.compile(r"(aux_)?classifier\.(4|last)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def read_weights(path: Path, settings: Settings) -> InitialWeights:
     if "backbone.conv1.weight" not in state:
         raise WeightsError(
             f"weights {name}: no ResNet-50 in it (no backbone.conv1.weight, but {_some(state)})",
-            "use torchvision's deeplabv3_resnet50, fcn_resnet50 or resnet50",
+            "use segloop's fpn_resnet50, or torchvision's deeplabv3_resnet50, fcn_resnet50 or resnet50",
         )
     channels = head_channels(_shapes(state))
     names = None
@@ -138,7 +145,7 @@ def _named_plainly(state: State) -> State:
 
 def _is_head(key: str, value: Tensor, channels: int) -> bool:
     """Whether a tensor is the weight or the bias of a head's last layer."""
-    return bool(re.fullmatch(r"(aux_)?classifier\.4\.(weight|bias)", key)) and len(value) == channels
+    return bool(_LAST_OF_HEAD.fullmatch(key)) and len(value) == channels
 
 
 def _with_background(key: str, value: Tensor, background: int | None, channels: Sequence[int]) -> Tensor:
@@ -181,7 +188,7 @@ def load_matching(
         old = state.get(key)
         if old is None or old.shape[1:] != tensor.shape[1:]:
             continue
-        if re.fullmatch(r"(aux_)?classifier\.4\.(weight|bias)", key):
+        if _LAST_OF_HEAD.fullmatch(key):
             if not rows or len(old) <= max(rows.values()):
                 continue
             tensor[list(rows)] = old[list(rows.values())].to(tensor)
@@ -211,7 +218,7 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
     `segloop.network.weights.known_classes`; it answers before any training. None where the weights segment nothing yet.
 
     Raises:
-        WeightsError: the weights cannot be had or used, are of another architecture, or nothing names their classes.
+        WeightsError: the weights cannot be had or used, are of no known architecture, or nothing names their classes.
     """
     path = weights_file(settings)
     weights = None if path is None else read_weights(path, settings)
@@ -222,10 +229,10 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
             f"weights {weights.name}: its head has {channels} channels, and nothing names their classes",
             f"write their names to {Path(weights.name).with_suffix('.json').name} beside it, or set SEGLOOP_WEIGHTS_CLASSES",
         )
-    # Trained at stride 8, they serve at 16 too: there every layer but the head's last 3x3 computes the same, at
-    # every second place (see the tests).
-    stride = pick_output_stride(settings, pick_device(settings))
-    network = build_network(settings.arch, len(weights.classes) + 1, stride)
+    arch = next((arch for arch, key in _FIRST_OF_HEAD.items() if key in weights.state), settings.arch)
+    # torchvision's, trained at stride 8, serve at 16 too: there every layer but the head's last 3x3 computes the same,
+    # at every second place (see the tests).
+    network = build_network(arch, len(weights.classes) + 1, pick_output_stride(arch, settings, pick_device(settings)))
     own = network.state_dict()
     missing = [key for key in own if key not in weights.state and not key.startswith("aux_classifier.")]
     other = [
@@ -235,9 +242,9 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
     ]
     if missing or other:
         misfit = f"{_some(missing)} missing" if missing else _some(other)
-        arch = next((one for one in ARCHITECTURES if one != settings.arch), settings.arch)
-        fix = f"set SEGLOOP_ARCH={arch} if that is what was trained; else use torchvision's {settings.arch}"
-        raise WeightsError(f"weights {weights.name}: they are not of arch {settings.arch} ({misfit})", fix)
+        raise WeightsError(
+            f"weights {weights.name}: they are not of a {arch} ({misfit})", "use the network as torchvision makes it"
+        )
     network.load_state_dict(
         {key: value for key, value in weights.state.items() if key in own and value.shape == own[key].shape},
         strict=False,

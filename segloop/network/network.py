@@ -1,14 +1,17 @@
-"""The segmentation networks: torchvision's parts at output stride 8 or 16, and bundles on disk."""
+"""The segmentation networks: a ResNet-50 with a decoder at stride 4, torchvision's own at 8 or 16; bundles on disk."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
@@ -22,56 +25,104 @@ from segloop.versions import FileInfo, VersionInfo, read_version
 
 State = dict[str, Tensor]
 
-ARCHITECTURES = ("deeplabv3_resnet50", "fcn_resnet50")
+ARCHITECTURES: Final = ("fpn_resnet50", "deeplabv3_resnet50", "fcn_resnet50")
+#: Channels of the decoder at stride 4.
+FPN_CHANNELS: Final = 128
+FPN_STRIDE: Final = 4
+
+
+class FPNHead(nn.Module):
+    """A feature pyramid (Lin et al., 2017, arXiv:1612.03144) that ends in one map at stride 4.
+
+    The coarsest level also gets the mean of the whole image, as in PSPNet and ASPP. Each level is added to the coarser
+    one at twice its size and smoothed by a 3x3 convolution.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(width, FPN_CHANNELS, 1) for width in in_channels)
+        self.pooled = nn.Conv2d(in_channels[-1], FPN_CHANNELS, 1)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(FPN_CHANNELS, FPN_CHANNELS, 3, padding=1, bias=False),
+                nn.BatchNorm2d(FPN_CHANNELS),
+                nn.ReLU(inplace=True),
+            )
+            for _ in in_channels
+        )
+        self.last = nn.Conv2d(FPN_CHANNELS, num_classes, 1)
+
+    def forward(self, *levels: Tensor) -> Tensor:
+        """Logits (B, C, h, w) of features (B, F, h, w), the finest first, each half the size of the one before."""
+        *finer, coarsest = levels
+        mean = coarsest.mean(dim=(2, 3), keepdim=True)
+        merged = self.smooth[-1](self.laterals[-1](coarsest) + self.pooled(mean))
+        for lateral, smooth, level in zip(self.laterals[-2::-1], self.smooth[-2::-1], finer[::-1], strict=True):
+            merged = smooth(lateral(level) + F.interpolate(merged, scale_factor=2.0, mode="nearest"))
+        logits: Tensor = self.last(merged)
+        return logits
 
 
 class SegmentationNetwork(nn.Module):
-    """A ResNet-50 with a DeepLabV3 or FCN head; parameter names are torchvision's.
+    """A ResNet-50 with an FPN, DeepLabV3 or FCN head; parameter names of the last two are torchvision's.
 
     Called on images float32 (B, 3, h, w), normalised, it gives logits float32 (B, C, h / s, w / s) with s the
     output stride: what resizes them decides how finely.
+
+    `levels` names the backbone's outputs that `classifier` takes, the finest first.
     """
 
-    def __init__(self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module) -> None:
+    def __init__(
+        self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module, levels: Sequence[str] = ("out",)
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
         self.aux_classifier = aux_classifier
+        self.levels = tuple(levels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C, h / s, w / s) of images (B, 3, h, w)."""
-        logits: Tensor = self.classifier(self.backbone(images)["out"])
+        logits: Tensor = self.classifier(*self.features(images))
         return logits
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the classifier takes of images (B, 3, h, w): features (B, F, h / s, w / s) of each level."""
+        found = self.backbone(images)
+        return [found[level] for level in self.levels]
 
     def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as `forward` gives them, and the auxiliary head's, which only training uses."""
-        features = self.backbone(images)
-        return self.classifier(features["out"]), self.aux_classifier(features["aux"])
+        found = self.backbone(images)
+        return self.classifier(*(found[level] for level in self.levels)), self.aux_classifier(found["aux"])
 
 
 def build_network(arch: str, num_classes: int, output_stride: int) -> SegmentationNetwork:
     """A network with random weights; `num_classes` counts background, which is channel 0.
 
-    At output stride 8 it is torchvision's own; at 16 only the last stage is dilated and the atrous rates are
-    halved (Chen et al., 2017, arXiv:1706.05587, section 3).
+    `fpn_resnet50` has output stride 4. torchvision's networks have 8, as published, or 16, where only the last stage is
+    dilated and the atrous rates are halved (Chen et al., 2017, arXiv:1706.05587, section 3).
 
     Raises:
-        SettingsError: an unknown architecture or output stride.
+        SettingsError: an unknown architecture, or an output stride that it does not have.
     """
-    if output_stride not in (8, 16):
-        raise SettingsError(f"output_stride {output_stride}: use 8 or 16")
+    if arch not in ARCHITECTURES:
+        raise SettingsError(f"arch {arch!r}: use {', '.join(ARCHITECTURES)}")
+    strides = (FPN_STRIDE,) if arch == "fpn_resnet50" else (8, 16)
+    if output_stride not in strides:
+        raise SettingsError(f"output_stride {output_stride}: {arch} has {' or '.join(map(str, strides))}")
     # the residual branches begin at zero: a deep network trained from scratch on few images needs that to start well
-    backbone = resnet50(
-        weights=None, zero_init_residual=True, replace_stride_with_dilation=[False, output_stride == 8, True]
-    )
-    if arch == "deeplabv3_resnet50":
-        classifier: nn.Module = DeepLabHead(2048, num_classes, [rate * 8 // output_stride for rate in (12, 24, 36)])
-    elif arch == "fcn_resnet50":
-        classifier = FCNHead(2048, num_classes)
-    else:
-        raise SettingsError(f"arch {arch!r}: use deeplabv3_resnet50 or fcn_resnet50")
-    layers = IntermediateLayerGetter(backbone, return_layers={"layer4": "out", "layer3": "aux"})
-    return SegmentationNetwork(layers, classifier, FCNHead(1024, num_classes))
+    dilated = [False, output_stride == 8, output_stride > FPN_STRIDE]
+    backbone = resnet50(weights=None, zero_init_residual=True, replace_stride_with_dilation=dilated)
+    auxiliary = FCNHead(1024, num_classes)
+    outputs = {"layer3": "aux", "layer4": "out"}
+    if arch == "fpn_resnet50":
+        levels = {"layer1": "stride4", "layer2": "stride8", **outputs}
+        head = FPNHead((256, 512, 1024, 2048), num_classes)
+        return SegmentationNetwork(IntermediateLayerGetter(backbone, levels), head, auxiliary, tuple(levels.values()))
+    rates = [rate * 8 // output_stride for rate in (12, 24, 36)]
+    classifier = DeepLabHead(2048, num_classes, rates) if arch == "deeplabv3_resnet50" else FCNHead(2048, num_classes)
+    return SegmentationNetwork(IntermediateLayerGetter(backbone, outputs), classifier, auxiliary)
 
 
 def pick_device(settings: Settings) -> torch.device:
@@ -85,8 +136,11 @@ def pick_device(settings: Settings) -> torch.device:
     return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def pick_output_stride(settings: Settings, device: torch.device) -> int:
-    """Output stride of a network trained on this device: 16 on a CPU, 8 on a GPU, unless the settings say."""
+def pick_output_stride(arch: str, settings: Settings, device: torch.device) -> int:
+    """Output stride of a network trained on this device: that of the arch; of torchvision's, 16 on a CPU, 8 on a GPU,
+    unless the settings say."""
+    if arch == "fpn_resnet50":
+        return FPN_STRIDE
     if settings.output_stride != "auto":
         return int(settings.output_stride)
     return 8 if device.type == "cuda" else 16

@@ -30,12 +30,14 @@ logger = logging.getLogger(__name__)
 
 #: Values of the setting `weights` that name no file.
 PUBLISHED: Final = ("coco", "imagenet")
-_FILES: Final = {
-    ("coco", "deeplabv3_resnet50"): "deeplabv3_resnet50_coco-cd0a2569.pth",
-    ("coco", "fcn_resnet50"): "fcn_resnet50_coco-1167a1af.pth",
-    ("imagenet", "deeplabv3_resnet50"): "resnet50-0676ba61.pth",
-    ("imagenet", "fcn_resnet50"): "resnet50-0676ba61.pth",
+_COCO: Final = {
+    "deeplabv3_resnet50": "deeplabv3_resnet50_coco-cd0a2569.pth",
+    "fcn_resnet50": "fcn_resnet50_coco-1167a1af.pth",
 }
+_IMAGENET: Final = "resnet50-0676ba61.pth"
+#: Long side, in pixels, at which a pretrained network sees images where the settings leave it open: torchvision's were
+#: trained at 520.
+PRETRAINED_INPUT_SIZE: Final = 512
 #: How long the publisher has to begin its answer, and to send the whole file, in seconds; and the largest file, in bytes.
 ANSWER_S: Final = 10.0
 DOWNLOAD_S: Final = 1800.0
@@ -124,14 +126,24 @@ def own_file(settings: Settings) -> Path:
 # -- published weights
 
 
+def published_arch(settings: Settings) -> str:
+    """The network that published weights are of: the settings' own, or DeepLabV3, where none are published for it."""
+    return settings.arch if settings.arch in _COCO else "deeplabv3_resnet50"
+
+
+def published_file(settings: Settings) -> str:
+    """The name of a published file."""
+    return _IMAGENET if settings.weights == "imagenet" else _COCO[published_arch(settings)]
+
+
 def published_path(settings: Settings) -> Path:
     """Where a published file is kept: in torch.hub's folder, where torchvision keeps it too."""
-    return torch_home() / "hub" / "checkpoints" / _FILES[settings.weights, settings.arch]
+    return torch_home() / "hub" / "checkpoints" / published_file(settings)
 
 
 def published_url(settings: Settings) -> str:
     """The address of a published file."""
-    return f"{settings.weights_url.rstrip('/')}/{_FILES[settings.weights, settings.arch]}"
+    return f"{settings.weights_url.rstrip('/')}/{published_file(settings)}"
 
 
 def fetch(settings: Settings, target: Path) -> None:
@@ -141,7 +153,7 @@ def fetch(settings: Settings, target: Path) -> None:
         WeightsUnavailable: it cannot be had from there, or cannot be written.
     """
     url = published_url(settings)
-    expected = _FILES[settings.weights, settings.arch].rpartition("-")[2].removesuffix(".pth")
+    expected = published_file(settings).rpartition("-")[2].removesuffix(".pth")
     digest, size, ends_at = hashlib.sha256(), 0, time.monotonic() + DOWNLOAD_S
     with _unavailable(settings, url), replacing(target) as temporary, temporary.open("wb") as file:
         with _opened(url) as response:
@@ -359,11 +371,11 @@ def _safetensors_channels(path: Path) -> int:
 
 
 def head_channels(shapes: Mapping[str, Sequence[int]]) -> int:
-    """The output channels of a torchvision head, from the shapes of its tensors; 0 where there is none."""
+    """The output channels of a head, from the shapes of its tensors; 0 where there is none."""
     heads = [
         key
         for key in shapes
-        if re.search(r"(^|\.)classifier\.\d+\.weight$", key)
+        if re.search(r"(^|\.)classifier\.(\d+|last)\.weight$", key)
         and "aux_classifier" not in key
         and list(shapes[key][2:]) == [1, 1]
     ]
@@ -380,9 +392,9 @@ def weights_name(settings: Settings) -> str:
     name is another version. What is published has the hash in its name already.
     """
     if settings.weights in (*PUBLISHED, "none"):
-        return f"{settings.arch}-{settings.weights}"
+        return f"{published_arch(settings)}-{settings.weights}"
     path = Path(settings.weights).expanduser()
-    stem = path.stem if path.stem.startswith(settings.arch) else f"{settings.arch}-{path.stem}"
+    stem = path.stem
     try:
         digest = _digest(path)
         beside = [*sidecars(path), *([info] if (info := path.with_name(VERSION_FILE)).is_file() else [])]

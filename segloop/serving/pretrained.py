@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final
 from segloop.errors import SegloopError, WeightsError, WeightsUnavailable
 from segloop.installation import missing_extra
 from segloop.network.voc_classes import zero_shot_channels
-from segloop.network.weights import WeightsState, known_classes, weights_file, weights_name, weights_state
+from segloop.network.weights import (
+    PRETRAINED_INPUT_SIZE,
+    WeightsState,
+    known_classes,
+    weights_file,
+    weights_name,
+    weights_state,
+)
 from segloop.serving.batching import Batcher
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted, is_converted
@@ -124,7 +131,7 @@ class PretrainedModels:
             version,
             project,
             tuple(known),
-            self._settings.input_size,
+            self._settings.input_size or PRETRAINED_INPUT_SIZE,
             batcher,
             channels=(rest, *known.values()),
             cache=self._cache,

@@ -71,6 +71,12 @@ class LearningSettings(BaseSettings):
     train_batch_size: int = Field(
         4, ge=1, description="Images in a training step, at least 2: batch normalisation needs more than one."
     )
+    predict_seconds: float = Field(
+        0.4,
+        gt=0,
+        description="Longest time, in seconds, that one pass of the network over an image may take on the machine that trains: it "
+        "limits the input size that a training chooses. An exported int8 network takes about a third of it on a CPU.",
+    )
     train_lr: float = Field(
         5e-4,
         gt=0,

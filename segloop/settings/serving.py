@@ -156,8 +156,9 @@ class ServingSettings(BaseSettings):
     )
 
     # -- Network
-    arch: Literal["deeplabv3_resnet50", "fcn_resnet50"] = Field(
-        "deeplabv3_resnet50", description="Segmentation network, of torchvision."
+    arch: Literal["fpn_resnet50", "deeplabv3_resnet50", "fcn_resnet50"] = Field(
+        "fpn_resnet50",
+        description="Segmentation network that full trainings make: with a decoder at stride 4, or one of torchvision's.",
     )
     weights: str = Field(
         "coco", description="Weights to begin with: coco, imagenet, none, or the path of a .safetensors or .pth file."
@@ -172,15 +173,18 @@ class ServingSettings(BaseSettings):
         description="Address that the published weights are fetched from: PyTorch's, or a mirror in your own network.",
     )
     output_stride: Literal["auto", "8", "16"] = Field(
-        "auto", description="Stride of the network's features; auto: 16 on a CPU, 8 on a GPU."
+        "auto", description="Stride of the features of torchvision's networks; auto: 16 on a CPU, 8 on a GPU."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the network runs; auto takes a GPU if there is one."
     )
     input_size: int = Field(
-        512, ge=64, le=4096, description="Long side of the image as the network sees it, in pixels."
+        0,
+        ge=0,
+        le=4096,
+        description="Long side of the image as the network sees it, in pixels, at least 64. 0: each training chooses it, by the "
+        "size of the images and by predict_seconds.",
     )
-
     long_side: int = Field(
         0,
         ge=0,
@@ -219,6 +223,13 @@ class ServingSettings(BaseSettings):
     def _split_hosts(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(host.strip() for host in value.split(",") if host.strip())
+        return value
+
+    @field_validator("input_size")
+    @classmethod
+    def _large_enough(cls, value: int) -> int:
+        if 0 < value < 64:
+            raise ValueError("must be at least 64, or 0")
         return value
 
     @field_validator("annotations_from")

@@ -36,6 +36,7 @@ PROJECT_SETTINGS = (
     "min_area_px",
     "ordered_view",
     "output_tag",
+    "predict_seconds",
     "polygon_tolerance_px",
     "promote_class_limit",
     "promote_tolerance",

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from segloop.dataset import Item, load_manifest
 from segloop.errors import NothingToTrain, TrainingError
-from segloop.formats import VERSION_FILE
 from segloop.network.checkpoint import initial_weights
 from segloop.network.network import (
     SegmentationNetwork,
@@ -30,6 +29,7 @@ from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
 from segloop.training.examples import Examples, Views
+from segloop.training.input_size import choose_input_size
 from segloop.training.learner import computes_bfloat16, criterion
 from segloop.training.recipe import (
     WEIGHT_DECAY,
@@ -42,7 +42,7 @@ from segloop.training.recipe import (
 )
 from segloop.training.run import Clock, Run
 from segloop.training.tracking import tracking
-from segloop.versions import VersionInfo, read_version
+from segloop.versions import VersionInfo
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,17 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
     if not items:
         raise NothingToTrain("the snapshot has no task to train on: label more")
     device = pick_device(settings)
-    stride = output_stride(settings, container.champion, device)
-    torch.manual_seed(settings.train_seed)
-    if not (container.champion / VERSION_FILE).exists() and initial_weights(settings) is None:
+    stride = pick_output_stride(settings.arch, settings, device)
+    if served := container.served():
+        kept = {"arch": served.arch, "input_size": settings.input_size or served.input_size}
+        settings, stride = settings.model_copy(update=kept), served.output_stride
+    elif initial_weights(settings) is None:
         raise TrainingError("a quick adaptation needs weights or a served version: there is neither")
+    torch.manual_seed(settings.train_seed)
     network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
     network = network.to(device).to(memory_format=torch.channels_last).eval()
+    input_size = container.input_size(lambda: choose_input_size(settings, network, items))
+    settings = settings.model_copy(update={"input_size": input_size})
     channels = len(manifest.classes) + 1
     budget_s = settings.adapt_minutes * 60
     bfloat16 = computes_bfloat16(settings, device)
@@ -96,7 +101,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         tracking(settings, container, manifest) as tracker,
     ):
         examples = Examples(container.snapshot, items, settings, Path(cache), channels)
-        features = Features(Path(cache), network, examples.view_size, MOST_VIEWS * len(items), bfloat16=bfloat16)
+        features = Features(Path(cache), network, examples.served_size, MOST_VIEWS * len(items), bfloat16=bfloat16)
         for image, target in views_of(examples, settings):
             enough = features.count >= LEAST_IMAGES and clock.elapsed_s >= budget_s * FEATURES_SHARE
             if features.is_full or enough:
@@ -114,8 +119,8 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
         seconds = clock.elapsed_s
         message = "Measuring the new version on the held-out tasks."
         container.report(Progress(phase="evaluating", message=message))
-        served = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
-        final = evaluate(served, container.snapshot, manifest.classes)
+        ready = Network(network, manifest.classes, settings.input_size, device, settings.long_side)
+        final = evaluate(ready, container.snapshot, manifest.classes)
         tracker.evaluation(run.step, final.summary)
     log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary.miou, run.step)
     report_evaluation(container, run.step, final.summary.miou)
@@ -146,13 +151,6 @@ def choose(items: Sequence[Item], seed: int) -> list[Item]:
     return [*turns, *newer[len(chosen) :]]
 
 
-def output_stride(settings: Settings, champion: Path, device: torch.device) -> int:
-    """The served version's output stride, for which its features are made; without one, the settings'."""
-    if (champion / VERSION_FILE).exists():
-        return read_version(champion).output_stride
-    return pick_output_stride(settings, device)
-
-
 def views_of(examples: Examples, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
     """The views to compute features of, image float32 (3, h, w) and class map int64 (h, w): every image as it is
     served, every one mirrored, then random ones without end.
@@ -163,16 +161,20 @@ def views_of(examples: Examples, settings: Settings) -> Iterator[tuple[Tensor, T
         for mirrored in (False, True):
             for index in range(len(examples)):
                 image, mask = examples[index]
-                height, width = examples.view_size
+                height, width = examples.served_size
                 view = normalise(resize_image(image, height, width)), resize_mask(mask, height, width)
                 pixels, target = torch.from_numpy(view[0]), torch.from_numpy(view[1].astype(np.int64))
                 yield (pixels.flip(-1), target.flip(-1)) if mirrored else (pixels, target)
-    random = Views(examples, settings.train_seed)
+    random = Views(examples, settings.train_seed, examples.served_size)
     yield from (random[position] for position in count())
 
 
 class Features:
-    """A frozen backbone's features of views, float16, and their class maps, in files that are mapped to memory."""
+    """A frozen backbone's features of views, and their class maps, in files that are mapped to memory.
+
+    Each level that the head takes is kept in 8 bits, with a scale for each view and channel: features are what a ReLU
+    gives, and so 0 or more.
+    """
 
     def __init__(
         self,
@@ -183,14 +185,17 @@ class Features:
         *,
         bfloat16: bool = False,
     ) -> None:
-        self._backbone = network.backbone
+        self._network = network
         self.device = next(network.parameters()).device
         self._bfloat16 = bfloat16
-        with torch.inference_mode():
-            channels, *grid = self._compute(torch.zeros(1, 3, *view_size))[0].shape
-        self._most = max(LEAST_IMAGES, min(most, MOST_BYTES // (2 * channels * math.prod(grid))))
+        shapes = [tuple(level.shape[1:]) for level in self._compute(torch.zeros(1, 3, *view_size))]
+        self._most = max(LEAST_IMAGES, min(most, MOST_BYTES // sum(map(math.prod, shapes))))
         # in the order of channels_last, which the head's convolutions want
-        self._features = np.memmap(folder / "features", np.float16, "w+", shape=(self._most, *grid, channels))
+        self._levels = [
+            np.memmap(folder / f"features-{index}", np.uint8, "w+", shape=(self._most, *grid, channels))
+            for index, (channels, *grid) in enumerate(shapes)
+        ]
+        self._scales = [np.zeros((self._most, 1, 1, channels), np.float32) for channels, *_ in shapes]
         self._targets = np.memmap(folder / "targets", np.uint8, "w+", shape=(self._most, *view_size))
         self.count = 0
 
@@ -201,22 +206,39 @@ class Features:
 
     def add(self, image: Tensor, target: Tensor) -> None:
         """Compute a view's features: image float32 (3, h, w), class map int64 (h, w)."""
-        with torch.inference_mode():
-            features = self._compute(image[None])[0].clamp(max=torch.finfo(torch.float16).max)
-        self._features[self.count] = features.permute(1, 2, 0).half().cpu().numpy()
+        for level, scales, features in zip(self._levels, self._scales, self._compute(image[None]), strict=True):
+            values = features[0].permute(1, 2, 0).cpu().numpy()
+            scale = np.maximum(values.max(axis=(0, 1)) / 255, 1e-12)
+            scales[self.count] = scale
+            level[self.count] = np.rint(values / scale)
         self._targets[self.count] = target.numpy()
         self.count += 1
 
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features float32 (B, C, h', w') and class maps int64 (B, h, w) of some views."""
-        features = torch.from_numpy(self._features[indices]).to(self.device).float().permute(0, 3, 1, 2)
-        return features, torch.from_numpy(self._targets[indices]).to(self.device).long()
+    def batch(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Features of each level float32 (B, F, h', w') and class maps int64 (B, h, w) of some views."""
+        levels = [
+            torch.from_numpy(level[indices] * scales[indices]).to(self.device).permute(0, 3, 1, 2)
+            for level, scales in zip(self._levels, self._scales, strict=True)
+        ]
+        return levels, torch.from_numpy(self._targets[indices]).to(self.device).long()
 
-    def _compute(self, images: Tensor) -> Tensor:
+    def _compute(self, images: Tensor) -> list[Tensor]:
         images = images.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            features: Tensor = self._backbone(images)["out"]
-        return features.float()
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            return [level.float() for level in self._network.features(images)]
+
+
+class Head(nn.Module):
+    """A network's head as a module of one argument, as `update_bn` calls it."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.classifier = network.classifier
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Logits (B, C, h, w) of features of each level."""
+        logits: Tensor = self.classifier(*levels)
+        return logits
 
 
 def make_run(
@@ -243,9 +265,9 @@ def train_head(run: Run, features: Features, bfloat16: bool) -> Iterator[float]:
         while len(order) < BATCH:
             order += rng.permutation(features.count).tolist()
         chosen, order = order[:BATCH], order[BATCH:]
-        inputs, target = features.batch(chosen)
+        levels, target = features.batch(chosen)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = head(inputs)
+            logits = head(*levels)
         loss = criterion(logits, target, run.class_weights)
         value = loss.item()
         if not value < float("inf"):
@@ -263,6 +285,6 @@ def estimate_head_statistics(network: SegmentationNetwork, features: Features, v
     Leaves the network in evaluation mode.
     """
     places = [place % views for place in range(-(-views // BATCH) * BATCH)]
-    batches = (features.batch(places[begin : begin + BATCH])[0] for begin in range(0, len(places), BATCH))
-    update_bn(batches, network.classifier)
+    batches = (features.batch(places[begin : begin + BATCH])[:1] for begin in range(0, len(places), BATCH))
+    update_bn(batches, Head(network))
     network.eval()

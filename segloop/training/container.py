@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segloop.errors import RegistryError, SegloopError, TrainingError
+from segloop.errors import SegloopError, TrainingError
+from segloop.files import write_bytes
+from segloop.formats import VERSION_FILE
 from segloop.metrics.curves import CurvesByName, ProgressFile
 from segloop.policy import Recipe
 from segloop.progress import Progress
 from segloop.settings import Settings, load_settings
-from segloop.versions import read_version
+from segloop.versions import VersionInfo, read_version
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +62,21 @@ class Container:
         self._own_settings.parent.mkdir(parents=True, exist_ok=True)
         self._own_settings.write_text(json.dumps(own), "utf-8")
 
-    def parent(self) -> str | None:
-        """The name of the version that the run begins with, if there is one."""
-        try:
-            return read_version(self.champion).version or None
-        except RegistryError:
-            return None
+    def served(self) -> VersionInfo | None:
+        """The version.json of the version that the run begins with, if there is one.
+
+        Raises:
+            RegistryError: it cannot be read.
+        """
+        return read_version(self.champion) if (self.champion / VERSION_FILE).exists() else None
+
+    def input_size(self, choose: Callable[[], int]) -> int:
+        """The input size that the run's first start chose; this one chooses it if it is the first."""
+        kept = self.checkpoint.with_name("input_size")
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(kept, str(choose()).encode())
+        return int(kept.read_bytes())
 
     def recipe(self) -> Recipe:
         """The recipe that the hyperparameters name, the full one if none.

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -29,6 +30,9 @@ from segloop.network.transforms import (
 )
 from segloop.network.windows import seen_size, window_of, window_side
 from segloop.settings import Settings
+
+#: Long side of the crops that a network is trained on, in pixels, by the kind of device.
+CROP_PX: Final = {"cpu": 320, "cuda": 512}
 
 
 def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:
@@ -69,12 +73,12 @@ class Examples:
         if self.pixels[channels:IGNORED].any():
             value = channels + int(np.flatnonzero(self.pixels[channels:IGNORED])[0])
             raise TrainingError(f"a mask has the value {value}, but there are {channels - 1} classes")
-        #: Height and width that views are cut to, in pixels: the median, so that most images fit, or a window.
+        #: Height and width of what the network is served, in pixels: the median, so that most images fit, or a window.
         height, width = (
             min(int(np.median(side)), window_side(settings.input_size)) // STRIDE_PX * STRIDE_PX
             for side in zip(*sizes, strict=True)
         )
-        self.view_size = height, width
+        self.served_size = height, width
         self._input_size = settings.input_size
 
     def __len__(self) -> int:
@@ -103,21 +107,23 @@ class Examples:
 
 
 class Views(Dataset[tuple[Tensor, Tensor]]):
-    """The views that a run sees, by their position in it: image float32 (3, h, w), class map int64 (h, w).
+    """The views that a run sees, by their position in it: image float32 (3, h, w), class map int64 (h, w), of one `size`
+    (h, w) in pixels.
 
     A pass over the examples is a permutation; passes follow each other without a gap, so that no batch is short.
     What a position gives depends on the seed alone: a resumed run and one with other workers see the same.
     """
 
-    def __init__(self, examples: Examples, seed: int) -> None:
+    def __init__(self, examples: Examples, seed: int, size: tuple[int, int]) -> None:
         self.examples = examples
         self._seed = seed
+        self._size = size
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         turn, place = divmod(position, len(self.examples))
         image, mask = self.examples[self._index(turn, place)]
         random = np.random.default_rng((self._seed, 1, position))
-        image, mask = augment(image, mask, self.examples.view_size, random)
+        image, mask = augment(image, mask, self._size, random)
         return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
 
     def as_served(self, count: int, batch_size: int) -> Iterator[Tensor]:
@@ -136,6 +142,14 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
 
     def _index(self, turn: int, place: int) -> int:
         return int(np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))[place])
+
+
+def crop_size(height: int, width: int, device: torch.device) -> tuple[int, int]:
+    """Height and width, in pixels, of the views that a network is trained on which is served (height, width) at a time.
+
+    Where that is large, views are crops of it: a step on a crop costs less, and more steps teach more than more pixels.
+    """
+    return network_size(height, width, min(max(height, width), CROP_PX[device.type]))
 
 
 def steps_per_pass(examples: int, batch_size: int) -> int:

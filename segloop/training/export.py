@@ -29,6 +29,7 @@ from segloop.metrics import ConfusionMatrix
 from segloop.network.checkpoint import pretrained_network
 from segloop.network.network import SegmentationNetwork, load_bundle
 from segloop.network.transforms import STRIDE_PX, class_map_of, network_size, normalise
+from segloop.network.weights import PRETRAINED_INPUT_SIZE
 from segloop.network.windows import seen_pixels, window_of, windowed_logits
 from segloop.policy import may_serve
 from segloop.processes import die_with_parent
@@ -143,7 +144,7 @@ def without_resize(network: SegmentationNetwork) -> SegmentationNetwork:
     if not isinstance(network.classifier, DeepLabHead):
         return network
     head = nn.Sequential(PooledAsSum(network.classifier[0]), *list(network.classifier)[1:])
-    return SegmentationNetwork(network.backbone, head, network.aux_classifier).eval()
+    return SegmentationNetwork(network.backbone, head, network.aux_classifier, network.levels).eval()
 
 
 def quantize(onnx_file: Path, target: Path, inputs: Sequence[Float32]) -> None:
@@ -291,7 +292,7 @@ def main() -> int:
             return NOTHING_TO_EXPORT
         given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="segloop-export-") as scratch:
-            to_onnx(network, Path(scratch) / "network.onnx", settings.input_size)
+            to_onnx(network, Path(scratch) / "network.onnx", settings.input_size or PRETRAINED_INPUT_SIZE)
             to_openvino(Path(scratch) / "network.onnx", given.out / f"{EXACT}.xml")
     except SegloopError as error:
         sys.exit(str(error))

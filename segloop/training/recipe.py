@@ -34,7 +34,8 @@ from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.distributed import Team, form_team
 from segloop.training.evaluation import Evaluation, Network, evaluate
-from segloop.training.examples import Examples, Views, steps_per_pass
+from segloop.training.examples import Examples, Views, crop_size, steps_per_pass
+from segloop.training.input_size import choose_input_size
 from segloop.training.learner import Learner, computes_bfloat16, is_compiled, target_weight
 from segloop.training.run import Clock, Run, restore, save_checkpoint
 from segloop.training.tracking import tracking
@@ -116,12 +117,19 @@ def train(
         tracking(settings, container, manifest, is_main=team.is_main) as tracker,
     ):
         device = team.device
-        stride = pick_output_stride(settings, device)
+        stride = pick_output_stride(settings.arch, settings, device)
         torch.manual_seed(settings.train_seed)
         network, backbone_rate = starting_network(settings, manifest.classes, stride, container.champion)
         network = network.to(device).to(memory_format=torch.channels_last)
+        served = container.served()
+        before = served.input_size if served else None
+        input_size = team.broadcast(
+            container.input_size(lambda: choose_input_size(settings, network, items, before)) if team.is_main else 0
+        )
+        settings = settings.model_copy(update={"input_size": input_size})
         channels = len(manifest.classes) + 1
         examples = Examples(container.snapshot, items, settings, Path(cache), channels)
+        views = Views(examples, settings.train_seed, crop_size(*examples.served_size, device))
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
         run = Run(
             network,
@@ -141,7 +149,6 @@ def train(
         learner = team.wrap(Learner(network, run.class_weights, bfloat16=bfloat16))
         if is_compiled(settings, device, run.steps - run.step):
             learner.compile()
-        views = Views(examples, settings.train_seed)
         batches = iter(loader(views, settings.train_batch_size, run, team))
         twin = build_network(settings.arch, channels, stride).to(device).to(memory_format=torch.channels_last)
 
@@ -149,8 +156,8 @@ def train(
             container.report(Progress(phase="evaluating", message="Measuring the network on the held-out tasks."))
             twin.load_state_dict(network.state_dict())
             estimate_statistics(twin, views, settings.train_batch_size, device)
-            served = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
-            return evaluate(served, container.snapshot, manifest.classes, container.report)
+            ready = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
+            return evaluate(ready, container.snapshot, manifest.classes, container.report)
 
         def measure() -> None:
             started_s = clock.elapsed_s
@@ -199,7 +206,7 @@ def train(
         tracker.evaluation(run.step, final.summary)
         recipe = recipe_of(settings, run, backbone_rate, bfloat16=bfloat16)
         info = describe(settings, manifest, stride, final, recipe.model_copy(update={"processes": team.size}))
-        info = info.model_copy(update={"parent": container.parent(), "curves": container.curves()})
+        info = info.model_copy(update={"parent": (served and served.version) or None, "curves": container.curves()})
         info = save_bundle(container.model, twin, info)
     log.info("project %s: mIoU %s after %d steps", manifest.project, final.summary.miou, run.step)
     return info

@@ -161,7 +161,7 @@ def test_it_begins_with_the_served_version(buckets: RouteBuckets, registry: Regi
     registry.promote(KEY, version, "by hand")
     container = gathered(tmp_path, "after")
     assert (container.champion / "model.safetensors").read_bytes() == b"weights"
-    assert container.parent() == version
+    assert container.served().version == version
     elsewhere = gathered(tmp_path, "elsewhere", segloop_store="s3://route-no-such-bucket/store")
     assert elsewhere.parent() is None
 

@@ -278,8 +278,10 @@ class Retrain:
             "champion_metrics": verdict.champion_metrics,
             "decision": verdict.decision,
             "engines": engines,
-            # what `segloop reproduce` trains with again
-            "recipe": info.recipe.model_copy(update={"hyperparameters": dict(candidate.hyperparameters)}),
+            # what `segloop reproduce` trains with again, with what the training chose
+            "recipe": info.recipe.model_copy(
+                update={"hyperparameters": {**candidate.hyperparameters, "input_size": str(info.input_size)}}
+            ),
         }
         version = self.context.registry.add(self.project, candidate.bundle, info.model_copy(update=changes))
         return self._keep(replace(verdict, version=version))

@@ -32,6 +32,7 @@ _HYPERPARAMETERS = (
     "device",
     "input_size",
     "long_side",
+    "predict_seconds",
     "train_epochs",
     "train_min_steps",
     "train_minutes",

@@ -88,8 +88,34 @@ def test_a_file_with_21_channels_is_voc(network, tmp_path):
     pretrained = pretrained_network(settings(weights=str(file)))
     assert pretrained.classifier[4].bias.tolist() == list(range(21))
     assert not pretrained.training
-    with pytest.raises(SettingsError, match="not of arch fcn_resnet50"):
-        pretrained_network(settings(weights=str(file), arch="fcn_resnet50"))
+
+
+@pytest.mark.parametrize("arch", ["fpn_resnet50", "deeplabv3_resnet50", "fcn_resnet50"])
+def test_a_file_tells_which_network_it_is_of(tmp_path, arch):
+    stride = 4 if arch == "fpn_resnet50" else 16
+    one = build_network(arch, 3, stride).eval()
+    save_bundle(tmp_path, one, toy_info(arch=arch, output_stride=stride))
+    for set_to in ("fpn_resnet50", "fcn_resnet50"):
+        found = pretrained_network(settings(weights=str(tmp_path / "model.safetensors"), arch=set_to))
+        with torch.inference_mode():
+            assert torch.equal(found(torch.ones(1, 3, 64, 64)), one(torch.ones(1, 3, 64, 64)))
+
+
+def test_a_pyramids_head_is_copied_by_class_name():
+    source, target = build_network("fpn_resnet50", 3, 4), build_network("fpn_resnet50", 4, 4)
+    with torch.no_grad():
+        source.classifier.last.bias.copy_(torch.tensor([7.0, 8, 9]))
+    copied = load_matching(target, source.state_dict(), ("Road", "Sky"), ("Sky", "Car", "Road"))
+    assert copied == len(source.state_dict())
+    assert target.classifier.last.bias[[0, 1, 3]].tolist() == [7, 9, 8]
+
+
+def test_a_version_of_torchvisions_network_gives_a_pyramid_its_backbone(network):
+    target = build_network("fpn_resnet50", 3, 4)
+    load_matching(target, network.state_dict(), ("Road", "Sky"), ("Road", "Sky"))
+    for key, tensor in network.state_dict().items():
+        if key.startswith(("backbone.", "aux_classifier.")):
+            assert torch.equal(target.state_dict()[key], tensor), key
 
 
 def test_a_bundle_file_brings_its_classes(network, tmp_path):
@@ -228,7 +254,10 @@ def without(state, *keys):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda state: without(state, "classifier.1.weight"), r"classifier.1.weight missing\): set SEGLOOP_ARCH"),
+        (
+            lambda state: without(state, "classifier.1.weight"),
+            r"of a deeplabv3_resnet50 \(classifier.1.weight missing\)",
+        ),
         (
             lambda state: {**state, "backbone.layer1.0.conv1.weight": torch.zeros(1, 1, 1, 1)},
             r"backbone.layer1.0.conv1.weight is \(1, 1, 1, 1\), not \(64, 64, 1, 1\)",

@@ -47,12 +47,13 @@ def tree(state, classes):
 # -- architecture
 
 
-@pytest.mark.parametrize("arch", ["deeplabv3_resnet50", "fcn_resnet50"])
-def test_logits_are_at_the_output_stride(arch):
-    network = build_network(arch, 4, 16).eval()
+@pytest.mark.parametrize(("arch", "stride"), [("fpn_resnet50", 4), ("deeplabv3_resnet50", 16), ("fcn_resnet50", 16)])
+def test_logits_are_at_the_output_stride(arch, stride):
+    network = build_network(arch, 4, stride).eval()
     with torch.inference_mode():
         logits, auxiliary = network.with_auxiliary(torch.zeros(1, 3, 64, 96))
-        assert logits.shape == auxiliary.shape == (1, 4, 4, 6)
+        assert logits.shape == (1, 4, 64 // stride, 96 // stride)
+        assert auxiliary.shape == (1, 4, 4, 6)
         assert torch.equal(network(torch.zeros(1, 3, 64, 96)), logits)
 
 
@@ -82,17 +83,18 @@ def test_stride_16_computes_every_second_feature_of_stride_8(network):
             torch.testing.assert_close(coarse, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("arch", "stride"), [("unet", 16), ("deeplabv3_resnet50", 32)])
+@pytest.mark.parametrize(("arch", "stride"), [("unet", 16), ("deeplabv3_resnet50", 32), ("fpn_resnet50", 16)])
 def test_unknown_networks_are_refused(arch, stride):
-    with pytest.raises(SettingsError, match=r"use (8 or 16|deeplabv3_resnet50)"):
+    with pytest.raises(SettingsError, match=r"use fpn_resnet50, deeplabv3_resnet50|has 8 or 16|has 4"):
         build_network(arch, 2, stride)
 
 
 def test_devices_and_strides():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert pick_device(settings()) == cpu
-    assert [pick_output_stride(settings(), device) for device in (cpu, gpu)] == [16, 8]
-    assert pick_output_stride(settings(output_stride="8"), cpu) == 8
+    assert [pick_output_stride("deeplabv3_resnet50", settings(), device) for device in (cpu, gpu)] == [16, 8]
+    assert [pick_output_stride("fpn_resnet50", settings(), device) for device in (cpu, gpu)] == [4, 4]
+    assert pick_output_stride("fcn_resnet50", settings(output_stride="8"), cpu) == 8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from segloop.errors import EngineError, RegistryError, SettingsError
-from segloop.network.network import SegmentationNetwork, build_network
+from segloop.network.network import FPNHead, SegmentationNetwork, build_network
 from segloop.network.transforms import normalise
 from segloop.serving import engines
 from segloop.serving.engines import OpenVINOEngine, TorchEngine, on_gpu, pick_engine
@@ -57,9 +57,12 @@ class Exported:
     exact: Path
 
 
-@pytest.fixture(scope="module", params=["deeplabv3_resnet50", "fcn_resnet50"])
+STRIDES = {"fpn_resnet50": 4, "deeplabv3_resnet50": 16, "fcn_resnet50": 16}
+
+
+@pytest.fixture(scope="module", params=STRIDES)
 def exported(request, tmp_path_factory) -> Exported:
-    return export(request.param, 16, tmp_path_factory.mktemp(request.param))
+    return export(request.param, STRIDES[request.param], tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,8 @@ def test_torch_and_openvino_agree_at_any_size(exported):
     for height, width in [*SHAPES, *SHAPES]:
         batch = np.concatenate([photo(height, width, 1), photo(height, width, 2)])
         expected, found = torch_engine.logits(batch), openvino_engine.logits(batch)
-        assert expected.shape == (2, 3, height // 16, width // 16)
+        stride = 4 if isinstance(exported.network.classifier, FPNHead) else 16
+        assert expected.shape == (2, 3, height // stride, width // stride)
         assert relative_error(found, expected) < 1e-3
         assert not np.allclose(found[0], found[1], atol=1e-3), "two images have two answers"
 

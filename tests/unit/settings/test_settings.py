@@ -40,7 +40,7 @@ def test_defaults() -> None:
     assert settings.label_studio_url == "http://localhost:8080"
     assert settings.port == 9090
     assert settings.retrain_threshold == 100
-    assert settings.arch == "deeplabv3_resnet50"
+    assert settings.arch == "fpn_resnet50"
     assert settings.store_url == str(settings.data_dir.absolute() / "store")
     assert settings.queue_url == f"unix://{settings.data_dir.absolute()}/valkey/valkey.sock"
 

@@ -196,7 +196,7 @@ def test_a_run_learns_and_writes_a_bundle(learned):
     assert info["metrics"]["tasks"] == 2
     assert info["classes"] == list(CLASSES)
     assert info["snapshot"] == load_manifest(learned / "input/data/snapshot").hash
-    assert (info["arch"], info["output_stride"], info["input_size"]) == ("deeplabv3_resnet50", 16, 64)
+    assert (info["arch"], info["output_stride"], info["input_size"]) == ("fpn_resnet50", 4, 64)
     assert info["recipe"]["steps"] == 12
     assert not (learned / "output/failure").exists()
 

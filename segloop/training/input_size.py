@@ -1,0 +1,65 @@
+"""How large the network sees images: as large as they are, as far as the time of a prediction allows."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from segloop.dataset import Item
+from segloop.network.network import SegmentationNetwork
+from segloop.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Least and greatest long side that is chosen, in pixels, and the steps between.
+LEAST: Final = 256
+MOST: Final = 1024
+STEP: Final = 64
+#: Side of the square image that a pass is timed on, in pixels, and how often: the fastest pass counts.
+_TIMED_PX: Final = 256
+_TIMES: Final = 3
+#: A version keeps the input size of the one that it goes on from, unless the choice differs by more than this factor:
+#: the time of a pass is never twice the same.
+_KEPT: Final = 1.5
+
+
+def choose_input_size(
+    settings: Settings, network: SegmentationNetwork, items: Sequence[Item], before: int | None = None
+) -> int:
+    """The long side, in pixels, at which a network sees images: the setting `input_size`, or, where that is 0, the choice.
+
+    That is the median long side of the items, or less where one pass of the network over an image of their median
+    shape would take longer than `predict_seconds` on this machine; a multiple of STEP, from LEAST to MOST. `before` is
+    the size of the version that the training goes on from.
+    """
+    if settings.input_size:
+        return settings.input_size
+    long_sides = sorted(max(item.height, item.width) for item in items)
+    shapes = sorted(max(item.height, item.width) / min(item.height, item.width) for item in items)
+    useful, shape = long_sides[len(items) // 2], shapes[len(items) // 2]
+    timely = math.sqrt(settings.predict_seconds / seconds_per_pixel(network) * shape)
+    chosen = min(max(LEAST, min(-(-useful // STEP) * STEP, int(timely) // STEP * STEP)), MOST)
+    if before is not None and before / _KEPT <= chosen <= before * _KEPT:
+        chosen = before
+    log.info("the network sees images at %d px: they have %d, and the time allows %d", chosen, useful, int(timely))
+    return chosen
+
+
+def seconds_per_pixel(network: SegmentationNetwork) -> float:
+    """Time of one pass of a network over one image, on its own device, by the image's pixels. Leaves its mode as it is."""
+    image = torch.zeros(1, 3, _TIMED_PX, _TIMED_PX, device=next(network.parameters()).device)
+    image = image.to(memory_format=torch.channels_last)
+    was_training, times = network.training, []
+    network.eval()
+    with torch.inference_mode():
+        for _ in range(1 + _TIMES):  # the first one prepares
+            began = time.perf_counter()
+            network(image).sum().item()
+            times.append(time.perf_counter() - began)
+    network.train(was_training)
+    return min(times[1:]) / _TIMED_PX**2

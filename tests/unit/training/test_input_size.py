@@ -1,0 +1,83 @@
+"""The size at which the network sees images, by their own size and the time of a pass."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from segloop.dataset import AnnotationRef, Item
+from segloop.network.network import SegmentationNetwork
+from segloop.settings import Settings
+from segloop.training import input_size as module
+from segloop.training.input_size import choose_input_size, seconds_per_pixel
+
+NETWORK = SegmentationNetwork(nn.Identity(), nn.Identity(), nn.Identity())
+
+
+def items(*sizes: tuple[int, int]) -> list[Item]:
+    def item(task: int, height: int, width: int) -> Item:
+        drawn = AnnotationRef(id=task, updated_at="2026-11-22T00:00:00Z")
+        return Item(
+            task=task,
+            image_tag="image",
+            annotations=(drawn,),
+            image=f"images/{task:064x}.png",
+            mask=f"masks/{task:064x}.png",
+            width=width,
+            height=height,
+            split="train",
+        )
+
+    return [item(task, *size) for task, size in enumerate(sizes, start=1)]
+
+
+@pytest.fixture
+def microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes a microsecond a pixel: 0.4 s are 400,000 pixels."""
+    monkeypatch.setattr(module, "seconds_per_pixel", lambda network: 1e-6)
+
+
+@pytest.mark.usefixtures("microseconds")
+@pytest.mark.parametrize(
+    ("sizes", "predict_seconds", "expected"),
+    [
+        ([(360, 480)], 0.4, 512),  # as large as they are, in steps of 64
+        ([(1280, 1920)], 0.4, 768),  # sqrt(400000 * 1.5) = 774
+        ([(1920, 1280)], 0.4, 768),
+        ([(1000, 1000)], 0.4, 576),  # sqrt(400000) = 632
+        ([(1280, 1920)], 0.001, 256),
+        ([(3000, 4000)], 60.0, 1024),
+        ([(90, 120)], 0.4, 256),
+        ([(360, 480), (360, 480), (3000, 4000)], 0.4, 512),  # the median
+    ],
+)
+def test_the_size_of_the_images_and_the_time_decide(
+    sizes: list[tuple[int, int]], predict_seconds: float, expected: int
+) -> None:
+    settings = Settings(predict_seconds=predict_seconds)
+    assert choose_input_size(settings, NETWORK, items(*sizes)) == expected
+
+
+@pytest.mark.usefixtures("microseconds")
+@pytest.mark.parametrize(("before", "expected"), [(640, 640), (1024, 1024), (320, 768), (None, 768)])
+def test_a_version_keeps_the_size_of_the_one_before_it(before: int | None, expected: int) -> None:
+    assert choose_input_size(Settings(), NETWORK, items((1280, 1920)), before) == expected
+
+
+def test_the_setting_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module, "seconds_per_pixel")
+    assert choose_input_size(Settings(input_size=320), NETWORK, items((1280, 1920)), 512) == 320
+
+
+def test_a_pass_is_timed_in_evaluation_mode() -> None:
+    modes = []
+
+    class Pass(nn.Module):
+        def forward(self, images):  # type: ignore[no-untyped-def]
+            modes.append(self.training)
+            return {"out": images}
+
+    network = SegmentationNetwork(Pass(), nn.Conv2d(3, 2, 1), nn.Identity()).train()
+    assert 0 < seconds_per_pixel(network) < 1
+    assert network.training
+    assert set(modes) == {False}
