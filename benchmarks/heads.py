@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from demo.data import Example, from_folder
-from demo.scenes import CLASSES, NO_LABEL, draw_scene
+from demo.scenes import NO_LABEL, Place, draw_scene
 from segloop.formats import IGNORED
 
-#: Classes of the scenes that are drawn here: some have no car, most no sign.
-SCENE_CLASSES = (*CLASSES, "Car", "Sign")
+#: In what share of the drawn scenes a class may be: some have no car, most no sign.
+SHARES = {"Sky": 1.0, "Road": 1.0, "Building": 1.0, "Tree": 1.0, "Car": 0.4, "Sign": 0.3}
 WIDTH, HEIGHT = 240, 180
 #: Places in an image at which features are computed and classes compared, rows and columns.
 GRID = (45, 60)
@@ -52,7 +52,7 @@ def scenes() -> tuple[Pixels, Pixels, tuple[str, ...]]:
         pixels_of(draw(np.random.default_rng((part, index))) for index in range(count))
         for part, count in enumerate((TRAINED, HELD_OUT))
     )
-    return train, held_out, SCENE_CLASSES
+    return train, held_out, tuple(SHARES)
 
 
 def camvid(folder: Path) -> tuple[Pixels, Pixels, tuple[str, ...]]:
@@ -74,25 +74,10 @@ def camvid(folder: Path) -> tuple[Pixels, Pixels, tuple[str, ...]]:
 
 
 def draw(rng: np.random.Generator) -> tuple[Image, Image]:
-    """A scene RGB uint8 (HEIGHT, WIDTH, 3) and its classes uint8: 0 for none, i + 1 for SCENE_CLASSES[i]."""
-    drawn, mask = draw_scene(rng, WIDTH, HEIGHT)
-    truth = np.where(mask == NO_LABEL, 0, mask + 1).astype(np.uint8)
-    image = drawn.astype(np.float32)
-    for _ in range(int(rng.integers(1, 4)) if rng.random() < 0.4 else 0):
-        wide, left, top = int(rng.uniform(20, 55)), int(rng.uniform(0, WIDTH - 20)), int(rng.uniform(95, HEIGHT - 20))
-        shape = np.zeros_like(truth)
-        cv2.ellipse(shape, (left + wide // 2, top), (wide // 2, wide // 4), 0, 0, 360, 1, -1)
-        cv2.rectangle(shape, (left, top), (left + wide, top + wide // 4), 1, -1)
-        image[shape > 0] = rng.integers(20, 230, 3) + rng.normal(0, 8, (int(shape.sum()), 3))
-        truth[shape > 0] = SCENE_CLASSES.index("Car") + 1
-    for _ in range(int(rng.integers(1, 3)) if rng.random() < 0.3 else 0):
-        middle, radius = (int(rng.uniform(10, WIDTH - 10)), int(rng.uniform(45, 110))), int(rng.uniform(5, 11))
-        shape = np.zeros_like(truth)
-        cv2.circle(shape, middle, radius, 1, -1)
-        cv2.line(shape, middle, (middle[0], middle[1] + 5 * radius), 1, 3)
-        image[shape > 0] = ((200, 40, 40), (40, 60, 190), (220, 200, 50))[rng.integers(3)]
-        truth[shape > 0] = SCENE_CLASSES.index("Sign") + 1
-    return spoil(image, rng), truth
+    """A scene RGB uint8 (HEIGHT, WIDTH, 3) and its classes uint8: 0 for none, i + 1 for the i-th of SHARES."""
+    classes = [name if rng.random() < share else "" for name, share in SHARES.items()]
+    image, mask = draw_scene(rng, WIDTH, HEIGHT, Place.of(int(rng.integers(2**32))), classes)
+    return spoil(image.astype(np.float32), rng), np.where(mask == NO_LABEL, 0, mask + 1).astype(np.uint8)
 
 
 def spoil(image: NDArray[np.float32], rng: np.random.Generator) -> Image:

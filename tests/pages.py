@@ -22,7 +22,7 @@ from segloop.web import create_app
 from tests.toys import BRUSH, ToyImages, toy_loader
 
 PROJECT = "29.1795383040"
-COLOURS = {"Sky": "#56b4e9", "Road": "#8c8c94", "Building": "#d55e00", "Tree": "#009e73"}
+COLOURS = {"Sky": "#56b4e9", "Road": "#8c8c94", "Building": "#d55e00", "Tree": "#009e73", "Pole": "#cc79a7"}
 
 
 class PageWorld:

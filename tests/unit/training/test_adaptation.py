@@ -66,9 +66,11 @@ class Pooling(nn.Module):
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Examples:
-    manifest = write_snapshot(tmp_path / "snapshot", CLASSES, scenes(0, 3, 0, [1, 2, 3, 4]))
+    manifest = write_snapshot(tmp_path / "snapshot", CLASSES, scenes(0, 3, 0, [1, 2, 3, 4, 5]))
     (tmp_path / "cache").mkdir()
-    return Examples(tmp_path / "snapshot", manifest.items, Settings(input_size=96), tmp_path / "cache", 5)
+    return Examples(
+        tmp_path / "snapshot", manifest.items, Settings(input_size=96), tmp_path / "cache", len(CLASSES) + 1
+    )
 
 
 def test_few_items_are_all_chosen_the_latest_first() -> None:
@@ -134,7 +136,7 @@ def test_each_level_of_features_is_kept_in_8_bits(tmp_path: Path, gain: float) -
 
 def test_without_a_backbone_the_reason_is_said(tmp_path: Path) -> None:
     base = write_base(tmp_path, **SMALL, recipe="quick")
-    write_snapshot(Container(base).snapshot, CLASSES, scenes(0, 3, 1, [1, 2, 3, 4]))
+    write_snapshot(Container(base).snapshot, CLASSES, scenes(0, 3, 1, [1, 2, 3, 4, 5]))
     assert main(["--base", str(base)]) == 1
     assert "needs weights or a served version" in (base / "output" / "failure").read_text()
 
@@ -147,7 +149,7 @@ def test_an_unknown_recipe_is_the_reason(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=["fpn_resnet50", "deeplabv3_resnet50"])
 def champion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that knows drawn scenes by other labels: sky or tree, and road or building."""
+    """A network that knows drawn scenes by other labels: sky, tree or pole, and road or building."""
     base = tmp_path_factory.mktemp("champion")
     write_base(
         base,
@@ -157,7 +159,7 @@ def champion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         train_batch_size=4,
         output_stride=16,
     )
-    write_snapshot(Container(base).snapshot, ("Above", "Below"), scenes(100, 26, 2, [1, 2, 2, 1]))
+    write_snapshot(Container(base).snapshot, ("Above", "Below"), scenes(100, 26, 2, [1, 2, 2, 1, 1]))
     train(Container(base))
     return base / "model"
 
@@ -167,7 +169,7 @@ def base(tmp_path: Path, champion: Path) -> Path:
     """Ten labelled scenes that the champion never saw, by its backbone's unknown names; four more are held out."""
     write_base(tmp_path, **SMALL, recipe="quick", adapt_minutes=0.05)
     container = Container(tmp_path)
-    write_snapshot(container.snapshot, CLASSES, scenes(0, 14, 4, [1, 2, 3, 4]))
+    write_snapshot(container.snapshot, CLASSES, scenes(0, 14, 4, [1, 2, 3, 4, 5]))
     shutil.copytree(champion, container.champion)
     return tmp_path
 
