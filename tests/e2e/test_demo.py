@@ -23,6 +23,7 @@ def test_the_demo_keeps_its_promises() -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Every promise was kept." in done.stdout
+    assert "boundary F1" in done.stdout
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
