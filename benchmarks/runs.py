@@ -19,6 +19,7 @@ from demo.stack import clean_environment
 from segloop.dataset import AnnotationRef, Item, Manifest, Split, write_manifest
 from segloop.formats import IGNORED, VERSION_FILE
 
+ROOT = Path(__file__).resolve().parents[1]
 PROJECT = "1.1795382829"
 _MOMENT = "2026-11-22T00:00:00+00:00"
 
@@ -38,16 +39,26 @@ def write_run(base: Path, data: DemoData, champion: Path | None = None, **hyperp
 def train(base: Path) -> tuple[dict[str, Any], float]:
     """Run the training entry point in a process of its own; the bundle's version.json, and the seconds it took."""
     began = time.perf_counter()
+    run_module(Path(sys.executable), "segloop.training", "--base", base)
+    info: dict[str, Any] = json.loads((base / "model" / VERSION_FILE).read_text(encoding="utf-8"))
+    return info, time.perf_counter() - began
+
+
+def run_module(python: Path, module: str, *arguments: str | Path) -> None:
+    """Run a module of this checkout that trains, in a process of its own, by some environment's python.
+
+    Raises:
+        SystemExit: it failed; the end of its log is the text.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "segloop.training", "--base", str(base)],
+        [python, "-m", module, *arguments],
+        cwd=ROOT,
         env=clean_environment() | {"OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         check=False,
     )
     if done.returncode:
         raise SystemExit(f"the training failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
-    info: dict[str, Any] = json.loads((base / "model" / VERSION_FILE).read_text(encoding="utf-8"))
-    return info, time.perf_counter() - began
 
 
 def write_snapshot(folder: Path, data: DemoData) -> Manifest:
@@ -98,6 +109,25 @@ def _item(folder: Path, task: int, data: DemoData, example: Example, split: Spli
 def held_out(examples: Sequence[Example], every: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Examples without every n-th one, and those."""
     return tuple(one for place, one in enumerate(examples) if place % every), tuple(examples[::every])
+
+
+def without_groups(
+    examples: Sequence[Example], groups: Sequence[str]
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """The examples of the other groups, such as drives, and those of the groups named.
+
+    Raises:
+        SystemExit: there is no such group, or no other.
+    """
+    there = sorted({one.group for one in examples})
+    if not set(groups) < set(there):
+        raise SystemExit(
+            f"hold out some of the groups {', '.join(there)}, and not all of them: not {', '.join(groups)}"
+        )
+    return (
+        tuple(one for one in examples if one.group not in groups),
+        tuple(one for one in examples if one.group in groups),
+    )
 
 
 def shuffled(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:

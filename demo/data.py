@@ -51,6 +51,11 @@ class Example:
     image: Path
     mask: Path
 
+    @property
+    def group(self) -> str:
+        """What the file's name begins with, up to the first `_`: CamVid's drive, or the place of a drawn scene."""
+        return self.image.stem.partition("_")[0]
+
     def truth(self, classes: int) -> np.ndarray:
         """The class map uint8 (H, W): 0 where no class is, i + 1 for class i."""
         indices = cv2.imread(str(self.mask), cv2.IMREAD_UNCHANGED)
