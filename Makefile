@@ -61,12 +61,14 @@ test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAK
 test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/e2e -m "not label_studio and not slow"
 
-lock:  ## requirements.lock from the ranges in setup.py, and of it what SageMaker's images lack
+lock:  ## requirements.lock from the ranges in setup.py, of it what SageMaker's images lack, and what benchmarks need beyond it
 	@$(BIN)/uv pip compile setup.py requirements-label-studio-ml.in --extra all --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
 	@$(BIN)/python -m segloop.aws.training requirements.lock > segloop/aws/training/requirements.part
 	@mv segloop/aws/training/requirements.part segloop/aws/training/requirements.txt
 	@$(BIN)/python -m segloop.aws.endpoints requirements.lock > segloop/aws/endpoints/requirements.part
 	@mv segloop/aws/endpoints/requirements.part segloop/aws/endpoints/requirements.txt
+	@echo segmentation-models-pytorch==0.6.0 | $(BIN)/uv pip compile - -c requirements.lock --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header -q -o $(VENV)/peers.lock
+	@awk 'NR == FNR {if (/^[^ #]/) {split($$1, name, "=="); locked[name[1]]}; next} /^[^ #]/ {split($$1, name, "=="); keep = !(name[1] in locked)} keep' requirements.lock $(VENV)/peers.lock > benchmarks/requirements-peers.txt
 
 docs: $(READY)  ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
