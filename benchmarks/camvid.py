@@ -121,7 +121,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unlabelled", choices=("ignore", "background"), default="ignore", help="pixels of no class")
     parser.add_argument("--every", type=int, default=1, help="measure on every n-th held-out image")
     parser.add_argument("--thin", nargs="*", default=THIN, metavar="CLASS", help="classes that are told apart")
-    parser.add_argument("--arch", type=Network.parse, nargs="+", default=[Network.parse("deeplabv3_resnet50")])
+    parser.add_argument("--arch", type=Network.parse, nargs="+", default=[Network.parse("fpn_resnet50")])
     parser.add_argument("--peers", action="store_true", help="segmentation_models_pytorch's FPN and Unet too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="order of the images, and of training")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**6], help="numbers of labelled images; else all")

@@ -28,7 +28,7 @@ from segloop.training.adaptation import adapt
 from segloop.training.container import Container
 from segloop.training.distributed import form_team
 from segloop.training.evaluation import EvaluatedImage, Network, evaluate
-from segloop.training.examples import Examples, Views, steps_per_pass
+from segloop.training.examples import Examples, Views, crop_size, steps_per_pass
 from segloop.training.learner import computes_bfloat16, criterion
 from segloop.training.recipe import (
     WEIGHT_DECAY,
@@ -124,7 +124,7 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
             evaluation_steps=steps_of_evaluation(len(items), 0, size),
         )
         learner = PeerLearner(module, run.class_weights, bfloat16=computes_bfloat16(settings, team.device))
-        views = Views(examples, settings.train_seed)
+        views = Views(examples, settings.train_seed, crop_size(*examples.served_size, team.device))
         batches = iter(loader(views, size, run, team))
         run.begin()
         while run.done < 1:
