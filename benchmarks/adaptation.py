@@ -1,7 +1,7 @@
 """Quick adaptation: images a second of a head on cached features, against torchvision's reference loop in the same run.
 
 Both at 256x256 and in steps as they are used: the reference loop trains the whole network at output stride 8 in
-batches of 4 (NCHW, SGD), quick adaptation its head at output stride 16 on what the frozen backbone gave once.
+batches of 4 (NCHW, SGD), quick adaptation the default network's head on what the frozen backbone gave once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
     bfloat16 = computes_bfloat16(Settings(weights="none"), device)
     images = torch.randn(VIEWS, 3, SIDE, SIDE)
     targets = torch.randint(0, CLASSES, (VIEWS, SIDE, SIDE))
-    network = build_network("deeplabv3_resnet50", CLASSES, 16).to(memory_format=torch.channels_last).eval()
+    network = build_network("fpn_resnet50", CLASSES, 4).to(memory_format=torch.channels_last).eval()
     with tempfile.TemporaryDirectory(prefix="segloop-features-") as folder:
         features = Features(Path(folder), network, (SIDE, SIDE), VIEWS, bfloat16=bfloat16)
         started = time.perf_counter()

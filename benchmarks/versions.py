@@ -22,9 +22,8 @@ from segloop.versions import EngineFigures, EngineReport, read_version
 
 #: Long side, in pixels, at which the network is trained and judged: what it takes to learn something in a minute.
 TRAINED_SIZE = 192
-#: Long side, in pixels, at which it then serves: segloop's own default.
+#: Long side, in pixels, at which it then serves.
 SERVED_SIZE = 512
-OUTPUT_STRIDE = 16
 SCENES, HELD_OUT = 32, 16
 #: Enough for a network whose answers are sane, and enough for one of which only the time counts.
 STEPS, FEW_STEPS = 60, 2
@@ -53,7 +52,6 @@ def make_version(folder: Path, steps: int = STEPS) -> None:
         folder / "run",
         data,
         input_size=TRAINED_SIZE,
-        output_stride=OUTPUT_STRIDE,
         weights="none",
         device="cpu",
         train_epochs=1,
