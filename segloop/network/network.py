@@ -114,15 +114,18 @@ def build_network(arch: str, num_classes: int, output_stride: int) -> Segmentati
     # the residual branches begin at zero: a deep network trained from scratch on few images needs that to start well
     dilated = [False, output_stride == 8, output_stride > FPN_STRIDE]
     backbone = resnet50(weights=None, zero_init_residual=True, replace_stride_with_dilation=dilated)
-    auxiliary = FCNHead(1024, num_classes)
-    outputs = {"layer3": "aux", "layer4": "out"}
+    outputs, levels = {"layer4": "out", "layer3": "aux"}, ["out"]
+    classifier: nn.Module
     if arch == "fpn_resnet50":
-        levels = {"layer1": "stride4", "layer2": "stride8", **outputs}
-        head = FPNHead((256, 512, 1024, 2048), num_classes)
-        return SegmentationNetwork(IntermediateLayerGetter(backbone, levels), head, auxiliary, tuple(levels.values()))
-    rates = [rate * 8 // output_stride for rate in (12, 24, 36)]
-    classifier = DeepLabHead(2048, num_classes, rates) if arch == "deeplabv3_resnet50" else FCNHead(2048, num_classes)
-    return SegmentationNetwork(IntermediateLayerGetter(backbone, outputs), classifier, auxiliary)
+        outputs |= {"layer1": "stride4", "layer2": "stride8"}
+        levels = ["stride4", "stride8", "aux", "out"]
+        classifier = FPNHead((256, 512, 1024, 2048), num_classes)
+    elif arch == "deeplabv3_resnet50":
+        classifier = DeepLabHead(2048, num_classes, [rate * 8 // output_stride for rate in (12, 24, 36)])
+    else:
+        classifier = FCNHead(2048, num_classes)
+    layers = IntermediateLayerGetter(backbone, return_layers=outputs)
+    return SegmentationNetwork(layers, classifier, FCNHead(1024, num_classes), levels)
 
 
 def pick_device(settings: Settings) -> torch.device:

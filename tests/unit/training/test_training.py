@@ -27,7 +27,7 @@ from segloop.registry.gallery import read_index
 from segloop.settings import Settings
 from segloop.training import Container, Network, compare, evaluate, main, train
 from segloop.training.command import TERMINATED
-from segloop.training.examples import Examples, Views, steps_per_pass
+from segloop.training.examples import Examples, Views, crop_size, steps_per_pass
 from segloop.training.learner import criterion
 from segloop.training.recipe import (
     PRETRAINED_BACKBONE_RATE,
@@ -108,30 +108,47 @@ def seen(tmp_path, items=examples, channels=3, input_size=64, long_side=0):
 
 def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):
     loaded = seen(tmp_path)
-    shown = [image.sum().item() for batch in Views(loaded, seed=3).as_served(18, 2) for image in batch]
+    shown = [image.sum().item() for batch in Views(loaded, 3, loaded.served_size).as_served(18, 2) for image in batch]
     passes = [shown[:6], shown[6:12], shown[12:]]
     assert passes[0] != passes[1]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
-    first, again = Views(loaded, seed=3)[17], Views(loaded, seed=3)[17]
+    first, again = Views(loaded, 3, loaded.served_size)[17], Views(loaded, 3, loaded.served_size)[17]
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
-    assert not torch.equal(first[0], Views(loaded, seed=4)[17][0])
+    assert not torch.equal(first[0], Views(loaded, 4, loaded.served_size)[17][0])
     assert (first[0].dtype, first[1].dtype) == (torch.float32, torch.int64)
 
 
 def test_views_have_one_size_whatever_the_images_are(tmp_path):
     sizes = [(64, 64), (48, 96), (96, 48), (60, 80)]
     loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
-    height, width = loaded.view_size
+    height, width = loaded.served_size
     assert height % 32 == width % 32 == 0
-    views = Views(loaded, 0)
+    views = Views(loaded, 0, loaded.served_size)
     assert {views[position][0].shape for position in range(4)} == {(3, height, width)}
     assert {views[position][1].shape for position in range(4)} == {(height, width)}
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "expected"),
+    [
+        ((96, 128), "cpu", (96, 128)),
+        ((384, 512), "cpu", (256, 320)),
+        ((512, 384), "cpu", (320, 256)),
+        ((768, 1024), "cuda", (384, 512)),
+    ],
+)
+def test_views_of_large_images_are_crops(tmp_path, size, device, expected):
+    assert crop_size(*size, torch.device(device)) == expected
+    image, class_map = painted(0, *size)
+    loaded = seen(tmp_path, [(image, class_map, "train")], input_size=max(size))
+    assert loaded[0][0].shape[:2] == size, "at the size at which it is served"
+    assert Views(loaded, 0, expected)[0][0].shape == (3, *expected)
 
 
 def test_an_image_is_served_whole_where_the_network_sees_it_whole(tmp_path):
     sizes = [(64, 64), (48, 96), (96, 48), (60, 80)]
     loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
-    shown = {tuple(batch.shape) for batch in Views(loaded, 0).as_served(4, 4)}
+    shown = {tuple(batch.shape) for batch in Views(loaded, 0, loaded.served_size).as_served(4, 4)}
     # each of its own size, none squeezed to another's; a batch of one image has it twice
     assert shown == {(2, 3, *loaded[index][0].shape[:2]) for index in range(4)}
 
@@ -150,7 +167,7 @@ def test_a_large_image_is_served_in_windows(tmp_path):
 
     windowed_logits(forward, image, 64, 192)
     assert len(given) > 4
-    batches = list(Views(loaded, 0).as_served(len(given), 4))
+    batches = list(Views(loaded, 0, loaded.served_size).as_served(len(given), 4))
     assert {tuple(batch.shape[1:]) for batch in batches} == {(3, 64, 64)}
     shown = {image.numpy().tobytes() for batch in batches for image in batch}
     assert shown == {window.tobytes() for window in given}
@@ -177,7 +194,7 @@ def test_steps_per_pass(count, batch, steps):
 
 def test_statistics_are_those_of_the_images_as_served(tmp_path):
     loaded = seen(tmp_path)
-    views = Views(loaded, 0)
+    views = Views(loaded, 0, loaded.served_size)
     network = nn.Sequential(nn.BatchNorm2d(3)).train()
     network(torch.full((2, 3, 4, 4), 1e4))  # a running average far off
     estimate_statistics(network, views, 2, CPU)
@@ -310,7 +327,7 @@ def test_a_run_begins_with_the_champion(learned, base):
     write_base(base, **hyperparameters(train_lr=1e-6))
     assert main(["--base", str(base)]) == 0
     before, after = (load_file(folder / "model/model.safetensors") for folder in (learned, base))
-    key = "classifier.4.weight"
+    key = "classifier.last.weight"
     torch.testing.assert_close(after[key], before[key], rtol=1e-3, atol=1e-5)
 
 
