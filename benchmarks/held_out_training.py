@@ -28,12 +28,12 @@ from segloop.training.adaptation import adapt
 from segloop.training.container import Container
 from segloop.training.distributed import form_team
 from segloop.training.evaluation import EvaluatedImage, Network, evaluate
-from segloop.training.examples import Examples, Views, crop_size, steps_per_pass
+from segloop.training.examples import Examples, Views, stages, steps_per_pass
 from segloop.training.learner import computes_bfloat16, criterion
 from segloop.training.recipe import (
     WEIGHT_DECAY,
+    batches_of,
     estimate_statistics,
-    loader,
     steps_of_evaluation,
     train,
     train_one_epoch,
@@ -124,11 +124,13 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
             evaluation_steps=steps_of_evaluation(len(items), 0, size),
         )
         learner = PeerLearner(module, run.class_weights, bfloat16=computes_bfloat16(settings, team.device))
-        views = Views(examples, settings.train_seed, crop_size(*examples.served_size, team.device))
-        batches = iter(loader(views, size, run, team))
         run.begin()
-        while run.done < 1:
-            train_one_epoch(run, learner, islice(batches, per_epoch - run.step % per_epoch), team, lambda _loss: None)
+        for stage in stages(*examples.served_size, team.device, from_scratch=True):
+            views = Views(examples, settings.train_seed, stage)
+            batches = batches_of(run, views, size, team)
+            while run.done < stage.until:
+                part = islice(batches, per_epoch - run.step % per_epoch)
+                train_one_epoch(run, learner, part, team, lambda _loss: None)
         estimate_statistics(module, views, size, team.device)
     effort = Effort(run.step, size, clock.elapsed_s)
     return Network(module, manifest.classes, settings.input_size, team.device, settings.long_side), effort

@@ -28,7 +28,7 @@ from segloop.progress import Progress
 from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
-from segloop.training.examples import Examples, Views
+from segloop.training.examples import Examples, Stage, Views
 from segloop.training.input_size import choose_input_size
 from segloop.training.learner import computes_bfloat16, criterion
 from segloop.training.recipe import (
@@ -165,7 +165,7 @@ def views_of(examples: Examples, settings: Settings) -> Iterator[tuple[Tensor, T
                 view = normalise(resize_image(image, height, width)), resize_mask(mask, height, width)
                 pixels, target = torch.from_numpy(view[0]), torch.from_numpy(view[1].astype(np.int64))
                 yield (pixels.flip(-1), target.flip(-1)) if mirrored else (pixels, target)
-    random = Views(examples, settings.train_seed, examples.served_size)
+    random = Views(examples, settings.train_seed, Stage(examples.served_size))
     yield from (random[position] for position in count())
 
 

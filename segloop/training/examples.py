@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,9 @@ from segloop.settings import Settings
 
 #: Long side of the crops that a network is trained on, in pixels, by the kind of device.
 CROP_PX: Final = {"cpu": 320, "cuda": 512}
+#: Long side, in pixels, at which random weights first see whole images, and for what share of a run.
+FIRST_PX: Final = 192
+FIRST_SHARE: Final = 0.5
 
 
 def read_example(folder: Path, item: Item) -> tuple[UInt8, UInt8]:
@@ -106,24 +110,50 @@ class Examples:
         return torch.from_numpy(np.clip(weights, 0.2, 5)).float()
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What views are until a share `until` of a run is done: of one size (h, w) in pixels, cut from images that are
+    reduced by `factor`."""
+
+    size: tuple[int, int]
+    factor: float = 1.0
+    until: float = 1.0
+
+
+def stages(height: int, width: int, device: torch.device, *, from_scratch: bool) -> list[Stage]:
+    """The stages of a run whose network is served (height, width) pixels at a time.
+
+    Where that is large, views are crops of it. Random weights first learn from small images: from scratch more steps
+    teach more than more pixels.
+    """
+    long_side = max(height, width)
+    last = Stage(network_size(height, width, min(long_side, CROP_PX[device.type])))
+    small = network_size(height, width, FIRST_PX)
+    if not from_scratch or max(small) >= max(last.size):
+        return [last]
+    return [Stage(small, FIRST_PX / long_side, FIRST_SHARE), last]
+
+
 class Views(Dataset[tuple[Tensor, Tensor]]):
-    """The views that a run sees, by their position in it: image float32 (3, h, w), class map int64 (h, w), of one `size`
-    (h, w) in pixels.
+    """The views that a run sees in a stage, by their position in the run: image float32 (3, h, w), class map int64 (h, w).
 
     A pass over the examples is a permutation; passes follow each other without a gap, so that no batch is short.
     What a position gives depends on the seed alone: a resumed run and one with other workers see the same.
     """
 
-    def __init__(self, examples: Examples, seed: int, size: tuple[int, int]) -> None:
+    def __init__(self, examples: Examples, seed: int, stage: Stage) -> None:
         self.examples = examples
         self._seed = seed
-        self._size = size
+        self.stage = stage
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         turn, place = divmod(position, len(self.examples))
         image, mask = self.examples[self._index(turn, place)]
+        if self.stage.factor < 1:
+            size = round(mask.shape[0] * self.stage.factor), round(mask.shape[1] * self.stage.factor)
+            image, mask = resize_image(image, *size), resize_mask(mask, *size)
         random = np.random.default_rng((self._seed, 1, position))
-        image, mask = augment(image, mask, self._size, random)
+        image, mask = augment(image, mask, self.stage.size, random)
         return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
 
     def as_served(self, count: int, batch_size: int) -> Iterator[Tensor]:
@@ -142,14 +172,6 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
 
     def _index(self, turn: int, place: int) -> int:
         return int(np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))[place])
-
-
-def crop_size(height: int, width: int, device: torch.device) -> tuple[int, int]:
-    """Height and width, in pixels, of the views that a network is trained on which is served (height, width) at a time.
-
-    Where that is large, views are crops of it: a step on a crop costs less, and more steps teach more than more pixels.
-    """
-    return network_size(height, width, min(max(height, width), CROP_PX[device.type]))
 
 
 def steps_per_pass(examples: int, batch_size: int) -> int:

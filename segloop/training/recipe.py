@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.distributed import Team, form_team
 from segloop.training.evaluation import Evaluation, Network, evaluate
-from segloop.training.examples import Examples, Views, crop_size, steps_per_pass
+from segloop.training.examples import Examples, Views, stages, steps_per_pass
 from segloop.training.input_size import choose_input_size
 from segloop.training.learner import Learner, computes_bfloat16, is_compiled, target_weight
 from segloop.training.run import Clock, Run, restore, save_checkpoint
@@ -73,8 +73,6 @@ def train_one_epoch(
     """
     learner.train()
     for images, target in batches:
-        if run.done >= 1:
-            return
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(group["base_lr"], run.done)
         torch.manual_seed(run.seed + run.step * team.size + team.rank)  # dropout, the same after a resumption
@@ -129,7 +127,8 @@ def train(
         settings = settings.model_copy(update={"input_size": input_size})
         channels = len(manifest.classes) + 1
         examples = Examples(container.snapshot, items, settings, Path(cache), channels)
-        views = Views(examples, settings.train_seed, crop_size(*examples.served_size, device))
+        parts = stages(*examples.served_size, device, from_scratch=served is None and backbone_rate == 1.0)
+        views = Views(examples, settings.train_seed, parts[-1])
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
         run = Run(
             network,
@@ -149,7 +148,6 @@ def train(
         learner = team.wrap(Learner(network, run.class_weights, bfloat16=bfloat16))
         if is_compiled(settings, device, run.steps - run.step):
             learner.compile()
-        batches = iter(loader(views, settings.train_batch_size, run, team))
         twin = build_network(settings.arch, channels, stride).to(device).to(memory_format=torch.channels_last)
 
         def evaluation() -> Evaluation:
@@ -192,13 +190,15 @@ def train(
                     team.broadcast(None)  # the first to exit ends the others
                     raise TerminatedError
 
-            while run.done < 1:
-                train_one_epoch(run, learner, islice(batches, per_epoch - run.step % per_epoch), team, report)
-                if run.is_evaluation_due():
-                    measure()
-                if team.is_main and run.done < 1 and run.is_checkpoint_due:
-                    save_checkpoint(run, container.checkpoint)
-                sync()
+            for stage in parts:
+                batches = batches_of(run, Views(examples, settings.train_seed, stage), settings.train_batch_size, team)
+                while run.done < stage.until:
+                    train_one_epoch(run, learner, islice(batches, per_epoch - run.step % per_epoch), team, report)
+                    if run.is_evaluation_due():
+                        measure()
+                    if team.is_main and run.done < 1 and run.is_checkpoint_due:
+                        save_checkpoint(run, container.checkpoint)
+                    sync()
         if not team.is_main:
             return None
         final = evaluation()
@@ -245,8 +245,8 @@ def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: 
     return torch.optim.AdamW(groups, base_lr, weight_decay=WEIGHT_DECAY, fused=True)
 
 
-def loader(views: Views, batch_size: int, run: Run, team: Team) -> DataLoader[tuple[Tensor, Tensor]]:
-    """This process's shares of the batches that are left of a run. A CPU has no core to spare for loading.
+def batches_of(run: Run, views: Views, batch_size: int, team: Team) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's shares of the batches that are left of a run's stage. A CPU has no core to spare for loading.
 
     Raises:
         SettingsError: a batch can't be shared out evenly.
@@ -255,7 +255,8 @@ def loader(views: Views, batch_size: int, run: Run, team: Team) -> DataLoader[tu
     firsts = range(run.step * batch_size + team.rank * share, run.steps * batch_size, batch_size)
     positions = [first + place for first in firsts for place in range(share)]
     on_gpu = run.device.type == "cuda"
-    return DataLoader(views, share, sampler=positions, num_workers=4 if on_gpu else 0, pin_memory=on_gpu)
+    batches = DataLoader(views, share, sampler=positions, num_workers=4 if on_gpu else 0, pin_memory=on_gpu)
+    return takewhile(lambda _: run.done < views.stage.until, batches)
 
 
 def steps_of_evaluation(examples: int, held_out: int, batch_size: int) -> float:

@@ -25,9 +25,9 @@ from segloop.network.windows import windowed_logits
 from segloop.policy import Evidence
 from segloop.registry.gallery import read_index
 from segloop.settings import Settings
-from segloop.training import Container, Network, compare, evaluate, main, train
+from segloop.training import Container, Network, compare, evaluate, main, recipe, train
 from segloop.training.command import TERMINATED
-from segloop.training.examples import Examples, Views, crop_size, steps_per_pass
+from segloop.training.examples import Examples, Stage, Views, stages, steps_per_pass
 from segloop.training.learner import criterion
 from segloop.training.recipe import (
     PRETRAINED_BACKBONE_RATE,
@@ -35,6 +35,7 @@ from segloop.training.recipe import (
     backbone_rate_of,
     estimate_statistics,
     learning_rate,
+    train_one_epoch,
 )
 from segloop.versions import Metrics, RecipeInfo
 from tests.curves import scalars
@@ -108,13 +109,15 @@ def seen(tmp_path, items=examples, channels=3, input_size=64, long_side=0):
 
 def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):
     loaded = seen(tmp_path)
-    shown = [image.sum().item() for batch in Views(loaded, 3, loaded.served_size).as_served(18, 2) for image in batch]
+    shown = [
+        image.sum().item() for batch in Views(loaded, 3, Stage(loaded.served_size)).as_served(18, 2) for image in batch
+    ]
     passes = [shown[:6], shown[6:12], shown[12:]]
     assert passes[0] != passes[1]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
-    first, again = Views(loaded, 3, loaded.served_size)[17], Views(loaded, 3, loaded.served_size)[17]
+    first, again = Views(loaded, 3, Stage(loaded.served_size))[17], Views(loaded, 3, Stage(loaded.served_size))[17]
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
-    assert not torch.equal(first[0], Views(loaded, 4, loaded.served_size)[17][0])
+    assert not torch.equal(first[0], Views(loaded, 4, Stage(loaded.served_size))[17][0])
     assert (first[0].dtype, first[1].dtype) == (torch.float32, torch.int64)
 
 
@@ -123,7 +126,7 @@ def test_views_have_one_size_whatever_the_images_are(tmp_path):
     loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
     height, width = loaded.served_size
     assert height % 32 == width % 32 == 0
-    views = Views(loaded, 0, loaded.served_size)
+    views = Views(loaded, 0, Stage(loaded.served_size))
     assert {views[position][0].shape for position in range(4)} == {(3, height, width)}
     assert {views[position][1].shape for position in range(4)} == {(height, width)}
 
@@ -138,17 +141,49 @@ def test_views_have_one_size_whatever_the_images_are(tmp_path):
     ],
 )
 def test_views_of_large_images_are_crops(tmp_path, size, device, expected):
-    assert crop_size(*size, torch.device(device)) == expected
+    [stage] = stages(*size, torch.device(device), from_scratch=False)
+    assert stage == Stage(expected)
     image, class_map = painted(0, *size)
     loaded = seen(tmp_path, [(image, class_map, "train")], input_size=max(size))
     assert loaded[0][0].shape[:2] == size, "at the size at which it is served"
-    assert Views(loaded, 0, expected)[0][0].shape == (3, *expected)
+    assert Views(loaded, 0, stage)[0][0].shape == (3, *expected)
+
+
+def test_random_weights_first_see_small_images(tmp_path):
+    first, last = stages(384, 512, CPU, from_scratch=True)
+    assert (first.size, first.until) == ((128, 192), 0.5)
+    assert last == Stage((256, 320))
+    assert stages(160, 192, CPU, from_scratch=True) == [Stage((160, 192))], "as it is served"
+    # a checkerboard of squares of 32 pixels is one of 12 pixels there, give or take the view's own scale
+    board = np.kron(np.indices((12, 16)).sum(axis=0) % 2, np.ones((32, 32))).astype(np.uint8)
+    loaded = seen(tmp_path, [(np.dstack([255 * board] * 3), board, "train")], input_size=512)
+    _, shown = Views(loaded, 0, first)[0]
+    edges = (shown[:, 1:] != shown[:, :-1]).float().mean().item()
+    assert edges == pytest.approx(1 / 12, rel=0.5)
+
+
+def test_a_run_passes_through_its_stages(base, monkeypatch):
+    write_base(base, **hyperparameters(train_min_steps=6))
+    shapes = []
+
+    def noted(run, learner, batches, *others):
+        def shown():
+            for images, target in batches:
+                shapes.append(tuple(images.shape[2:]))
+                yield images, target
+
+        train_one_epoch(run, learner, shown(), *others)
+
+    monkeypatch.setattr(recipe, "train_one_epoch", noted)
+    monkeypatch.setattr(recipe, "stages", lambda *_, **__: [Stage((32, 32), 0.5, until=0.5), Stage((64, 64))])
+    assert main(["--base", str(base)]) == 0
+    assert shapes == [(32, 32)] * 3 + [(64, 64)] * 3
 
 
 def test_an_image_is_served_whole_where_the_network_sees_it_whole(tmp_path):
     sizes = [(64, 64), (48, 96), (96, 48), (60, 80)]
     loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
-    shown = {tuple(batch.shape) for batch in Views(loaded, 0, loaded.served_size).as_served(4, 4)}
+    shown = {tuple(batch.shape) for batch in Views(loaded, 0, Stage(loaded.served_size)).as_served(4, 4)}
     # each of its own size, none squeezed to another's; a batch of one image has it twice
     assert shown == {(2, 3, *loaded[index][0].shape[:2]) for index in range(4)}
 
@@ -167,7 +202,7 @@ def test_a_large_image_is_served_in_windows(tmp_path):
 
     windowed_logits(forward, image, 64, 192)
     assert len(given) > 4
-    batches = list(Views(loaded, 0, loaded.served_size).as_served(len(given), 4))
+    batches = list(Views(loaded, 0, Stage(loaded.served_size)).as_served(len(given), 4))
     assert {tuple(batch.shape[1:]) for batch in batches} == {(3, 64, 64)}
     shown = {image.numpy().tobytes() for batch in batches for image in batch}
     assert shown == {window.tobytes() for window in given}
@@ -194,7 +229,7 @@ def test_steps_per_pass(count, batch, steps):
 
 def test_statistics_are_those_of_the_images_as_served(tmp_path):
     loaded = seen(tmp_path)
-    views = Views(loaded, 0, loaded.served_size)
+    views = Views(loaded, 0, Stage(loaded.served_size))
     network = nn.Sequential(nn.BatchNorm2d(3)).train()
     network(torch.full((2, 3, 4, 4), 1e4))  # a running average far off
     estimate_statistics(network, views, 2, CPU)
