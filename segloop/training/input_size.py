@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 #: Least and greatest long side that is chosen, in pixels, and the steps between.
 LEAST: Final = 256
 MOST: Final = 1024
-STEP: Final = 64
+STEP: Final = 32
 #: Side of the square image that a pass is timed on, in pixels, and how often: the fastest pass counts.
 _TIMED_PX: Final = 256
 _TIMES: Final = 3

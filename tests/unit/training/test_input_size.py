@@ -41,14 +41,15 @@ def microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("sizes", "predict_seconds", "expected"),
     [
-        ([(360, 480)], 0.4, 512),  # as large as they are, in steps of 64
+        ([(360, 480)], 0.4, 480),  # as large as they are
+        ([(300, 500)], 0.4, 512),  # in steps of 32
         ([(1280, 1920)], 0.4, 768),  # sqrt(400000 * 1.5) = 774
         ([(1920, 1280)], 0.4, 768),
-        ([(1000, 1000)], 0.4, 576),  # sqrt(400000) = 632
+        ([(1000, 1000)], 0.4, 608),  # sqrt(400000) = 632
         ([(1280, 1920)], 0.001, 256),
         ([(3000, 4000)], 60.0, 1024),
         ([(90, 120)], 0.4, 256),
-        ([(360, 480), (360, 480), (3000, 4000)], 0.4, 512),  # the median
+        ([(360, 480), (360, 480), (3000, 4000)], 0.4, 480),  # the median
     ],
 )
 def test_the_size_of_the_images_and_the_time_decide(
