@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from segloop.web.ui.page_types import NextRetrain
 
 NONE = "–"
 _UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
@@ -78,15 +74,4 @@ def moment(text: object) -> str:
     return f"{(then if then.tzinfo else then.replace(tzinfo=UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def retrain_note(planned: NextRetrain) -> str:
-    """The line below the number of annotations that are missing to the next retrain."""
-    quick = planned["quick"]
-    if quick is None:
-        return f"{number(planned['changed'])} of {number(planned['threshold'])} changed"
-    return f"quick adaptation in {number(quick['missing'])}" if quick["missing"] else "quick adaptation due"
-
-
-FILTERS = {
-    function.__name__: function
-    for function in (score, change, trend, percent, number, duration, ago, moment, retrain_note)
-}
+FILTERS = {function.__name__: function for function in (score, change, trend, percent, number, duration, ago, moment)}

@@ -10,31 +10,17 @@ from segloop.registry import VersionInfo
 from segloop.registry.gallery import GalleryIndex
 from segloop.versions import Metrics
 from segloop.web.ui.data import Facts
-from segloop.web.ui.page_types import (
-    Cell,
-    ClassRow,
-    Confusion,
-    ConfusionRow,
-    Countdown,
-    JobPage,
-    NextRetrain,
-    Project,
-    ProjectPage,
-    ProjectRow,
-    ProjectsPage,
-    ShownImage,
-    VersionDetail,
-    VersionRow,
-)
 from segloop.web.ui.retrain_view import job_of
+
+Page = dict[str, object]
 
 #: Shades of a confusion matrix, by the share of a class's pixels.
 SHADES: Final = 10
 
 
-def projects_page(projects: Sequence[Facts], champions: Mapping[str, VersionInfo | None]) -> ProjectsPage:
+def projects_page(projects: Sequence[Facts], champions: Mapping[str, VersionInfo | None]) -> Page:
     """The page of all projects. `champions` are the versions that they serve, by their keys."""
-    rows: list[ProjectRow] = [
+    rows: list[Page] = [
         {**project_of(facts, champions.get(facts.key)), "job": job_of(facts.live) if facts.live else None}
         for facts in projects
     ]
@@ -48,7 +34,7 @@ def project_page(
     chosen: VersionInfo | None,
     gallery: GalleryIndex | None,
     label_studio_url: str,
-) -> ProjectPage:
+) -> Page:
     """The page of one project: `versions` oldest first, and one of them in detail, with its gallery's index."""
     champion = facts.champion
     by_name = {info.version: info for info in versions}
@@ -71,13 +57,13 @@ def rollback_to(facts: Facts) -> str | None:
     return next((version for version in before if version not in facts.removed), None)
 
 
-def job_page(facts: Facts) -> JobPage:
+def job_page(facts: Facts) -> Page:
     """The retrain of a project: the live one, else the one that ended last, else None."""
     status = facts.live or facts.last
     return {"page": "job", "project": {"id": facts.id}, "job": job_of(status) if status else None}
 
 
-def project_of(facts: Facts, served: VersionInfo | None) -> Project:
+def project_of(facts: Facts, served: VersionInfo | None) -> Page:
     """A project in short."""
     counts, champion = facts.counts, facts.champion
     return {
@@ -104,17 +90,17 @@ def project_of(facts: Facts, served: VersionInfo | None) -> Project:
     }
 
 
-def next_retrain(changes: Changes, thresholds: Thresholds) -> NextRetrain:
+def next_retrain(changes: Changes, thresholds: Thresholds) -> Page:
     """How many more tasks have to change until one is queued: a full retrain, and (None: never) a quick adaptation."""
     quick = _countdown(changes.recent, thresholds.quick) if thresholds.quick else None
     return {**_countdown(changes.full, thresholds.full), "quick": quick}
 
 
-def _countdown(changed: int, threshold: int) -> Countdown:
+def _countdown(changed: int, threshold: int) -> Page:
     return {"changed": changed, "threshold": threshold, "missing": max(threshold - changed, 0)}
 
 
-def version_row(info: VersionInfo, facts: Facts) -> VersionRow:
+def version_row(info: VersionInfo, facts: Facts) -> Page:
     """A version in the list: its figures, those of the champion of its day on the same tasks, and the gate's decision."""
     theirs = info.champion_metrics.miou if info.champion_metrics else None
     interval = info.decision.interval if info.decision else None
@@ -143,7 +129,7 @@ def version_detail(
     facts: Facts,
     gallery: GalleryIndex | None,
     label_studio_url: str,
-) -> VersionDetail:
+) -> Page:
     """A version at length."""
     tasks = info.metrics.tasks
     return {
@@ -160,12 +146,12 @@ def version_detail(
         "classes": classes_of(info),
         "confusion": confusion_of(info.classes, info.metrics.confusion),
         "curves": info.curves,
-        "legend": [{"name": one.name, "colour": one.colour} for one in gallery.classes] if gallery else [],
+        "legend": [one.model_dump() for one in gallery.classes] if gallery else [],
         "gallery": gallery_of(facts.id, gallery, label_studio_url) if gallery else [],
     }
 
 
-def classes_of(info: VersionInfo) -> list[ClassRow]:
+def classes_of(info: VersionInfo) -> list[Page]:
     """The metrics of each class, in the label config's order."""
     champion = info.champion_metrics or Metrics()
     ours, theirs = info.metrics.iou, champion.iou
@@ -184,15 +170,15 @@ def classes_of(info: VersionInfo) -> list[ClassRow]:
     ]
 
 
-def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None) -> Confusion | None:
+def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None) -> Page | None:
     """The confusion matrix as shares of each true class's pixels; None where the version keeps none."""
     if not counts or len(counts) != len(classes) + 1:
         return None
     labels = ["Background", *classes]
-    rows: list[ConfusionRow] = []
+    rows = []
     for label, row in zip(labels, counts, strict=True):
         total = sum(row)
-        cells: list[Cell] = [
+        cells = [
             {"pixels": pixels, "share": share, "shade": round((share or 0.0) * SHADES)}
             for pixels in row
             for share in [pixels / total if total else None]
@@ -201,17 +187,12 @@ def confusion_of(classes: Sequence[str], counts: Sequence[Sequence[int]] | None)
     return {"labels": labels, "rows": rows}
 
 
-def gallery_of(project_id: str, gallery: GalleryIndex, label_studio_url: str) -> list[ShownImage]:
+def gallery_of(project_id: str, gallery: GalleryIndex, label_studio_url: str) -> list[Page]:
     """The images of a gallery, the worst first, each with the address of its task in Label Studio."""
     return [
         {
             "number": number,
-            "task": image.task,
-            "width": image.width,
-            "height": image.height,
-            "miou": image.miou,
-            "champion_miou": image.champion_miou,
-            "has_champion": image.has_champion,
+            **image.model_dump(),
             "difference": difference(image.miou, image.champion_miou),
             "link": f"{label_studio_url}/projects/{project_id}/data?task={image.task}",
         }

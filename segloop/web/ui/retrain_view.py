@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from segloop.progress import Progress
@@ -24,60 +23,28 @@ _WAITS: Final = "Waiting for a worker."
 _ENDS: Final = frozenset({"done", "failed", "stopped"})
 #: Beyond these the training has ended, and there is nothing to stop.
 _STOPPABLE: Final = frozenset({"queued", "snapshot", "training", "waiting"})
+#: What is shown of a job's progress as it is.
+_FIGURES: Final = ("step", "steps", "epoch", "epochs", "loss", "miou", "cost")
 
 
-class PhaseState(TypedDict):
-    """A step of a retrain: done, now, or open."""
-
-    name: str
-    state: str
-
-
-class RetrainView(TypedDict):
-    """A retrain as a page shows it.
+def job_of(status: JobStatus) -> dict[str, object]:
+    """A retrain as a page shows it, from the status of its job.
 
     `state` is queued, waiting (for something outside, or for the next look at a training elsewhere), running, done,
     failed or stopped. `share`, in [0, 1], is the part of the current step that is done; None where it is not known.
     """
-
-    id: str
-    state: str
-    is_live: bool
-    can_stop: bool
-    phase: str
-    phases: list[PhaseState]
-    message: str
-    reason: str | None
-    recipe: str | None
-    version: str | None
-    promoted: bool | None
-    step: int | None
-    steps: int | None
-    share: float | None
-    epoch: int | None
-    epochs: int | None
-    loss: float | None
-    miou: float | None
-    eta_s: float | None
-    cost: float | None
-    queued_at: str | None
-    started_at: str | None
-    ended_at: str | None
-    curves: Mapping[str, object]
-
-
-def job_of(status: JobStatus) -> RetrainView:
-    """A retrain from the status of its job."""
     progress: Progress = status.get("progress") or {}
     phase = str(progress.get("phase") or "queued")
     state = _state(status["job_status"], phase)
+    is_live = state in ("queued", "waiting", "running")
     step, steps = progress.get("step"), progress.get("steps")
     result = status.get("result") or {}
     return {
+        **{name: progress.get(name) for name in _FIGURES},
         "id": status["job"],
         "state": state,
-        "is_live": state in ("queued", "waiting", "running"),
-        "can_stop": state in ("queued", "waiting", "running") and phase in _STOPPABLE,
+        "is_live": is_live,
+        "can_stop": is_live and phase in _STOPPABLE,
         "phase": phase,
         "phases": _phases(state, phase),
         "message": _message(status, state, progress),
@@ -85,15 +52,8 @@ def job_of(status: JobStatus) -> RetrainView:
         "recipe": status.get("recipe") or result.get("recipe"),
         "version": progress.get("version") or result.get("version"),
         "promoted": progress.get("promoted", result.get("promoted")),
-        "step": step,
-        "steps": steps,
         "share": min(step / steps, 1.0) if step is not None and steps else None,
-        "epoch": progress.get("epoch"),
-        "epochs": progress.get("epochs"),
-        "loss": progress.get("loss"),
-        "miou": progress.get("miou"),
         "eta_s": progress.get("eta_s") if state == "running" else None,
-        "cost": progress.get("cost"),
         "queued_at": status.get("created_at"),
         "started_at": status.get("started_at"),
         "ended_at": status.get("ended_at"),
@@ -110,8 +70,8 @@ def _state(job_status: str, phase: str) -> str:
     return {"queued": "queued", "scheduled": "waiting", "started": "running"}.get(job_status, "failed")
 
 
-def _phases(state: str, phase: str) -> list[PhaseState]:
-    """The state of each step; of an ended retrain none is `now`."""
+def _phases(state: str, phase: str) -> list[dict[str, str]]:
+    """The name and state of each step: done, now, or open; of an ended retrain none is `now`."""
     if state == "done":
         return [{"name": name, "state": "done"} for _, name in PHASES]
     at = 0 if state == "queued" else _ORDER.index(phase) if phase in _ORDER else -1

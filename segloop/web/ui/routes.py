@@ -74,7 +74,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
         response = show("job.html", page)
         followed = request.args.get("was")
         now = page["job"]
-        if followed and (now is None or now["id"] != followed or not now["is_live"]):
+        if followed and not (isinstance(now, dict) and now["id"] == followed and now["is_live"]):
             response.headers["HX-Refresh"] = "true"  # it ended: whatever else the page shows may be new
         return response
 

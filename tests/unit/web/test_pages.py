@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment, FileSystemLoader
 
 import segloop
 from segloop.policy import Changes, Thresholds
@@ -234,9 +235,21 @@ def test_figures_are_written_for_people() -> None:
     moments = ("2026-11-22T11:59:30", "2026-11-22T11:00:00+00:00", "2026-11-20T12:00:00Z", None)
     assert [formats.ago(text, now) for text in moments] == ["just now", "1 hour ago", "2 days ago", "–"]
     assert formats.moment("2026-11-22T13:30:00+01:00") == "2026-11-22 12:30 UTC"
-    planned = next_retrain(Changes(1207, 12), Thresholds(2000, 10))
-    assert formats.retrain_note(planned) == "quick adaptation due"
-    assert formats.retrain_note(next_retrain(Changes(1207, 12), Thresholds(2000))) == "1 207 of 2 000 changed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "thresholds", "note"),
+    [
+        (Changes(1207, 12), Thresholds(2000, 10), "quick adaptation due"),
+        (Changes(1207, 3), Thresholds(2000, 10), "quick adaptation in 7"),
+        (Changes(1207, 12), Thresholds(2000), "1 207 of 2 000 changed"),
+    ],
+)
+def test_what_is_missing_to_the_next_retrain(changes: Changes, thresholds: Thresholds, note: str) -> None:
+    templates = Environment(loader=FileSystemLoader(STATIC.parent / "templates"), autoescape=True)
+    templates.filters.update(formats.FILTERS)
+    macros = templates.get_template("macros.html").module
+    assert str(macros.retrain_note(next_retrain(changes, thresholds))) == note
 
 
 def test_vendored_files_are_those_of_their_packages() -> None:
