@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -32,11 +35,24 @@ def settings_page() -> str:
         "| Variable | Default | What it does |",
         "|---|---|---|",
     ]
+    descriptions = _descriptions()
     for name, field in Settings.model_fields.items():
         own = f"<br>*per project* (`{name}`)" if name in PROJECT_SETTINGS else ""
-        text = f"{field.description}{_choices(field)}".replace("|", "\\|")
+        text = f"{descriptions[name]}{_choices(field)}".replace("|", "\\|")
         lines.append(f"| `{_variable(name, field)}`{own} | {_default(field)} | {text} |")
     return "\n".join(lines) + "\n"
+
+
+def _descriptions() -> dict[str, str]:
+    """What stands below each setting. pydantic's `use_attribute_docstrings` would read it at every start."""
+    found = {}
+    for part in Settings.__bases__:
+        [definition] = ast.parse(inspect.getsource(part)).body
+        for field, below in itertools.pairwise(getattr(definition, "body", ())):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    found[name] = " ".join(text.split())
+    return found
 
 
 def _variable(name: str, field: FieldInfo) -> str:

@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices
-from pydantic_settings import BaseSettings
+from pydantic import AliasChoices, BeforeValidator
+from pydantic_settings import BaseSettings, NoDecode
 
 PREFIX: Final = "SEGLOOP_"
 #: Set for child processes, whose parent has looked for misspelt settings.
@@ -20,6 +20,14 @@ CHECKED: Final = "_SEGLOOP_SETTINGS_CHECKED"
 _ALIKE: Final = 0.88
 #: What Kubernetes sets for a Service that is called segloop.
 _SERVICE_LINK: Final = re.compile(r"SEGLOOP(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+
+
+def _split(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+#: A setting with several values, commas between.
+Several = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 def variables_of(settings: type[BaseSettings]) -> dict[str, tuple[str, ...]]:

@@ -267,12 +267,10 @@ def test_bad_values_are_one_sentence(params: object, message: str) -> None:
 
 
 def test_every_setting_has_help_and_its_page_is_fresh() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert page == settings_page(), "docs/settings.md is stale: segloop settings > docs/settings.md"
-    for name, field in Settings.model_fields.items():
-        assert f"`{name.upper()}`" in page or f"`SEGLOOP_{name.upper()}`" in page
-        assert (field.description or "") in page
+    for name in Settings.model_fields:
+        assert re.search(rf"^\| `(SEGLOOP_)?{name.upper()}`.* \| .* \| \S.* \|$", page, re.MULTILINE), name
 
 
 def test_settings_alone_reads_the_environment() -> None:
