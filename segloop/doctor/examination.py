@@ -28,7 +28,8 @@ _PREDICT_LIMIT_S: Final = 160.0
 #: Without a project named, at most so many of those that the store knows are looked at, the newest ones.
 _PROJECTS: Final = 20
 
-Check = Callable[[], Finding | list[Finding]]
+#: A check finds one thing, or several, each under a name of its own.
+Check = Callable[[], Finding | dict[str, Finding]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Examination:
                 for number in [project] if project is not None else self._known():
                     self._project(api, number, named=project is not None)
             elif project is not None:
-                self._add(replace(skipped("project", "Label Studio cannot be asked: see above"), project=project))
+                self._add(skipped("Label Studio cannot be asked: see above", project=project), "project")
         if not any(finding.check == "server" for finding in self.findings):
             self._check("server", lambda: server.find_server(settings)[1])
         return self.findings
@@ -82,8 +83,8 @@ class Examination:
         release = self._ask("label-studio", api.release, _ADDRESS_FIX)
         if release is None:
             return False
-        self._add(ok("label-studio", f"Label Studio answers at {api.url}"))
-        self._add(connection.version_skew(release))
+        self._add(ok(f"Label Studio answers at {api.url}"), "label-studio")
+        self._add(connection.version_skew(release), "label-studio-version")
         before = len(self.findings)
         self._check("token", lambda: token(self._settings, api))
         return all(finding.status in ("ok", "warning") for finding in self.findings[before:])
@@ -101,7 +102,7 @@ class Examination:
         if project is None and not named:
             del self.findings[before:]  # the store keeps the versions of projects that are deleted
         if project is not None:
-            self._add(ok("project", repr(project.title)))
+            self._add(ok(repr(project.title)), "project")
             facts = self._ask("backend", lambda: self._facts(api, number, project), _ADDRESS_FIX)
             if facts is not None:
                 self._connection(facts, number)
@@ -150,13 +151,13 @@ class Examination:
         self._check("backend", lambda: connection.entry(facts.backends, facts.url, settings.public_url, number))
         own = facts.own
         if own is None:
-            self._add(*(skipped(check, "no backend is connected: see backend") for check in _OF_A_BACKEND))
+            self._add(skipped("no backend is connected: see backend"), *_OF_A_BACKEND)
             return
         self._check("title", lambda: connection.title(own, facts.project))
         self._check("webhook", lambda: connection.webhook_there(facts.webhooks, facts.url, number))
         webhook = connection.own_webhook(facts.webhooks, facts.url)
         if webhook is None:
-            self._add(*(skipped(check, "there is no webhook: see webhook") for check in _OF_A_WEBHOOK))
+            self._add(skipped("there is no webhook: see webhook"), *_OF_A_WEBHOOK)
         else:
             self._check("webhook-secret", lambda: connection.webhook_secret(webhook, settings, number))
             self._check("webhook-actions", lambda: connection.webhook_actions(webhook, number))
@@ -168,23 +169,23 @@ class Examination:
         running = None
         if found is not None:
             running, finding = found
-            self._add(finding)
+            self._add(finding, "server")
         if own is not None:
             self._check("served-version", lambda: connection.served_version(own, self._champion(key)))
         config, answers = facts.project.label_config, own.model_version if own else ""
         self._check("engine", lambda: machine.engine(settings, open_registry(settings), key, config, answers))
         if running is None or own is None:
-            self._add(*(skipped(f"{what}-time", "there is no server to ask: see above") for what in server.LIMITS))
+            self._add(skipped("there is no server to ask: see above"), *(f"{what}-time" for what in server.LIMITS))
             return
         self._check("health-time", lambda: server.health_time(running, settings))
         if self._failed("webhook", "webhook-secret"):
-            self._add(skipped("webhook-time", "Label Studio's events do not reach segloop: see above"))
+            self._add(skipped("Label Studio's events do not reach segloop: see above"), "webhook-time")
         else:
             webhook = connection.own_webhook(facts.webhooks, facts.url)
             headers = webhook.headers if webhook else {}
             self._check("webhook-time", lambda: server.webhook_time(running, settings, key, headers))
         if self._failed("label-config"):
-            self._add(*(skipped(f"{what}-time", "see label-config") for what in ("setup", "predict")))
+            self._add(skipped("see label-config"), "setup-time", "predict-time")
             return
         self._check("setup-time", lambda: server.setup_time(running, settings, facts.project, own))
         self._check(
@@ -216,13 +217,14 @@ class Examination:
 
     # -- one check
 
-    def _add(self, *findings: Finding) -> None:
-        self.findings += findings
+    def _add(self, finding: Finding, *checks: str) -> None:
+        self.findings += (replace(finding, check=check) for check in checks)
 
     def _check(self, check: str, question: Check, *, limit_s: float = LIMIT_S) -> None:
         found = self._ask(check, question, "", limit_s)
         if found is not None:
-            self._add(*(found if isinstance(found, list) else [found]))
+            for name, finding in (found if isinstance(found, dict) else {check: found}).items():
+                self._add(finding, name)
 
     def _ask(self, check: str, question: Callable[[], Any], fix: str, limit_s: float = LIMIT_S) -> Any:
         """The answer to a question; None, and a failure of `check`, if there is none in time."""
@@ -232,28 +234,18 @@ class Examination:
         Thread(target=_answer, args=(question, answer), name=f"doctor-{check}", daemon=True).start()
         wait([answer], limit_s)
         if not answer.done():
-            self._add(
-                failure(
-                    check,
-                    f"no answer within {limit_s:g} s",
-                    fix or "see what it waits for: the network, or a busy disk",
-                )
+            found = failure(
+                f"no answer within {limit_s:g} s", fix or "see what it waits for: the network, or a busy disk"
             )
-            return None
-        error = answer.exception()
-        if error is None:
+        elif (error := answer.exception()) is None:
             return answer.result()
-        logger.debug("%s failed", check, exc_info=error)
-        if isinstance(error, SegloopError):
-            self._add(failure(check, str(error), fix or "see the text"))
+        elif isinstance(error, SegloopError):
+            found = failure(str(error), fix or "see the text")
         else:
-            self._add(
-                failure(
-                    check,
-                    f"the check itself failed ({type(error).__name__})",
-                    "report it with the log of SEGLOOP_LOG_LEVEL=DEBUG",
-                )
-            )
+            text = f"the check itself failed ({type(error).__name__})"
+            found = failure(text, "report it with the log of SEGLOOP_LOG_LEVEL=DEBUG")
+        logger.debug("%s: %s", check, found.text, exc_info=answer.exception() if answer.done() else None)
+        self._add(found, check)
         return None
 
 
@@ -266,12 +258,10 @@ def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:
 
 def token(settings: Settings, api: LabelStudio) -> Finding:
     """Whether Label Studio accepts the API key, and as what."""
-    check, key = "token", settings.label_studio_api_key.get_secret_value()
+    key = settings.label_studio_api_key.get_secret_value()
     if not key:
         return failure(
-            check,
-            "LABEL_STUDIO_API_KEY is not set: segloop can read no uploaded image and train on nothing",
-            _KEY_FIX,
+            "LABEL_STUDIO_API_KEY is not set: segloop can read no uploaded image and train on nothing", _KEY_FIX
         )
     personal = key.count(".") == 2
     try:
@@ -280,16 +270,16 @@ def token(settings: Settings, api: LabelStudio) -> Finding:
         raise
     except LabelStudioError as error:
         if personal:
-            return failure(check, str(error), _KEY_FIX)
+            return failure(str(error), _KEY_FIX)
         text = (
             "Label Studio refuses the legacy token: it is wrong, or legacy tokens are off, as they are in a fresh "
             f"Label Studio 1.23 ({error})"
         )
-        return failure(check, text, f"{_KEY_FIX}; or allow legacy tokens under Organization > Access Token Settings")
+        return failure(text, f"{_KEY_FIX}; or allow legacy tokens under Organization > Access Token Settings")
     if not personal:
         text = f"the legacy token of {user} is accepted; Label Studio switches such tokens off by default"
-        return warning(check, text, "use a personal access token: Account & Settings > Personal Access Token")
-    return ok(check, f"the personal access token of {user} is accepted")
+        return warning(text, "use a personal access token: Account & Settings > Personal Access Token")
+    return ok(f"the personal access token of {user} is accepted")
 
 
 _KEY_FIX: Final = (

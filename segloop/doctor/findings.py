@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 Status = Literal["ok", "warning", "failure", "skipped"]
@@ -15,36 +16,23 @@ FORMAT: Final = 1
 class Finding:
     """What one check found.
 
-    `check` is its stable name, `project` the id of the project it looked at. A failure means that something does not
-    work; a warning, that it works worse than it could; skipped, that there was nothing to check, or that an earlier
-    problem has to be solved first. `text` says what was found, `fix` what to do about it.
+    A failure means that something does not work; a warning, that it works worse than it could; skipped, that there was
+    nothing to check, or that an earlier problem has to be solved first. `text` says what was found, `fix` what to do
+    about it. The examination adds `check`, the check's stable name, and `project`, the id of the project it looked at.
     """
 
-    check: str
     status: Status
     text: str
     fix: str = ""
+    check: str = ""
     project: int | None = None
 
 
-def ok(check: str, text: str) -> Finding:
-    """A check without a problem; `text` says what it found."""
-    return Finding(check, "ok", text)
-
-
-def warning(check: str, text: str, fix: str) -> Finding:
-    """Something works worse than it could."""
-    return Finding(check, "warning", text, fix)
-
-
-def failure(check: str, text: str, fix: str) -> Finding:
-    """Something does not work."""
-    return Finding(check, "failure", text, fix)
-
-
-def skipped(check: str, text: str) -> Finding:
-    """A check that had nothing to check, or that needs another problem solved first."""
-    return Finding(check, "skipped", text)
+#: Each is called with a text; the second and the third with a fix too.
+ok = partial(Finding, "ok")
+warning = partial(Finding, "warning")
+failure = partial(Finding, "failure")
+skipped = partial(Finding, "skipped")
 
 
 def all_is_well(findings: list[Finding]) -> bool:

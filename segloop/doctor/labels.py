@@ -25,11 +25,10 @@ def known(label_config: str, pages: Pages, annotators: Annotators) -> Finding:
     Args:
         pages: of annotated tasks, as Label Studio serves them; as many are looked at as there is time for.
     """
-    check = "labels"
     try:
         config = parse_label_config(label_config)
     except LabelConfigError:
-        return skipped(check, "nothing can be said of labels: see label-config")
+        return skipped("nothing can be said of labels: see label-config")
     notes: list[Note] = []
     tasks = 0
     until = time.monotonic() + _LOOK_S
@@ -42,14 +41,13 @@ def known(label_config: str, pages: Pages, annotators: Annotators) -> Finding:
         if time.monotonic() > until:
             break
     if not tasks:
-        return skipped(check, "no task is annotated yet")
+        return skipped("no task is annotated yet")
     looked_at = f"{tasks} annotated task{'' if tasks == 1 else 's'}"
     if not notes:
-        return ok(check, f"the regions of {looked_at} have labels of the labeling setup")
+        return ok(f"the regions of {looked_at} have labels of the labeling setup")
     found = warnings_of(notes)
     more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
     return warning(
-        check,
         f"of {looked_at}: {'; '.join(found[:_TOLD])}{more}",
         "add what is missing under Settings > Labeling Interface, or correct those annotations; docs/labels.md says what "
         "is learnt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
@@ -30,15 +31,15 @@ _SCARCE_BYTES: Final = 5 * _GIB
 _REDIS_TIMEOUT_S: Final = 2.0
 
 
-def installation() -> list[Finding]:
+def installation() -> dict[str, Finding]:
     """Whether masks are coded by the compiled codec, and whether this machine can train."""
-    found = [ok("codec", "the compiled mask codec is used")]
+    found = {"codec": ok("the compiled mask codec is used")}
     if library() is None:
         text = "the mask codec was not compiled when segloop was installed: NumPy does its work several times slower"
         fix = "install a C compiler (Debian: apt-get install gcc libc6-dev), then install segloop again"
-        found = [warning("codec", text, fix)]
+        found["codec"] = warning(text, fix)
     if sentence := missing_extra("worker"):
-        found.append(skipped("worker-extra", f"{sentence} Workers of other machines with this queue can do it."))
+        found["worker-extra"] = skipped(f"{sentence} Workers of other machines with this queue can do it.")
     return found
 
 
@@ -46,30 +47,28 @@ def names() -> Finding:
     """Whether what looks like a setting is one."""
     slips = misspelt_settings()
     if slips:
-        return warning("settings", " ".join(slips), "correct the names; docs/settings.md lists every setting")
-    return ok("settings", "every variable and line of .env that looks like a setting is one")
+        return warning(" ".join(slips), "correct the names; docs/settings.md lists every setting")
+    return ok("every variable and line of .env that looks like a setting is one")
 
 
-def queue(settings: Settings) -> list[Finding]:
+def queue(settings: Settings) -> Finding | dict[str, Finding]:
     """Whether Redis answers and keeps its keys, and whether every queue has a worker."""
     from segloop.queue import Jobs
     from segloop.queue.state import queue_state
 
-    jobs = Jobs.open(settings, timeout_s=_REDIS_TIMEOUT_S)
     try:
-        state = queue_state(jobs)
+        with closing(Jobs.open(settings, timeout_s=_REDIS_TIMEOUT_S)) as jobs:
+            state = queue_state(jobs)
     except QueueRefusesWrites as error:
-        return [failure("redis", error.cause, error.fix)]
+        return failure(error.cause, error.fix)
     except QueueUnavailable as error:
         fix = (
             "start that Redis, or correct REDIS_URL"
             if settings.redis_url
             else "start segloop up, which runs a queue of its own; or set REDIS_URL to the queue that segloop uses"
         )
-        return [failure("redis", str(error), fix)]
-    finally:
-        jobs.close()
-    return [redis(state), workers(state)]
+        return failure(str(error), fix)
+    return {"redis": redis(state), "workers": workers(state)}
 
 
 def redis(state: QueueState) -> Finding:
@@ -78,8 +77,8 @@ def redis(state: QueueState) -> Finding:
         text = (
             f"Redis answers, but drops keys when its memory is full (maxmemory-policy {state.evicts}): jobs may vanish"
         )
-        return warning("redis", text, "set maxmemory-policy to noeviction in Redis")
-    return ok("redis", "Redis answers")
+        return warning(text, "set maxmemory-policy to noeviction in Redis")
+    return ok("Redis answers")
 
 
 def workers(state: QueueState) -> Finding:
@@ -88,9 +87,9 @@ def workers(state: QueueState) -> Finding:
     if idle:
         waiting = sum(state.waiting.get(name, 0) for name in idle)
         text = f"no worker listens to {' and '.join(idle)}" + (f", where {waiting} jobs wait" if waiting else "")
-        return failure("workers", text, "start segloop up, or segloop worker on a machine with the same REDIS_URL")
+        return failure(text, "start segloop up, or segloop worker on a machine with the same REDIS_URL")
     counts = ", ".join(f"{name}: {len(names)}" for name, names in state.workers.items())
-    return ok("workers", counts)
+    return ok(counts)
 
 
 def store(settings: Settings) -> Finding:
@@ -103,8 +102,8 @@ def store(settings: Settings) -> Finding:
         fix = "see that the bucket exists and that this machine's AWS credentials may read and write it"
         if not settings.store_url.startswith("s3://"):
             fix = "see who owns that folder, and that its disk is not full"
-        return failure("store", str(error), fix)
-    return ok("store", f"{settings.store_url}, {len(known)} projects")
+        return failure(str(error), fix)
+    return ok(f"{settings.store_url}, {len(known)} projects")
 
 
 def disk(settings: Settings) -> Finding:
@@ -120,10 +119,10 @@ def disk_space(folder: str, free: int) -> Finding:
     text = f"{free / _GIB:.1f} GiB are free on the disk of {folder}"
     fix = "make room there (segloop versions prune), lower SEGLOOP_IMAGE_CACHE_BYTES, or move SEGLOOP_DATA_DIR"
     if free < _LOW_BYTES:
-        return failure("disk", f"{text}: a training will fail", fix)
+        return failure(f"{text}: a training will fail", fix)
     if free < _SCARCE_BYTES:
-        return warning("disk", text, fix)
-    return ok("disk", text)
+        return warning(text, fix)
+    return ok(text)
 
 
 def gpu(settings: Settings) -> Finding:
@@ -131,13 +130,13 @@ def gpu(settings: Settings) -> Finding:
     try:
         used = on_gpu(settings)
     except SettingsError as error:
-        return failure("gpu", str(error), "install NVIDIA's driver and a torch for it, or set SEGLOOP_DEVICE=auto")
+        return failure(str(error), "install NVIDIA's driver and a torch for it, or set SEGLOOP_DEVICE=auto")
     if used:
-        return ok("gpu", "the network runs on a GPU")
+        return ok("the network runs on a GPU")
     if settings.device == "auto" and has_gpu_driver():
         text = "there is a GPU, but torch does not see it: the network runs on the CPU"
-        return warning("gpu", text, "install a torch for this machine's CUDA, or set SEGLOOP_DEVICE=cpu")
-    return ok("gpu", "the network runs on the CPU" + ("" if settings.device == "cpu" else "; there is no GPU here"))
+        return warning(text, "install a torch for this machine's CUDA, or set SEGLOOP_DEVICE=cpu")
+    return ok("the network runs on the CPU" + ("" if settings.device == "cpu" else "; there is no GPU here"))
 
 
 def engine(settings: Settings, registry: Registry, key: str, config: str, answers: str) -> Finding:
@@ -147,14 +146,14 @@ def engine(settings: Settings, registry: Registry, key: str, config: str, answer
         return untrained(settings, config, answers)
     info = registry.get(key, champion.version)
     if settings.endpoint:
-        return ok("engine", f"{info.version} runs on the SageMaker endpoint {settings.endpoint}")
+        return ok(f"{info.version} runs on the SageMaker endpoint {settings.endpoint}")
     name = pick_engine(settings, info.engines)
     try:
         exported = [f"{name}.xml", f"{name}.bin"]
         registry.bundle(key, info.version, exported if info.files.keys() >= set(exported) else [WEIGHTS_FILE])
     except RegistryError as error:
         fix = "serve the version before it: segloop versions rollback; or train again"
-        return failure("engine", f"{info.version} cannot be served: {error}", fix)
+        return failure(f"{info.version} cannot be served: {error}", fix)
     return chosen(settings, info, name)
 
 
@@ -164,33 +163,28 @@ def chosen(settings: Settings, info: VersionInfo, name: str) -> Finding:
     reason = figures[name].reason if name in figures else ""
     text = f"{info.version} runs on {name}" + (f": {reason}" if reason else "")
     if error and name == "torch" and settings.engine != "torch":
-        return warning(
-            "engine", f"{text}, because it could not be exported: {error}", "train again; see the worker's log"
-        )
+        return warning(f"{text}, because it could not be exported: {error}", "train again; see the worker's log")
     if settings.engine == "openvino-int8" and name != "openvino-int8":
         int8 = info.engines.openvino_int8
         why = int8.reason if int8 is not None else "it has no int8 model"
-        return warning(
-            "engine", f"{info.version} runs on {name} instead of openvino-int8: {why}", "set SEGLOOP_ENGINE=auto"
-        )
-    return ok("engine", text)
+        return warning(f"{info.version} runs on {name} instead of openvino-int8: {why}", "set SEGLOOP_ENGINE=auto")
+    return ok(text)
 
 
 def untrained(settings: Settings, config: str, answers: str) -> Finding:
     """What answers before the first training."""
     state = pretrained_state(settings)
     if state.problem:
-        return failure("engine", f"nothing is trained yet, and nothing is pre-labelled: {state.problem}", state.fix)
+        return failure(f"nothing is trained yet, and nothing is pre-labelled: {state.problem}", state.fix)
     try:
         known = zero_shot_channels(label_names(parse_label_config(config)), known_classes(settings))
     except LabelConfigError:
         known = {}
     if not known:
-        return ok("engine", "nothing is trained yet: predictions come with the first version")
+        return ok("nothing is trained yet: predictions come with the first version")
     if answers == UNTRAINED:
         return warning(
-            "engine",
             f"the weights {settings.weights} know {', '.join(known)}, but the server answered that it has none",
             "see setup-warning for its reason, or its log; it looks for them again within minutes",
         )
-    return ok("engine", f"nothing is trained yet: {answers or settings.weights} answers for {', '.join(known)}")
+    return ok(f"nothing is trained yet: {answers or settings.weights} answers for {', '.join(known)}")

@@ -25,17 +25,16 @@ _TIMEOUT_S: Final = 10.0
 
 def image(settings: Settings, config: str, task: TaskEntry | None) -> Finding:
     """Whether the images of a task can be fetched, without the cache."""
-    check = "image"
     if task is None:
-        return skipped(check, "the project has no task yet")
+        return skipped("the project has no task yet")
     try:
         parsed = parse_label_config(config)
     except LabelConfigError:
-        return skipped(check, "the label config says no image: see label-config")
+        return skipped("the label config says no image: see label-config")
     addresses = [uri for _, _, uri in parsed.addresses(task.data)]
     if not addresses:
         keys = ", ".join(f"data.{tag.key}" for tag in parsed.images)
-        return failure(check, f"task {task.id} has no image under {keys}", "import tasks whose data has that field")
+        return failure(f"task {task.id} has no image under {keys}", "import tasks whose data has that field")
     credentials = Credentials(settings.label_studio_url, settings.label_studio_api_key)
     with (
         tempfile.TemporaryDirectory(prefix="segloop-doctor-") as folder,
@@ -53,37 +52,34 @@ def image(settings: Settings, config: str, task: TaskEntry | None) -> Finding:
                 fix = "add the host to SEGLOOP_IMAGE_HOSTS and restart"
             else:
                 fix = "see that this machine reaches that address, and that LABEL_STUDIO_API_KEY may read it"
-            return failure(check, f"task {task.id}: {error}", fix)
-    return ok(check, f"task {task.id}: {loaded.width} x {loaded.height} px")
+            return failure(f"task {task.id}: {error}", fix)
+    return ok(f"task {task.id}: {loaded.width} x {loaded.height} px")
 
 
 def s3_region(storages: Sequence[StorageEntry]) -> Finding:
     """Whether Label Studio signs addresses for the region that each bucket is in."""
-    check = "s3-region"
     if not storages:
-        return skipped(check, "the project has no S3 storage")
+        return skipped("the project has no S3 storage")
     for storage in storages:
         bucket, told = storage.bucket, storage.region_name
         region = bucket_region(bucket, storage.s3_endpoint)
         if region and region != (told or "us-east-1"):
             return failure(
-                check,
                 f"the bucket {bucket} is in {region}, but the storage {storage.title or bucket} says "
                 f"{told or 'no region'}: browsers get signed addresses that S3 refuses",
                 f"set the storage's region to {region} under Settings > Cloud Storage",
             )
-    return ok(check, f"{len(storages)} storages")
+    return ok(f"{len(storages)} storages")
 
 
 def s3_cors(api: LabelStudio, storages: Sequence[StorageEntry], config: str, task: TaskEntry | None) -> Finding:
     """Whether a browser may read an image that Label Studio sends it to S3 for (CORS)."""
-    check = "s3-cors"
     uri = _signed_image(storages, config, task)
     if uri is None or task is None:
-        return skipped(check, "no task has an image that browsers fetch from S3")
+        return skipped("no task has an image that browsers fetch from S3")
     location = api.tasks.resolve(task.id, uri)
     if not location:
-        return ok(check, "Label Studio serves the images itself")
+        return ok("Label Studio serves the images itself")
     origin = f"{httpx.URL(api.url).scheme}://{httpx.URL(api.url).netloc.decode()}"
     # the address is a secret: nothing of it beyond the bucket goes into a message
     try:
@@ -93,18 +89,17 @@ def s3_cors(api: LabelStudio, storages: Sequence[StorageEntry], config: str, tas
             allowed, status = answer.headers.get("access-control-allow-origin", ""), answer.status_code
     except httpx.HTTPError as error:
         text = f"the signed address of {uri} cannot be fetched from here ({type(error).__name__})"
-        return warning(check, text, "see the storage's endpoint under Settings > Cloud Storage")
+        return warning(text, "see the storage's endpoint under Settings > Cloud Storage")
     if status >= 400:
         text = f"S3 answers {status} to the signed address of {uri}"
-        return failure(check, text, "see the storage's credentials, region and endpoint under Settings > Cloud Storage")
+        return failure(text, "see the storage's credentials, region and endpoint under Settings > Cloud Storage")
     if allowed not in ("*", origin):
         said = f"allows {allowed}" if allowed else "allows no other site"
         return failure(
-            check,
             f"the bucket of {uri} {said} to read it (CORS), so annotators see no image at {origin}",
             f"add a CORS rule to the bucket: AllowedOrigins {origin}, AllowedMethods GET, AllowedHeaders *",
         )
-    return ok(check, f"{origin} may read {uri}")
+    return ok(f"{origin} may read {uri}")
 
 
 def _signed_image(storages: Sequence[StorageEntry], config: str, task: TaskEntry | None) -> str | None:

@@ -54,7 +54,6 @@ class Server:
 
 def find_server(settings: Settings, url: str = "") -> tuple[Server | None, Finding]:
     """The running server: at the address that Label Studio knows, else at this machine's own."""
-    check = "server"
     own = local_address(settings)
     addresses = [url.rstrip("/"), own] if url else [settings.public_url or own, own]
     for address in dict.fromkeys(addresses):
@@ -64,11 +63,10 @@ def find_server(settings: Settings, url: str = "") -> tuple[Server | None, Findi
         server = Server(address, version, urlsplit(addresses[0]).netloc)
         if version != __version__:
             text = f"segloop {version} runs at {address}, but this command is of segloop {__version__}"
-            return server, warning(check, text, "restart segloop")
-        return server, ok(check, f"segloop {version} answers at {address}")
+            return server, warning(text, "restart segloop")
+        return server, ok(f"segloop {version} answers at {address}")
     tried = " nor at ".join(dict.fromkeys(addresses))
     return None, failure(
-        check,
         f"no segloop answers at {tried}",
         "start it with segloop up; if it runs elsewhere, name it with SEGLOOP_PUBLIC_URL",
     )
@@ -76,20 +74,20 @@ def find_server(settings: Settings, url: str = "") -> tuple[Server | None, Findi
 
 def answer_time(what: str, seconds: float, status: int) -> Finding:
     """Whether an answer came in the time that Label Studio waits for it."""
-    check, (limit, variable) = f"{what}-time", LIMITS[what]
+    limit, variable = LIMITS[what]
     if status == 401:
         name = "SEGLOOP_WEBHOOK_SECRET" if what == "webhook" else "BASIC_AUTH_PASS"
         text = f"the running server refuses what this command knows as {name} (401)"
-        return failure(check, text, f"give both the same {name}, and restart segloop")
+        return failure(text, f"give both the same {name}, and restart segloop")
     if status >= 400:
-        return failure(check, f"/{what} answers {status}", "see segloop's log")
+        return failure(f"/{what} answers {status}", "see segloop's log")
     text = f"/{what} takes {seconds:.2f} s; Label Studio waits {limit:g} s"
     fix = f"give the machine less to do, or start Label Studio with {variable} above {limit:g}"
     if seconds > limit:
-        return failure(check, text, fix)
+        return failure(text, fix)
     if seconds > limit * _CLOSE:
-        return warning(check, text, fix)
-    return ok(check, text)
+        return warning(text, fix)
+    return ok(text)
 
 
 def health_time(server: Server, settings: Settings) -> Finding:
@@ -97,18 +95,16 @@ def health_time(server: Server, settings: Settings) -> Finding:
     return _timed("health", server, settings, "GET")
 
 
-def setup_time(server: Server, settings: Settings, project: ProjectEntry, own: BackendEntry) -> list[Finding]:
+def setup_time(server: Server, settings: Settings, project: ProjectEntry, own: BackendEntry) -> dict[str, Finding]:
     """Time of /setup, with the very body that Label Studio sends; and what its answer warns about."""
     body = {"project": project.key, "schema": project.label_config, "extra_params": own.extra_params}
-    timed = _timed("setup", server, settings, "POST", json=body)
-    if timed.status == "failure":
-        return [timed]
+    found = {"setup-time": _timed("setup", server, settings, "POST", json=body)}
+    if found["setup-time"].status == "failure":
+        return found
     response, _ = server.ask("POST", "/setup", settings, timeout_s=LIMITS["setup"][0], json=body)
-    told = response.json().get("warning")
-    return [
-        timed,
-        *([warning("setup-warning", str(told), "do what it says; it is the server that answers so")] if told else []),
-    ]
+    if told := response.json().get("warning"):
+        found["setup-warning"] = warning(str(told), "do what it says; it is the server that answers so")
+    return found
 
 
 def webhook_time(server: Server, settings: Settings, key: str, headers: Mapping[str, str]) -> Finding:
@@ -121,7 +117,7 @@ def webhook_time(server: Server, settings: Settings, key: str, headers: Mapping[
 def predict_time(server: Server, settings: Settings, project: ProjectEntry, task: TaskEntry | None) -> Finding:
     """Time of /predict for one task."""
     if task is None:
-        return skipped("predict-time", "the project has no task yet")
+        return skipped("the project has no task yet")
     body = {
         "tasks": [task.model_dump()],
         "project": project.key,
@@ -143,9 +139,7 @@ def _timed(
         except httpx.TimeoutException:
             seconds = limit * 1.5
         except httpx.HTTPError as error:
-            return failure(
-                f"{what}-time", f"/{what} does not answer: {error or type(error).__name__}", "see segloop's log"
-            )
+            return failure(f"/{what} does not answer: {error or type(error).__name__}", "see segloop's log")
         else:
             status = response.status_code
         best = min(best, seconds)
