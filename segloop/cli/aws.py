@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +12,6 @@ from segloop.cli.common import console, print_json
 from segloop.settings import load_settings
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from segloop.aws.clients import Clients
     from segloop.aws.route import RouteStatus
     from segloop.aws.route.change_sets import Event
@@ -148,11 +146,8 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
     storages = Storages(
         keys_of(settings), own["s3_endpoint"], own["regex"] or IMAGES, own["presign"], own["presign_minutes"]
     )
-    label_studio = LabelStudio.from_settings(settings)
-    try:
+    with closing(LabelStudio.from_settings(settings)) as label_studio:
         done = Connection(_account(region), name, label_studio, project, storages).make(webhook_url)
-    finally:
-        label_studio.close()
     if as_json:
         print_json(done)
         return
@@ -172,45 +167,36 @@ class _Watch:
     """Progress on stderr: a bar for each stack on a terminal, a line for each event elsewhere."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._out = console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=self._out, disable=not self._out.is_terminal)
         self._ended: set[str] = set()
 
     def __enter__(self) -> _Watch:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._progress = Progress(*columns, console=Console(stderr=True, highlight=False))
-            self._progress.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._progress.stop()
 
     def say(self, text: str) -> None:
-        if self._progress is not None:
-            self._progress.console.print(text, markup=False)
-        else:
-            click.echo(text, err=True)
+        self._out.print(text, markup=False, soft_wrap=True)
 
     def begin(self, stack: str, changes: int) -> None:
         self._ended = set()
-        if self._progress is not None:
-            self._task = self._progress.add_task(stack, total=changes)
-        else:
+        self._progress.add_task(stack, total=changes)
+        if not self._out.is_terminal:
             self.say(f"{stack}: {changes} changes")
 
     def event(self, event: Event) -> None:
-        if event.is_failure or (self._progress is None and not event.status.endswith("_IN_PROGRESS")):
+        if event.is_failure or not (self._out.is_terminal or event.status.endswith("_IN_PROGRESS")):
             self.say(f"{event.status} {event.resource} {event.reason}".rstrip())
-        if self._progress is None or self._task is None or event.type == "AWS::CloudFormation::Stack":
-            return
-        if event.status.endswith("_COMPLETE"):
+        if event.type != "AWS::CloudFormation::Stack" and event.status.endswith("_COMPLETE"):
             self._ended.add(event.resource)
-        self._progress.update(self._task, completed=len(self._ended))
+            for task in self._progress.task_ids[-1:]:
+                self._progress.update(task, completed=len(self._ended))
 
 
 def _print_changes(stack: StackResult) -> None:

@@ -71,6 +71,17 @@ def open_store(settings: Settings, project: str | None) -> tuple[Registry, str]:
     return registry, only([key for key in registry.projects() if registry.versions(key)], settings)
 
 
+def connected_project(settings: Settings, project: str | None) -> str:
+    """The key of a project that is connected, whether it has a version or not."""
+    from segloop.registry import open_registry
+
+    registry = open_registry(settings)
+    known = registry.projects()
+    if not known:
+        raise UnknownProject("no project is connected yet; see: segloop connect --help")
+    return registry.resolve(project) if project is not None else only(known, settings)
+
+
 def only(projects: list[str], settings: Settings) -> str:
     if len(projects) == 1:
         return projects[0]
@@ -101,4 +112,4 @@ def print_json(value: object) -> None:
 def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, stderr=stderr)
+    return Console(highlight=False, emoji=False, stderr=stderr)

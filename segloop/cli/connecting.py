@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
@@ -15,7 +16,7 @@ from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from segloop.doctor import Finding
-    from segloop.labelstudio import LabelStudio
+    from segloop.labelstudio import EnsuredWebhook, LabelStudio
 
 #: What Label Studio calls the orders in which it serves tasks.
 _SAMPLING = {"uncertainty": "Uncertainty sampling", "sequential": "Sequential sampling", "uniform": "Uniform sampling"}
@@ -39,38 +40,36 @@ class _Options(TypedDict):
     as_json: bool
 
 
-class Change(TypedDict):
+@dataclass(frozen=True)
+class Change:
     """A value before and after."""
 
     before: str
     after: str
 
 
-class Entry(TypedDict):
-    """A webhook of the project: what was done with it, and which of its fields changed."""
+@dataclass(frozen=True)
+class Backend:
+    """The project's entry of this backend: what was done with it, and which of its fields changed."""
 
     id: int
-    done: str
-    changed: list[str]
-
-
-class BackendEntry(Entry):
-    """The project's entry of this backend."""
-
     url: str
     version: str
+    done: str
+    changed: Sequence[str]
 
 
-class Report(TypedDict):
+@dataclass(frozen=True)
+class Report:
     """What `segloop connect` did."""
 
     project: int
     title: str
-    backend: BackendEntry
-    webhook: Entry | None
+    backend: Backend
+    webhook: EnsuredWebhook | None
     sampling: Change
     model_version: Change
-    warnings: list[str]
+    warnings: Sequence[str]
 
 
 @click.command()
@@ -166,32 +165,24 @@ class _Connection:
         entry = api.backends.set_title(entry, entry.get("model_version") or entry["title"])
         changed = [name for name in connected.changed if name != "title"]
         changed += ["title"] if before and before.get("title") != entry["title"] else []
-        webhook = connected.webhook
         shown = self._set_shown(entry["title"])
-        if shown["after"] != entry["title"]:
+        if shown.after != entry["title"]:
             warnings.append(
-                f"the project shows predictions of {shown['after']!r}, not of this backend.\n"
+                f"the project shows predictions of {shown.after!r}, not of this backend.\n"
                 f"  Fix: choose {entry['title']!r} under Settings > Annotation > Live Predictions"
             )
         if not _TRAINED.match(entry["title"]):
             warnings += self._untrained()
-        return {
-            "project": self.project,
-            "title": project["title"],
-            "backend": {
-                "id": entry["id"],
-                "url": entry["url"],
-                "version": entry["title"],
-                "done": "added" if connected.created else "updated" if changed else "unchanged",
-                "changed": changed,
-            },
-            "webhook": None
-            if webhook is None
-            else {"id": webhook.id, "done": webhook.done, "changed": [*webhook.changed]},
-            "sampling": self._set_sampling(str(project.get("sampling") or "")),
-            "model_version": shown,
-            "warnings": warnings,
-        }
+        done = "added" if connected.created else "updated" if changed else "unchanged"
+        return Report(
+            self.project,
+            project["title"],
+            Backend(entry["id"], entry["url"], entry["title"], done, changed),
+            connected.webhook,
+            self._set_sampling(str(project.get("sampling") or "")),
+            shown,
+            warnings,
+        )
 
     def _untrained(self) -> list[str]:
         """Why nothing will be pre-labelled before the first training, if that is so on this machine."""
@@ -232,33 +223,32 @@ class _Connection:
         """Have the project show the predictions of a version: the order of least sure tasks goes by their scores."""
         before = str(self.api.projects.get(self.project).get("model_version") or "")
         if before == version or self.sampling != "uncertainty":
-            return {"before": before, "after": before}
+            return Change(before, before)
         self.api.projects.change(self.project, model_version=version)
-        return {"before": before, "after": version}
+        return Change(before, version)
 
     def _set_sampling(self, before: str) -> Change:
         after = _SAMPLING.get(self.sampling, before)
         if after != before:
             self.api.projects.change(self.project, sampling=after)
-        return {"before": before, "after": after}
+        return Change(before, after)
 
 
-def _print_connected(result: Report) -> None:
-    backend, webhook, sampling = result["backend"], result["webhook"], result["sampling"]
-    click.echo(f"project {result['project']} ({result['title']}):")
-    click.echo(f"  backend {backend['url']}: {_done(backend)}; it serves {backend['version']}")
-    click.echo("  webhook: none" if webhook is None else f"  webhook {webhook['id']}: {_done(webhook)}")
-    was = "" if sampling["before"] == sampling["after"] else f" (was {sampling['before']})"
-    click.echo(f"  sampling: {sampling['after']}{was}")
-    version = result["model_version"]
-    if version["before"] != version["after"]:
-        click.echo(f"  predictions shown: those of {version['after']} (was {version['before']})")
-    for text in result["warnings"]:
+def _print_connected(report: Report) -> None:
+    backend, webhook, sampling, version = report.backend, report.webhook, report.sampling, report.model_version
+    click.echo(f"project {report.project} ({report.title}):")
+    click.echo(f"  backend {backend.url}: {_done(backend)}; it serves {backend.version}")
+    click.echo("  webhook: none" if webhook is None else f"  webhook {webhook.id}: {_done(webhook)}")
+    was = "" if sampling.before == sampling.after else f" (was {sampling.before})"
+    click.echo(f"  sampling: {sampling.after}{was}")
+    if version.before != version.after:
+        click.echo(f"  predictions shown: those of {version.after} (was {version.before})")
+    for text in report.warnings:
         click.secho(f"Warning: {text}", fg="yellow", err=True)
 
 
-def _done(part: Entry) -> str:
-    return f"{part['done']} ({', '.join(part['changed'])})" if part["changed"] else part["done"]
+def _done(part: Backend | EnsuredWebhook) -> str:
+    return f"{part.done} ({', '.join(part.changed)})" if part.changed else part.done
 
 
 @click.command()
@@ -290,7 +280,7 @@ def doctor(project: int | None, label_studio_url: str, as_json: bool) -> None:
     if show:
         click.echo("\r\x1b[K", err=True, nl=False)
     if as_json:
-        print_json(asdict(report(findings)))
+        print_json(report(findings))
     else:
         _print_findings(findings)
     sys.stdout.flush()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
-from segloop.cli.common import only, print_json, shared_options
+from segloop.cli.common import connected_project, print_json, shared_options
 from segloop.installation import require_extra
 from segloop.settings import load_settings
 
@@ -45,16 +47,11 @@ def stop(project: str | None, as_json: bool) -> None:
     Whether it is queued or under way; what is served stays as it is.
     """
     from segloop.queue import Jobs
-    from segloop.registry import open_registry
 
     settings = load_settings()
-    registry = open_registry(settings)
-    key = registry.resolve(project) if project is not None else only(registry.projects(), settings)
-    jobs = Jobs.open(settings, timeout_s=5)
-    try:
+    key = connected_project(settings, project)
+    with closing(Jobs.open(settings, timeout_s=5)) as jobs:
         job_id = jobs.ask_stop(key) if jobs.live_retrain(key) is not None else None
-    finally:
-        jobs.close()
     if as_json:
         print_json({"project": key, "job": job_id})
     elif job_id is None:

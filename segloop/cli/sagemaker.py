@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import click
@@ -54,10 +55,8 @@ def _refresh_predictions(settings: Settings, project: str, version: str) -> None
     """Predict what could not be predicted before the endpoint served the version."""
     from segloop.queue import Jobs
 
-    jobs = Jobs.open(settings, timeout_s=5)
     try:
-        jobs.enqueue_prelabel(project, version)
+        with closing(Jobs.open(settings, timeout_s=5)) as jobs:
+            jobs.enqueue_prelabel(project, version)
     except QueueUnavailable as error:
         click.echo(f"The predictions in Label Studio are not refreshed: {error}", err=True)
-    finally:
-        jobs.close()

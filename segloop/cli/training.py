@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from segloop.cli.common import console, only, print_json, shared_options, tell
-from segloop.errors import UnknownProject
-from segloop.settings import Settings, load_settings
+from segloop.cli.common import connected_project, console, print_json, shared_options, tell
+from segloop.settings import load_settings
 
 if TYPE_CHECKING:
     from segloop.progress import Progress
     from segloop.queue import Jobs
     from segloop.queue.status import JobStatus
-    from segloop.registry import Registry
 
 _POLL_S: Final = 0.5
 _ENDED: Final = ("finished", "failed", "stopped", "canceled")
@@ -40,12 +38,10 @@ def train(project: str | None, follow: bool, as_json: bool) -> None:
     """
     from segloop.queue import RETRAIN_QUEUE, Jobs
     from segloop.queue.state import queue_state
-    from segloop.registry import open_registry
 
     settings = load_settings()
-    key = _project(settings, project, open_registry(settings))
-    jobs = Jobs.open(settings, timeout_s=5)
-    try:
+    key = connected_project(settings, project)
+    with closing(Jobs.open(settings, timeout_s=5)) as jobs:
         queued = jobs.enqueue_retrain(key, "segloop train")
         if not as_json:
             joined = "it is under way already, and is joined" if queued.joined else "it is queued"
@@ -57,16 +53,7 @@ def train(project: str | None, follow: bool, as_json: bool) -> None:
                 print_json({"project": key, "job": queued.job_id, "joined": queued.joined})
             return
         status = _follow(jobs, key, queued.job_id)
-    finally:
-        jobs.close()
     _report(status, as_json)
-
-
-def _project(settings: Settings, project: str | None, registry: Registry) -> str:
-    known = registry.projects()
-    if not known:
-        raise UnknownProject("no project is connected yet; see: segloop connect --help")
-    return registry.resolve(project) if project is not None else only(known, settings)
 
 
 def _follow(jobs: Jobs, project: str, job_id: str) -> JobStatus:
@@ -125,7 +112,7 @@ def _status(jobs: Jobs, job_id: str) -> JobStatus:
     from segloop.errors import QueueUnavailable
 
     for _ in range(_PATIENCE):
-        with contextlib.suppress(QueueUnavailable):
+        with suppress(QueueUnavailable):
             return jobs.job_status(job_id)
         time.sleep(_POLL_S)
     return jobs.job_status(job_id)

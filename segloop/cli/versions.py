@@ -220,7 +220,7 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
 
 def _report(champion: Champion, project: str, as_json: bool) -> None:
     if as_json:
-        print_json(dataclasses.asdict(champion))
+        print_json(champion)
     else:
         click.echo(f"project {project} serves {champion.version} (generation {champion.generation})")
 
