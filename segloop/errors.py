@@ -90,6 +90,8 @@ class LabelStudioUnreachable(LabelStudioError):
 class RegistryError(SegloopError):
     """The store of versions is unreachable or holds something that cannot be trusted."""
 
+    http_status = 503
+
 
 class VersionNotFound(RegistryError):
     """A version that a project does not have."""

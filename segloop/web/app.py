@@ -65,7 +65,9 @@ def _known_error(log: RefusalLog, error: SegloopError) -> Response:
 
 
 def _http_error(log: RefusalLog, error: HTTPException) -> Response:
-    text, status = f"{error.name}: {error.description}", error.code or 500
+    text, status = str(error.description), error.code or 500
+    if error.description == type(error).description:  # werkzeug's own sentence, which names no kind of error
+        text = f"{error.name}: {text}"
     log.note(text, status)
     return refusal(text, status)
 

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from segloop.backend import Backend
 from segloop.errors import BadRequest
-from segloop.settings import Settings, metrics_folder
+from segloop.settings import Settings
 from segloop.web.json_response import reply
 from segloop.web.metrics import Metrics
 from segloop.web.readiness import READY, Readiness
@@ -20,7 +20,7 @@ def operations(backend: Backend, settings: Settings) -> Blueprint:
 
     @routes.get("/metrics")
     def metrics() -> Response:
-        body, content_type = numbers.text(request.headers.get("Accept", ""), metrics_folder())
+        body, content_type = numbers.text(request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
 
     @routes.get("/ready")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from segloop import __version__
 from segloop.errors import SegloopError
 from segloop.serving import gpu_memory
+from segloop.settings import metrics_folder
 from segloop.telemetry.notes import keep_notes
 from segloop.web.exporter import exporter
 from segloop.web.metric_table import SCRAPED, TRAINING_S
@@ -34,23 +34,20 @@ class Metrics:
         self._settings = settings
         self._readiness = readiness
 
-    def text(self, accept: str, folder: str | None) -> tuple[bytes, str]:
-        """The metrics in the form that the header Accept asks for, and its content type.
-
-        `folder` is where this server's processes share theirs (PROMETHEUS_MULTIPROC_DIR); None: there is one process.
-        """
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """The metrics in the form that the header Accept asks for, and its content type."""
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import choose_encoder
 
-        own = exporter()
-        own.take(lambda: process_gauges(self._backend))
+        exporter().take(lambda: process_gauges(self._backend))
         registry = CollectorRegistry()
-        registry.register(_Collector(lambda: chain(own.collect(folder), self.scrape())))
+        registry.register(self)
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
 
-    def scrape(self) -> Iterable[Family]:
-        """Metric families that are made for one scrape. Redis and the store are asked in bounded time."""
+    def collect(self) -> Iterable[Family]:
+        """What was noted, and what is asked for at a scrape; Redis and the store are asked in bounded time."""
+        yield from exporter().collect(metrics_folder())
         yield _family("build", [((__version__,), 1)])
         yield _family("served", [(pair, 1) for pair in self._backend.models.served().items()])
         state = self._readiness.state()
@@ -87,21 +84,6 @@ def process_gauges(backend: Backend) -> Mapping[tuple[str, tuple[str, ...]], flo
         ("prediction_cache", ()): backend.models.cache_nbytes,
         **{("gpu", (state,)): gpu[state] for state in ("allocated", "reserved") if state in gpu},
     }
-
-
-class _Collector:
-    """A collector in the shape that prometheus-client registers."""
-
-    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
-        self._families = families
-
-    def describe(self) -> Iterable[Family]:
-        """None beforehand: to ask would be a scrape."""
-        return ()
-
-    def collect(self) -> Iterable[Family]:
-        """The families of one scrape."""
-        return self._families()
 
 
 def _family(key: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Family:

@@ -18,7 +18,7 @@ from segloop.settings import Settings
 from segloop.web.json_response import reply
 from segloop.web.ui.actions import NOTICES, Actions
 from segloop.web.ui.data import Facts, ProjectLoader
-from segloop.web.ui.errors import show_errors
+from segloop.web.ui.errors import as_page
 from segloop.web.ui.formats import FILTERS
 from segloop.web.ui.pages import job_page, project_page, projects_page
 from segloop.web.ui.responses import show, wants_json
@@ -38,7 +38,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
     label_studio_url = settings.label_studio_public_url or settings.label_studio_url
     pages.before_request(only_own_host(settings))
     pages.after_request(add_headers)
-    show_errors(pages)
+    pages.after_request(as_page)
     for name, function in FILTERS.items():
         pages.add_app_template_filter(function, name)
 

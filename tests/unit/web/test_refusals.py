@@ -8,6 +8,7 @@ import logging
 
 import pytest
 
+from segloop.errors import RegistryError
 from segloop.labelstudio import SECRET_HEADER
 from segloop.settings import Settings
 from segloop.web import create_app
@@ -43,6 +44,15 @@ def test_every_error_of_the_protocol_has_its_sentence_in_the_status_line(world: 
         world.settings.model_copy(update={"basic_auth_pass": Settings(basic_auth_pass="p").basic_auth_pass}),
     )
     assert app.test_client().post("/setup", json={}).status == "401 Basic auth is needed."
+
+
+def test_a_store_that_is_away_can_be_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(project: str) -> None:
+        raise RegistryError("The store is away.")
+
+    monkeypatch.setattr(world.backend, "versions", away)
+    answer = world.client.get("/versions?project=29")
+    assert (answer.status, answer.headers["Retry-After"]) == ("503 The store is away.", "5")
 
 
 def test_a_reason_phrase_is_one_bounded_line_of_ascii_without_markup() -> None:
