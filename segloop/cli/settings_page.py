@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import click
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from segloop.settings import PROJECT_SETTINGS, Settings
+from segloop.settings.sources import variables_of
 
 
 @click.command(hidden=True)
@@ -35,11 +36,11 @@ def settings_page() -> str:
         "| Variable | Default | What it does |",
         "|---|---|---|",
     ]
-    descriptions = _descriptions()
+    descriptions, variables = _descriptions(), variables_of(Settings)
     for name, field in Settings.model_fields.items():
         own = f"<br>*per project* (`{name}`)" if name in PROJECT_SETTINGS else ""
         text = f"{descriptions[name]}{_choices(field)}".replace("|", "\\|")
-        lines.append(f"| `{_variable(name, field)}`{own} | {_default(field)} | {text} |")
+        lines.append(f"| `{variables[name][0]}`{own} | {_default(field)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
@@ -53,11 +54,6 @@ def _descriptions() -> dict[str, str]:
                 case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
                     found[name] = " ".join(text.split())
     return found
-
-
-def _variable(name: str, field: FieldInfo) -> str:
-    alias = field.validation_alias
-    return str(alias.choices[-1]) if isinstance(alias, AliasChoices) else f"SEGLOOP_{name.upper()}"
 
 
 def _choices(field: FieldInfo) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Thread
 from typing import Any, Final
 
@@ -177,13 +178,14 @@ class Examination:
         if running is None or own is None:
             self._add(skipped("there is no server to ask: see above"), *(f"{what}-time" for what in server.LIMITS))
             return
-        self._check("health-time", lambda: server.health_time(running, settings))
+        self._check("health-time", lambda: server.timed("health", running, settings, "GET"))
         if self._failed("webhook", "webhook-secret"):
             self._add(skipped("Label Studio's events do not reach segloop: see above"), "webhook-time")
         else:
             webhook = connection.own_webhook(facts.webhooks, facts.url)
-            headers = webhook.headers if webhook else {}
-            self._check("webhook-time", lambda: server.webhook_time(running, settings, key, headers))
+            event, headers = {"action": server.NO_ACTION, "project": key}, webhook.headers if webhook else {}
+            ask = partial(server.timed, "webhook", running, settings, "POST", json=event, headers=headers)
+            self._check("webhook-time", ask)
         if self._failed("label-config"):
             self._add(skipped("see label-config"), "setup-time", "predict-time")
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -28,7 +27,7 @@ LIMITS: Final = {
 _CLOSE: Final = 0.5
 _TRIES: Final = 3
 #: An action that segloop knows nothing of: it changes nothing, and goes the whole way of an event.
-_NO_ACTION: Final = "SEGLOOP_DOCTOR"
+NO_ACTION: Final = "SEGLOOP_DOCTOR"
 
 
 @dataclass(frozen=True)
@@ -90,28 +89,16 @@ def answer_time(what: str, seconds: float, status: int) -> Finding:
     return ok(text)
 
 
-def health_time(server: Server, settings: Settings) -> Finding:
-    """Time of /health, the best of a few tries."""
-    return _timed("health", server, settings, "GET")
-
-
 def setup_time(server: Server, settings: Settings, project: ProjectEntry, own: BackendEntry) -> dict[str, Finding]:
     """Time of /setup, with the very body that Label Studio sends; and what its answer warns about."""
     body = {"project": project.key, "schema": project.label_config, "extra_params": own.extra_params}
-    found = {"setup-time": _timed("setup", server, settings, "POST", json=body)}
+    found = {"setup-time": timed("setup", server, settings, "POST", json=body)}
     if found["setup-time"].status == "failure":
         return found
     response, _ = server.ask("POST", "/setup", settings, timeout_s=LIMITS["setup"][0], json=body)
     if told := response.json().get("warning"):
         found["setup-warning"] = warning(str(told), "do what it says; it is the server that answers so")
     return found
-
-
-def webhook_time(server: Server, settings: Settings, key: str, headers: Mapping[str, str]) -> Finding:
-    """Time of /webhook for an event that means nothing, with the headers that Label Studio's webhook has."""
-    return _timed(
-        "webhook", server, settings, "POST", json={"action": _NO_ACTION, "project": key}, headers=dict(headers)
-    )
 
 
 def predict_time(server: Server, settings: Settings, project: ProjectEntry, task: TaskEntry | None) -> Finding:
@@ -124,12 +111,13 @@ def predict_time(server: Server, settings: Settings, project: ProjectEntry, task
         "label_config": project.label_config,
         "params": {"context": None},
     }
-    return _timed("predict", server, settings, "POST", tries=1, json=body)
+    return timed("predict", server, settings, "POST", tries=1, json=body)
 
 
-def _timed(
+def timed(
     what: str, server: Server, settings: Settings, method: str, *, tries: int = _TRIES, **arguments: Any
 ) -> Finding:
+    """Whether a route answers in time; the time is the best of a few tries."""
     limit, _ = LIMITS[what]
     best = float("inf")
     status = 0

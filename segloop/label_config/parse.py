@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,11 +60,11 @@ def _parse(xml: str) -> LabelConfig:
     try:
         root = fromstring(xml.lstrip("\ufeff").strip(), forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
-        raise LabelConfigError(f"The label config is not XML that can be read: {_reason(error)}.") from error
+        is_refused = isinstance(error, DefusedXmlException)
+        reason = "it declares a DTD or entities, which are not allowed" if is_refused else error
+        raise LabelConfigError(f"The label config is not XML that can be read: {reason}.") from error
     nodes = list(_nodes(root))
-    objects = {
-        name: node.repeats for node in nodes if node.tag in _OBJECT_TAGS and (name := node.attributes.get("name"))
-    }
+    objects = {node.name: node.repeats for node in nodes if node.tag in _OBJECT_TAGS and node.name}
     images = tuple(image for node in nodes if node.tag == "Image" and (image := _image(node)))
     if not images:
         raise LabelConfigError(
@@ -79,11 +80,10 @@ def _parse(xml: str) -> LabelConfig:
     ]
     bare: set[str] = set()
     for node, pointed in pointing:
-        name = node.attributes.get("name")
         if node.tag in _BARE_SHAPE_TAGS:
             bare.update(pointed)
-        elif node.tag not in _CHOICE_TAGS and name:
-            controls.append(Control(name, node.tag, pointed, _labels(node.element), node.repeats))
+        elif node.tag not in _CHOICE_TAGS and node.name:
+            controls.append(Control(node.name, node.tag, pointed, _labels(node.element), node.repeats))
     used = tuple(control for control in controls if control.tag != "Labels" or bare.intersection(control.to_name))
     config = LabelConfig(images, used, tuple(objects.items()))
     _check_repeats(config, objects)
@@ -99,7 +99,9 @@ class _Node:
     """A tag that is known here: its name as it is written there, its attributes, and the Repeaters around it."""
 
     tag: str
-    attributes: Mapping[str, str]
+    name: str
+    value: str
+    attributes: defaultdict[str, str]
     element: Element
     repeats: tuple[Repeat, ...]
 
@@ -111,9 +113,9 @@ def _nodes(root: Element) -> Iterator[_Node]:
         element, repeats = left.pop()
         tag, attributes = _KNOWN_TAGS.get(_tag(element)), _attributes(element)
         if tag == "Repeater":
-            repeats += (Repeat(attributes.get("on", "").strip(), attributes.get("indexflag") or _FIRST_INDEX_FLAG),)
+            repeats += (Repeat(attributes["on"].strip(), attributes["indexflag"] or _FIRST_INDEX_FLAG),)
         elif tag is not None:
-            yield _Node(tag, attributes, element, repeats)
+            yield _Node(tag, attributes["name"], attributes["value"], attributes, element, repeats)
         left.extend((child, repeats) for child in reversed(element))
 
 
@@ -125,11 +127,11 @@ def _check(config: LabelConfig, pointing: Sequence[_Node]) -> None:
             f"toName is the Image tag's name.{_drawn_otherwise(pointing)}"
         )
     if not any(control.labels for control in output):
-        dynamic = next((node for node in pointing if node.tag in OUTPUT_TAGS.values() and "$" in _value_of(node)), None)
+        dynamic = next((node for node in pointing if node.tag in OUTPUT_TAGS.values() and "$" in node.value), None)
         if dynamic is not None:
             raise LabelConfigError(
-                f"The {dynamic.tag} tag {_name_of(dynamic)!r} of the label config has no labels of its own: it takes them "
-                f"from each task's data (value={_value_of(dynamic)!r}), but a network has the same classes for all tasks; "
+                f"The {dynamic.tag} tag {dynamic.name!r} of the label config has no labels of its own: it takes them "
+                f"from each task's data (value={dynamic.value!r}), but a network has the same classes for all tasks; "
                 "write them as Label tags."
             )
         raise LabelConfigError(
@@ -153,13 +155,11 @@ def _drawn_otherwise(pointing: Sequence[_Node]) -> str:
     naming = next((node for node in pointing if node.tag in (*_CHOICE_TAGS, "Labels")), None)
     if drawing is None:
         return ""
-    drawn = f" Its {drawing.tag} tag {_name_of(drawing)!r} draws regions"
+    drawn = f" Its {drawing.tag} tag {drawing.name!r} draws regions"
     if naming is None:
         return f"{drawn} that have no class."
-    dynamic = f" and from each task's data (value={_value_of(naming)!r})" if "$" in _value_of(naming) else ""
-    return (
-        f"{drawn} whose class comes from the {naming.tag} tag {_name_of(naming)!r}{dynamic}: these cannot be predicted."
-    )
+    dynamic = f" and from each task's data (value={naming.value!r})" if "$" in naming.value else ""
+    return f"{drawn} whose class comes from the {naming.tag} tag {naming.name!r}{dynamic}: these cannot be predicted."
 
 
 def _check_repeats(config: LabelConfig, objects: Mapping[str, Sequence[Repeat]]) -> None:
@@ -192,29 +192,21 @@ def _tag(node: Element) -> str:
     return node.tag.rpartition("}")[2].lower() if isinstance(node.tag, str) else ""
 
 
-def _attributes(node: Element) -> dict[str, str]:
-    return {name.lower(): value for name, value in node.attrib.items()}
+def _attributes(node: Element) -> defaultdict[str, str]:
+    """The attributes by their names in lower case; one that is missing is empty."""
+    return defaultdict(str, {name.lower(): value for name, value in node.attrib.items()})
 
 
 def _image(node: _Node) -> ImageTag | None:
-    attributes = node.attributes
-    name = attributes.get("name")
+    name, listed = node.name, node.attributes["valuelist"]
     # A tag's text stands for its value, as in the editor.
-    source = attributes.get("valuelist") or attributes.get("value") or (node.element.text or "").strip()
-    return ImageTag(name, key_of(source), bool(attributes.get("valuelist")), node.repeats) if name and source else None
-
-
-def _name_of(node: _Node) -> str:
-    return node.attributes.get("name", "")
-
-
-def _value_of(node: _Node) -> str:
-    return node.attributes.get("value", "")
+    source = listed or node.value or (node.element.text or "").strip()
+    return ImageTag(name, key_of(source), bool(listed), node.repeats) if name and source else None
 
 
 def _to_name(node: _Node, objects: Collection[str]) -> tuple[str, ...]:
     """What a control tag points at. Without toName the editor takes the only object tag there is."""
-    to_name = node.attributes.get("toname")
+    to_name = node.attributes["toname"]
     if not to_name:
         return tuple(objects) if len(objects) == 1 else ()
     return tuple(name.strip() for name in to_name.split(","))
@@ -222,22 +214,12 @@ def _to_name(node: _Node, objects: Collection[str]) -> tuple[str, ...]:
 
 def _labels(node: Element) -> tuple[Label, ...]:
     labels: dict[str, Label] = {}
-    for label in _label_tags(node):
+    for label in (child for child in node.iter() if _tag(child) == "label"):
         attributes = _attributes(label)
-        value = attributes.get("value") or (label.text or "").strip()
-        name = attributes.get("alias") or value
+        value = attributes["value"] or (label.text or "").strip()
+        name = attributes["alias"] or value
         if name:
-            predicted = (part.strip() for part in attributes.get("predicted_values", "").split(","))
+            predicted = (part.strip() for part in attributes["predicted_values"].split(","))
             known = tuple(part for part in predicted if part)
-            labels.setdefault(name, Label(value or name, name, known, attributes.get("background", "")))
+            labels.setdefault(name, Label(value or name, name, known, attributes["background"]))
     return tuple(labels.values())
-
-
-def _label_tags(node: Element) -> Iterator[Element]:
-    return (child for child in node.iter() if _tag(child) == "label")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, DefusedXmlException):
-        return "it declares a DTD or entities, which are not allowed"
-    return str(error)

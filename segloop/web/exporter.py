@@ -47,19 +47,14 @@ class Exporter:
         self._notes = keep_notes()
         self._registry = prometheus_client.CollectorRegistry()
         self._families: dict[str, Any] = {}
-        for key, metric in NOTED.items():
+        for key, metric in (NOTED | PROCESS).items():
+            own: dict[str, Any] = {"registry": self._registry}
             if metric.kind == "histogram":
-                self._families[key] = prometheus_client.Histogram(
-                    metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
-                )
-            else:
-                self._families[key] = prometheus_client.Counter(
-                    metric.name, metric.help, metric.labels, registry=self._registry
-                )
-        for key, metric in PROCESS.items():
-            self._families[key] = prometheus_client.Gauge(
-                metric.name, metric.help, metric.labels, registry=self._registry, multiprocess_mode="livesum"
-            )
+                own["buckets"] = metric.buckets
+            elif metric.kind == "gauge":
+                own["multiprocess_mode"] = "livesum"
+            make = getattr(prometheus_client, metric.kind.capitalize())
+            self._families[key] = make(metric.name, metric.help, metric.labels, **own)
         self._series: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._taking = threading.Lock()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache, TTLCache, cachedmethod
 
 from segloop.backend import Backend
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, QueueUnavailable, RegistryError
@@ -119,7 +120,7 @@ class ProjectLoader:
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self.backend = backend
         self._studio = Studio(settings)
-        self._versions: LRUCache[tuple[str, str], VersionInfo] = LRUCache(2048)
+        self._versions: LRUCache[Hashable, VersionInfo] = LRUCache(2048)
         self._galleries: LRUCache[tuple[str, str], Path] = LRUCache(256)
         self._lock = threading.Lock()
 
@@ -200,17 +201,15 @@ class ProjectLoader:
 
     def version(self, key: str, name: str) -> VersionInfo | None:
         """What is known of a version, which never changes; None if it cannot be read."""
-        with self._lock:
-            known = self._versions.get((key, name))
-        if known is None:
-            try:
-                known = self.backend.registry.get(key, name)
-            except RegistryError as error:  # among them VersionNotFound: it is being written
-                logger.info("project %s: version %s is not shown: %s", key, name, error)
-                return None
-            with self._lock:
-                self._versions[key, name] = known
-        return known
+        try:
+            return self._version(key, name)
+        except RegistryError as error:  # among them VersionNotFound: it is being written
+            logger.info("project %s: version %s is not shown: %s", key, name, error)
+            return None
+
+    @cachedmethod(attrgetter("_versions"), lock=attrgetter("_lock"))
+    def _version(self, key: str, name: str) -> VersionInfo:
+        return self.backend.registry.get(key, name)
 
     def _queue(self, key: str) -> tuple[JobStatus | None, JobStatus | None, Changes | None, Iterable[str]]:
         try:

@@ -107,12 +107,10 @@ def version_row(info: VersionInfo, facts: Facts) -> Page:
     champion = facts.champion
     is_served = champion is not None and champion.version == info.version
     return {
-        "version": info.version,
-        "created_at": info.created_at,
+        **info.model_dump(include={"version", "created_at"}),
+        **info.metrics.model_dump(include={"tasks", "miou"}),
         "recipe": info.recipe.kind,
         "seconds": info.recipe.seconds,
-        "tasks": info.metrics.tasks,
-        "miou": info.metrics.miou,
         "champion_miou": theirs,
         "difference": difference(info.metrics.miou, theirs),
         "interval": [] if interval is None else list(interval[1:]),
@@ -134,18 +132,12 @@ def version_detail(
     tasks = info.metrics.tasks
     return {
         **version_row(info, facts),
-        "parent": info.parent,
-        "arch": info.arch,
-        "input_size": info.input_size,
-        "snapshot": info.snapshot,
+        **info.model_dump(include={"parent", "arch", "input_size", "snapshot", "curves"}),
+        **info.metrics.model_dump(include={"pixel_accuracy", "boundary_f1", "calibration_error"}),
         "is_rough": tasks is not None and tasks < facts.min_val_tasks,
-        "pixel_accuracy": info.metrics.pixel_accuracy,
-        "boundary_f1": info.metrics.boundary_f1,
-        "calibration_error": info.metrics.calibration_error,
         "absent_false_positives": info.metrics.absent_share(),
         "classes": classes_of(info),
         "confusion": confusion_of(info.classes, info.metrics.confusion),
-        "curves": info.curves,
         "legend": [one.model_dump() for one in gallery.classes] if gallery else [],
         "gallery": gallery_of(facts.id, gallery, label_studio_url) if gallery else [],
     }

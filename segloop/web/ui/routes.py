@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Final
 
 from flask import Blueprint, Response, redirect, request, url_for
@@ -31,7 +32,12 @@ _FOREVER_S: Final = 31536000
 def ui(backend: Backend, settings: Settings) -> Blueprint:
     """The status page's routes."""
     pages = Blueprint(
-        "ui", __name__, url_prefix="/ui", root_path=_root(), template_folder="templates", static_folder="static"
+        "ui",
+        __name__,
+        url_prefix="/ui",
+        root_path=str(files("segloop")),
+        template_folder="templates",
+        static_folder="static",
     )
     loader, tokens = ProjectLoader(backend, settings), Tokens(settings)
     actions = Actions(backend)
@@ -132,9 +138,3 @@ def choose(versions: list[VersionInfo], name: str | None) -> VersionInfo | None:
 def served_versions(loader: ProjectLoader, found: list[Facts]) -> dict[str, VersionInfo | None]:
     """The version that each project serves."""
     return {facts.key: loader.version(facts.key, facts.champion.version) for facts in found if facts.champion}
-
-
-def _root() -> str:
-    import segloop
-
-    return segloop.__path__[0]

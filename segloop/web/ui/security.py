@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -42,11 +43,10 @@ class Tokens:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._made: URLSafeTimedSerializer | None = None
 
     def make(self, user: str) -> str:
         """A token for a form of this user's."""
-        return str(self._serializer().dumps(user))
+        return str(self._serializer.dumps(user))
 
     def check(self, user: str, token: str) -> None:
         """Refuse a form that is not from a page of ours.
@@ -58,16 +58,15 @@ class Tokens:
         if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
             raise Forbidden("The form comes from another site.")
         try:
-            owner = self._serializer().loads(token, max_age=TOKEN_LIFE_S)
+            owner = self._serializer.loads(token, max_age=TOKEN_LIFE_S)
         except BadSignature as error:
             raise Forbidden("The page is too old for its buttons; load it again.") from error
         if owner != user:
             raise Forbidden("The page was loaded by another user; load it again.")
 
+    @cached_property
     def _serializer(self) -> URLSafeTimedSerializer:
-        if self._made is None:
-            self._made = URLSafeTimedSerializer(_key(self._settings), salt="segloop-status-page")
-        return self._made
+        return URLSafeTimedSerializer(_key(self._settings), salt="segloop-status-page")
 
 
 def only_own_host(settings: Settings) -> Callable[[], None]:
