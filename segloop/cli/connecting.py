@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
 
-from segloop.cli.common import console, print_json
+from segloop.cli.common import console, print_json, say
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -274,11 +274,11 @@ def doctor(project: int | None, label_studio_url: str, as_json: bool) -> None:
 
     def tell(check: str) -> None:
         if show:
-            click.echo(f"\r\x1b[K{check} ...", err=True, nl=False)
+            say(f"{check} ...")
 
     findings = Examination(settings, tell).run(project)
     if show:
-        click.echo("\r\x1b[K", err=True, nl=False)
+        say("")
     if as_json:
         print_json(report(findings))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,7 +12,7 @@ from segloop.errors import LabelConfigError
 from segloop.label_config import parse_label_config
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Refusals
 from segloop.labelstudio.entries import BackendEntry, ProjectEntry, WebhookEntry
-from segloop.settings import Settings
+from segloop.settings import Settings, is_loopback
 
 #: Releases of Label Studio that segloop is tested with, as (major, minor).
 TESTED_RELEASE: Final = (1, 23)
@@ -41,7 +40,7 @@ def access(settings: Settings) -> Finding:
     """Whether a Label Studio elsewhere could call this backend at all."""
     if settings.has_password:
         return ok(f"basic auth is on, user {settings.basic_auth_user}")
-    if _is_loopback(urlsplit(settings.label_studio_url).hostname or ""):
+    if is_loopback(urlsplit(settings.label_studio_url).hostname):
         return ok("no password is set, so only this machine is served, and Label Studio is on it")
     return failure(
         f"no password is set, so only this machine is served, and Label Studio is at {settings.label_studio_url}",
@@ -237,10 +236,3 @@ def own_webhook(webhooks: Sequence[WebhookEntry], url: str) -> WebhookEntry | No
 def has_dot(host: str) -> bool:
     """Whether Label Studio accepts a host (Django's URLField): with a dot, an IPv6 address, or localhost."""
     return "." in host or ":" in host or host == "localhost"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

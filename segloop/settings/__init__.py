@@ -11,13 +11,14 @@ from segloop.settings.process import (
     trace_exporter,
     update_environ,
 )
-from segloop.settings.settings import PROJECT_SETTINGS, Settings, load_settings, misspelt_settings
+from segloop.settings.settings import PROJECT_SETTINGS, Settings, is_loopback, load_settings, misspelt_settings
 
 __all__ = [
     "PROJECT_SETTINGS",
     "Place",
     "Settings",
     "environment",
+    "is_loopback",
     "load_settings",
     "metrics_folder",
     "misspelt_settings",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -129,6 +131,15 @@ class Settings(TrainerSettings, LearningSettings, ServingSettings):
             return type(self).model_validate({**self.model_dump(), **own})
         except ValidationError as error:
             raise BadRequest(f"extra_params: {_first_problem(error)}") from error
+
+
+@lru_cache(maxsize=1024)
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address is this machine's loopback interface."""
+    try:
+        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False
 
 
 def _as_mapping(extra_params: object) -> Mapping[str, object]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Callable
-from functools import lru_cache
 
 from flask import request
 
 from segloop.errors import Unauthorized
 from segloop.labelstudio import SECRET_HEADER
-from segloop.settings import Settings
+from segloop.settings import Settings, is_loopback
 
 _OPEN = frozenset(("/health", "/ready"))
 
@@ -48,12 +46,3 @@ def guard(settings: Settings) -> Callable[[], None]:
 
 def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
-
-
-@lru_cache(maxsize=1024)
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this machine's loopback interface."""
-    try:
-        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
-    except ValueError:
-        return False

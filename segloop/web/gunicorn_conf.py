@@ -10,9 +10,8 @@ import socket
 import sys
 from typing import Any
 
-from segloop.settings import load_settings, share_metrics
+from segloop.settings import is_loopback, load_settings, share_metrics
 from segloop.telemetry.logs import formatter
-from segloop.web.auth import is_loopback
 
 _settings = load_settings()
 

@@ -15,8 +15,7 @@ from flask import Response, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.exceptions import Forbidden
 
-from segloop.settings import Settings
-from segloop.web.auth import is_loopback
+from segloop.settings import Settings, is_loopback
 
 #: How long a page's buttons work after it was loaded, in seconds.
 TOKEN_LIFE_S: Final = 12 * 3600

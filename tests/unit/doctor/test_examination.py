@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def test_all_is_well_unless_something_failed_or_is_worth_a_warning() -> None:
     fine = [ok("fine"), skipped("nothing to see")]
     assert all_is_well(fine)
     assert not all_is_well([*fine, warning("slow", "buy more")])
-    told = asdict(report([*fine, failure("broken", "mend it", check="d")]))
+    told = report([*fine, failure("broken", "mend it", check="d")])
     assert (told["format"], told["ok"]) == (1, False)
     assert told["findings"][-1] == {
         "check": "d",
