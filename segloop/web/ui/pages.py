@@ -12,6 +12,7 @@ from segloop.versions import Metrics
 from segloop.web.ui.data import Facts
 from segloop.web.ui.retrain_view import job_of
 
+#: A page or a part of it, as templates and the JSON encoder read it.
 Page = dict[str, object]
 
 #: Shades of a confusion matrix, by the share of a class's pixels.
@@ -64,7 +65,7 @@ def job_page(facts: Facts) -> Page:
 
 
 def project_of(facts: Facts, served: VersionInfo | None) -> Page:
-    """A project in short."""
+    """A project in short: what it serves, its labelled tasks, and its next retrain; None for what is not known now."""
     counts, champion = facts.counts, facts.champion
     return {
         "id": facts.id,
@@ -144,7 +145,8 @@ def version_detail(
 
 
 def classes_of(info: VersionInfo) -> list[Page]:
-    """The metrics of each class, in the label config's order."""
+    """The metrics of each class, in the label config's order; false positives are shares of all pixels, and only of a
+    class that the truth lacks."""
     champion = info.champion_metrics or Metrics()
     ours, theirs = info.metrics.iou, champion.iou
     boundary = info.metrics.boundary_f1_by_class
