@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from segloop.errors import SegloopError, SettingsError, TrainerRefused, TrainerUnavailable, TrainingError
 from segloop.installation import missing_extra, require_extra
@@ -16,6 +16,9 @@ from segloop.settings import Settings
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
+
+_Request = ParamSpec("_Request")
+_Answer = TypeVar("_Answer")
 
 #: Times that a call is tried in all where AWS throttles or errs, with botocore's growing pauses between.
 ATTEMPTS: Final = 8
@@ -30,6 +33,8 @@ _THROTTLED = {
     "TooManyRequestsException",
     "RequestTimeout",
 }
+#: Refusals of S3 that say that an object or a bucket is not there, for `none_if`.
+MISSING: Final = r"\((404|NoSuchKey|NoSuchBucket|NotFound)\)"
 #: Codes of "no instance of this type is free now".
 _NO_CAPACITY = {"CapacityError", "InsufficientCapacity", "InsufficientInstanceCapacity"}
 _DENIED = {"403", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
@@ -201,6 +206,23 @@ def explained(action: str) -> Iterator[None]:
         if isinstance(error.__context__, ClientError):
             raise meaning(action, error.__context__) from error
         raise TrainerUnavailable(f"AWS cannot be reached for {action}: {error}") from error
+
+
+def none_if(
+    refusal: str, call: Callable[_Request, _Answer], *args: _Request.args, **request: _Request.kwargs
+) -> _Answer | None:
+    """The answer to a call of a client; None where AWS refuses it with a text that the expression `refusal` is found in.
+
+    Such a text is "An error occurred (CODE) when calling the ... operation: MESSAGE".
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        return call(*args, **request)
+    except ClientError as error:
+        if re.search(refusal, str(error), re.IGNORECASE | re.DOTALL):
+            return None
+        raise
 
 
 def meaning(action: str, error: ClientError) -> SegloopError:

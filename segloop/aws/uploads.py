@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from botocore.exceptions import ClientError
-
-from segloop.aws.clients import CONNECTIONS, Clients, code_of, explained
+from segloop.aws.clients import CONNECTIONS, MISSING, Clients, explained, none_if
 from segloop.errors import SettingsError
 
 #: Files below this size are sent whole; boto3's transfers, with threads of their own, pay for larger ones.
 _WHOLE_BYTES = 64 * 2**20
-_MISSING = {"404", "NoSuchKey", "NotFound"}
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,9 @@ class Bucket:
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             copied = [name for name in names if name in there]
             sent = [name for name in names if name not in there]
-            _all(pool.map(lambda name: self._copy(f"{earlier}/{name}", f"{folder.key}/{name}"), copied))
-            _all(pool.map(lambda name: self.put(f"{folder.key}/{name}", folder.files[name]), sent))
+            # to list the results raises the first error
+            list(pool.map(lambda name: self._copy(f"{earlier}/{name}", f"{folder.key}/{name}"), copied))
+            list(pool.map(lambda name: self.put(f"{folder.key}/{name}", folder.files[name]), sent))
         self.put(f"{folder.key}/{folder.last}", folder.files[folder.last])
         return len(sent) + 1
 
@@ -96,24 +94,12 @@ class Bucket:
     def read(self, key: str) -> bytes | None:
         """A small object; None if there is none."""
         with explained("s3:GetObject"):
-            try:
-                found = self._client.get_object(Bucket=self.name, Key=self._prefix + key)
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return None
-                raise
-            data: bytes = found["Body"].read()
-        return data
+            found = none_if(MISSING, self._client.get_object, Bucket=self.name, Key=self._prefix + key)
+            return None if found is None else found["Body"].read()
 
     def _has(self, key: str) -> bool:
         with explained("s3:GetObject"):
-            try:
-                self._client.head_object(Bucket=self.name, Key=self._prefix + key)
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return False
-                raise
-        return True
+            return none_if(MISSING, self._client.head_object, Bucket=self.name, Key=self._prefix + key) is not None
 
     def _names(self, folder: str) -> frozenset[str]:
         start = f"{self._prefix}{folder}/"
@@ -128,9 +114,3 @@ class Bucket:
                 Key=self._prefix + key,
                 CopySource={"Bucket": self.name, "Key": self._prefix + source},
             )
-
-
-def _all(results: Iterable[None]) -> None:
-    """Wait for results; the first error is raised."""
-    for _ in results:
-        pass

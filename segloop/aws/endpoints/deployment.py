@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from botocore.exceptions import ClientError
+from typing import Literal
 
 from segloop.aws.checks import check_request, check_settings
-from segloop.aws.clients import ATTEMPTS, Clients, code_of, explained
+from segloop.aws.clients import ATTEMPTS, Clients, explained, none_if
 from segloop.aws.endpoints.packing import archive_files, write_archive
 from segloop.aws.endpoints.requests import EndpointRequests, EndpointSpec, requests_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
@@ -27,7 +25,8 @@ ARCHIVE = "model.tar.gz"
 #: Longest time that an endpoint's change is waited for, in seconds.
 WAIT_S = 3600.0
 
-_MISSING = "could not find"
+_MISSING = r"\(ValidationException\).*could not find"
+# The names of models and configurations follow from their content.
 _THERE = "already existing"
 _CHANGING = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 
@@ -104,9 +103,9 @@ class Deployment:
                 say(f"Sending {info.version} to {self._bucket.uri(f'{key}/')}")
                 self._upload(key, files, Path(scratch) / ARCHIVE)
                 with explained("sagemaker:CreateModel"):
-                    _unless_there(self._clients.sagemaker.create_model, requests.model)
+                    none_if(_THERE, self._clients.sagemaker.create_model, **requests.model)
                 with explained("sagemaker:CreateEndpointConfig"):
-                    _unless_there(self._clients.sagemaker.create_endpoint_config, requests.config)
+                    none_if(_THERE, self._clients.sagemaker.create_endpoint_config, **requests.config)
                 self._change(requests.endpoint, is_new=before is None)
         found = self._wait(spec.endpoint, say)
         if not found.serves(requests.config_name):
@@ -162,12 +161,9 @@ class Deployment:
 
     def _describe(self, endpoint: str) -> _Endpoint | None:
         with explained("sagemaker:DescribeEndpoint"):
-            try:
-                found = self._clients.sagemaker.describe_endpoint(EndpointName=endpoint)
-            except ClientError as error:
-                if code_of(error) == "ValidationException" and _MISSING in str(error).lower():
-                    return None
-                raise
+            found = none_if(_MISSING, self._clients.sagemaker.describe_endpoint, EndpointName=endpoint)
+        if found is None:
+            return None
         pending = (found.get("PendingDeploymentSummary") or {}).get("EndpointConfigName", "")
         return _Endpoint(
             found["EndpointStatus"], found["EndpointConfigName"], pending, found.get("FailureReason") or ""
@@ -177,15 +173,6 @@ class Deployment:
         """The settings by which an engine is picked on the endpoint's machines."""
         engine = "torch" if spec.on_gpu else "auto"
         return self._settings.model_copy(update={"engine": engine, "device": "cpu"})
-
-
-def _unless_there(create: Callable[..., Any], request: dict[str, object]) -> None:
-    """Create what has a name that follows from its content, unless it is there."""
-    try:
-        create(**request)
-    except ClientError as error:
-        if _THERE not in str(error):
-            raise
 
 
 def _check_free(endpoint: str, found: _Endpoint | None) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.clients import MISSING, Clients, code_of, explained, none_if
 from segloop.errors import StackError
 
-_MISSING = ("404", "NoSuchBucket", "NotFound")
 _PAGE = 1000
 
 
@@ -52,16 +51,15 @@ class Buckets:
         """
         with explained("s3:ListBucket"):
             try:
-                self._s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=self.account)
+                return (
+                    none_if(MISSING, self._s3.head_bucket, Bucket=bucket, ExpectedBucketOwner=self.account) is not None
+                )
             except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return False
                 if code_of(error) == "403":
                     raise StackError(
                         f"the bucket {bucket} is not this account's, or it may not look into it"
                     ) from error
                 raise
-        return True
 
     def ensure_private(self, bucket: str) -> bool:
         """Have a bucket that only this account reads, over TLS alone; False if it is there already."""
@@ -93,12 +91,7 @@ class Buckets:
         """Write an object whose name tells its content; False if it is there already."""
         account = self.account
         with explained("s3:GetObject"):
-            try:
-                self._s3.head_object(Bucket=bucket, Key=key, ExpectedBucketOwner=account)
-            except ClientError as error:
-                if code_of(error) not in (*_MISSING, "NoSuchKey"):
-                    raise
-            else:
+            if none_if(MISSING, self._s3.head_object, Bucket=bucket, Key=key, ExpectedBucketOwner=account) is not None:
                 return False
         with explained("s3:PutObject"):
             self._s3.put_object(Bucket=bucket, Key=key, Body=data, ExpectedBucketOwner=account)

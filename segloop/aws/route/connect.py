@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
-from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
-from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.clients import Clients, explained
 from segloop.aws.route.stack import Stack
+from segloop.aws.uploads import Bucket
 from segloop.errors import LabelStudioError, LabelStudioUnreachable, SettingsError, StackError
 from segloop.labelstudio import SECRET_HEADER, Keys, LabelStudio, SourceStorage, TargetStorageEntry
 from segloop.payloads import project_key
@@ -157,7 +157,10 @@ class Connection:
                 self._clients.s3.put_object(Bucket=bucket, Key=f"{self._prefix}/", Body=b"")
 
     def _description(self) -> Connected:
-        bucket, key = self._outputs["ArtifactsBucketName"], f"{self._prefix}/project.json"
+        bucket, key = (
+            Bucket(self._clients, f"s3://{self._outputs['ArtifactsBucketName']}"),
+            f"{self._prefix}/project.json",
+        )
         content = {
             "project": self._id,
             "key": project_key(self._project),
@@ -167,15 +170,14 @@ class Connection:
             "source": f"s3://{self._outputs['SourceBucketName']}/{self._prefix}/",
             "target": f"s3://{self._outputs['TargetBucketName']}/{self._prefix}/",
         }
-        before = self._read(bucket, key)
+        data = bucket.read(key)
+        before = None if data is None else _object(data)
         changed = [name for name, value in content.items() if not before or before.get(name) != value]
         if changed:
-            body = json.dumps(content, ensure_ascii=False, indent=1).encode()
-            with explained("s3:PutObject"):
-                self._clients.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+            bucket.put(key, json.dumps(content, ensure_ascii=False, indent=1).encode())
         if before is None:
-            return Connected("description", "created", f"s3://{bucket}/{key}")
-        return Connected("description", "updated" if changed else "unchanged", f"s3://{bucket}/{key}", tuple(changed))
+            return Connected("description", "created", bucket.uri(key))
+        return Connected("description", "updated" if changed else "unchanged", bucket.uri(key), tuple(changed))
 
     def _settings(self) -> object:
         """The project's own settings, as its ML backend has them; none where it is not known which backend is segloop."""
@@ -187,20 +189,6 @@ class Connection:
             return None
         return None if backend is None else backend.get("extra_params")
 
-    def _read(self, bucket: str, key: str) -> dict[str, object] | None:
-        with explained("s3:GetObject"):
-            try:
-                body = self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-            except ClientError as error:
-                if code_of(error) == "NoSuchKey":
-                    return None
-                raise
-        try:
-            found = json.loads(body)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def _webhook(self, url: str) -> Connected:
         with explained("secretsmanager:GetSecretValue"):
             arn = self._outputs["WebhookSecretArn"]
@@ -209,6 +197,15 @@ class Connection:
             self._id, url, headers={SECRET_HEADER: secret}, actions=actions_of(self._parameters)
         )
         return Connected("webhook", ensured.done, url, ensured.changed)
+
+
+def _object(data: bytes) -> dict[str, object]:
+    """A JSON object; empty where the data is none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def actions_of(parameters: dict[str, str]) -> tuple[str, ...]:

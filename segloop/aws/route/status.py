@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from botocore.exceptions import ClientError
-
-from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.clients import Clients, explained, none_if
 from segloop.aws.route.deploy import sagemaker_name
 from segloop.aws.route.stack import Stack
 
@@ -18,6 +16,7 @@ _COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible
 # The counts' table, as aws/webhook/counting.py and launching.py keep it.
 _PROJECTS = "projects"
 _LAUNCHES = "launches"
+_NO_PIPELINE = r"\((ResourceNotFound|ValidationException)\)"
 
 Row = Mapping[str, Mapping[str, str]]
 
@@ -152,14 +151,8 @@ def _queue(clients: Clients, url: str) -> dict[str, int]:
 
 def _executions(clients: Clients, pipeline: str) -> list[PipelineExecution]:
     with explained("sagemaker:ListPipelineExecutions"):
-        try:
-            found = clients.sagemaker.list_pipeline_executions(
-                PipelineName=pipeline, SortBy="CreationTime", SortOrder="Descending", MaxResults=SHOWN
-            )
-        except ClientError as error:
-            if code_of(error) in ("ResourceNotFound", "ValidationException"):
-                return []
-            raise
+        request = {"PipelineName": pipeline, "SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": SHOWN}
+        found = none_if(_NO_PIPELINE, clients.sagemaker.list_pipeline_executions, **request)
     return [
         PipelineExecution(
             item["PipelineExecutionArn"].rpartition("/")[2],
@@ -167,7 +160,7 @@ def _executions(clients: Clients, pipeline: str) -> list[PipelineExecution]:
             _iso(item["StartTime"]) if "StartTime" in item else "",
             item.get("PipelineExecutionFailureReason", ""),
         )
-        for item in found["PipelineExecutionSummaries"]
+        for item in (found or {}).get("PipelineExecutionSummaries", [])
     ]
 
 

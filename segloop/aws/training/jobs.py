@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from botocore.exceptions import ClientError
-
-from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.clients import Clients, explained, none_if
 from segloop.aws.training.archive import ARCHIVE_BYTES, extract_bundle
 from segloop.aws.training.status import TrainingJob
 from segloop.aws.uploads import split_s3
 from segloop.errors import TrainingError
+
+_UNKNOWN = r"\((ValidationException|ResourceNotFound)\).*not found"
 
 
 class TrainingJobs:
@@ -28,33 +28,19 @@ class TrainingJobs:
     def create(self, request: dict[str, object]) -> bool:
         """Create a job; whether it was not there already."""
         with explained("sagemaker:CreateTrainingJob"):
-            try:
-                self._clients.sagemaker.create_training_job(**request)
-            except ClientError as error:
-                if code_of(error) != "ResourceInUse":
-                    raise
-                return False
-        return True
+            return none_if(r"\(ResourceInUse\)", self._clients.sagemaker.create_training_job, **request) is not None
 
     def describe(self, name: str) -> TrainingJob | None:
         """A job as it is now; None if there is no such job."""
         with explained("sagemaker:DescribeTrainingJob"):
-            try:
-                return TrainingJob.of(self._clients.sagemaker.describe_training_job(TrainingJobName=name))
-            except ClientError as error:
-                if code_of(error) in ("ValidationException", "ResourceNotFound") and "not found" in str(error).lower():
-                    return None
-                raise
+            found = none_if(_UNKNOWN, self._clients.sagemaker.describe_training_job, TrainingJobName=name)
+        return None if found is None else TrainingJob.of(found)
 
     def stop(self, name: str) -> None:
         """Stop a job; one that has ended stays as it is."""
         with explained("sagemaker:StopTrainingJob"):
-            try:
-                self._clients.sagemaker.stop_training_job(TrainingJobName=name)
-            except ClientError as error:
-                # It has just ended.
-                if code_of(error) != "ValidationException":
-                    raise
+            # The refusal: it has just ended.
+            none_if(r"\(ValidationException\)", self._clients.sagemaker.stop_training_job, TrainingJobName=name)
 
     def take_bundle(self, job: TrainingJob, bundle: Path, snapshot: str | None = None) -> None:
         """Download and check the model.tar.gz of a completed job into a folder, which is there whole or not at all.

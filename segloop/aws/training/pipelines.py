@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from botocore.exceptions import ClientError
-
 from segloop.aws.checks import check_request
-from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.clients import Clients, explained, none_if
 from segloop.errors import TrainingError
 from segloop.trainers.base import RunStatus
 
@@ -105,11 +103,8 @@ class Pipeline:
     def stop(self, arn: str) -> None:
         """Stop an execution; one that has ended stays as it is."""
         with explained("sagemaker:StopPipelineExecution"):
-            try:
-                self._client.stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token_of(arn, 0))
-            except ClientError as error:
-                if code_of(error) not in ("ValidationException", "ConflictException"):
-                    raise
+            request = {"PipelineExecutionArn": arn, "ClientRequestToken": token_of(arn, 0)}
+            none_if(r"\((Validation|Conflict)Exception\)", self._client.stop_pipeline_execution, **request)
 
 
 def status_of(execution: Execution, job: RunStatus | None) -> RunStatus:
