@@ -33,8 +33,10 @@ class TrainingJobs:
     def describe(self, name: str) -> TrainingJob | None:
         """A job as it is now; None if there is no such job."""
         with explained("sagemaker:DescribeTrainingJob"):
-            found = none_if(_UNKNOWN, self._clients.sagemaker.describe_training_job, TrainingJobName=name)
-        return None if found is None else TrainingJob.of(found)
+            job: TrainingJob | None = none_if(
+                _UNKNOWN, self._clients.sagemaker.describe_training_job, TrainingJobName=name
+            )
+        return job
 
     def stop(self, name: str) -> None:
         """Stop a job; one that has ended stays as it is."""
@@ -60,9 +62,10 @@ class TrainingJobs:
         archive.unlink()
 
     def _download(self, job: TrainingJob, archive: Path) -> None:
-        bucket, key = split_s3(job.model_uri, "sagemaker_s3")
+        model = job.get("ModelArtifacts", {}).get("S3ModelArtifacts", "")
+        bucket, key = split_s3(model, "sagemaker_s3")
         with explained("s3:GetObject"):
             size = self._clients.s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
             if size > ARCHIVE_BYTES:
-                raise TrainingError(f"{job.model_uri} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
+                raise TrainingError(f"{model} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
             self._clients.s3.download_file(bucket, key, str(archive))

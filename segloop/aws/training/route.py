@@ -62,7 +62,7 @@ class RouteTrainings:
         for execution in reversed(self._pipeline.since(moment, _EXECUTIONS)):
             for job in self._pipeline.jobs(execution):
                 found = self._jobs.describe(job)
-                training = route_training(job, found.hyperparameters) if found is not None else None
+                training = route_training(job, found.get("HyperParameters", {})) if found is not None else None
                 if training is not None:
                     yield training
 
@@ -87,7 +87,7 @@ class AdoptedTraining:
             TrainingError: it is another's.
             TrainerUnavailable: AWS cannot be reached now.
         """
-        training = route_training(self.job, self._described().hyperparameters)
+        training = route_training(self.job, self._described().get("HyperParameters", {}))
         if training is None or training.route != self._settings.sagemaker_route or training.project != self.project:
             raise TrainingError(
                 f"The training job {self.job} is none of project {self.project} on the route "
@@ -136,7 +136,7 @@ class AdoptedTraining:
 
     def hyperparameters(self) -> dict[str, str]:
         """Those of the training itself, without the route's own."""
-        given = self._described().hyperparameters
+        given = self._described().get("HyperParameters", {})
         return {name: value for name, value in given.items() if not name.startswith("segloop_")}
 
     def _described(self) -> TrainingJob:

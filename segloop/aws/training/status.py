@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from segloop.progress import Progress, read_progress
@@ -19,47 +19,8 @@ _STAGES = {
     "DownloadingTrainingImage": "Downloading",
 }
 
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What DescribeTrainingJob says of a job, as far as segloop needs it; None where SageMaker does not say (yet)."""
-
-    name: str
-    status: str
-    stage: str
-    message: str
-    failure: str
-    hyperparameters: dict[str, str]
-    metrics: dict[str, float]
-    training_s: int | None
-    billable_s: int | None
-    instances: int
-    is_spot: bool
-    max_runtime_s: int | None
-    max_wait_s: int | None
-    model_uri: str
-
-    @classmethod
-    def of(cls, answer: Any) -> TrainingJob:
-        """The job of an answer of DescribeTrainingJob."""
-        limits = answer.get("StoppingCondition", {})
-        last = (answer.get("SecondaryStatusTransitions") or [{}])[-1]
-        return cls(
-            name=answer["TrainingJobName"],
-            status=answer["TrainingJobStatus"],
-            stage=answer.get("SecondaryStatus", answer["TrainingJobStatus"]),
-            message=last.get("StatusMessage", ""),
-            failure=answer.get("FailureReason") or "SageMaker gives no reason.",
-            hyperparameters=answer.get("HyperParameters", {}),
-            metrics={item["MetricName"]: float(item["Value"]) for item in answer.get("FinalMetricDataList", [])},
-            training_s=answer.get("TrainingTimeInSeconds"),
-            billable_s=answer.get("BillableTimeInSeconds"),
-            instances=answer.get("ResourceConfig", {}).get("InstanceCount", 1),
-            is_spot=answer.get("EnableManagedSpotTraining", False),
-            max_runtime_s=limits.get("MaxRuntimeInSeconds"),
-            max_wait_s=limits.get("MaxWaitTimeInSeconds"),
-            model_uri=answer.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""),
-        )
+#: DescribeTrainingJob's answer, in which much is missing until SageMaker knows it.
+TrainingJob = Mapping[str, Any]
 
 
 def status_of(job: TrainingJob, price_per_hour: float = 0.0) -> RunStatus:
@@ -69,26 +30,28 @@ def status_of(job: TrainingJob, price_per_hour: float = 0.0) -> RunStatus:
     its time is failed, for it would again.
     """
     progress = progress_of(job, price_per_hour)
-    if job.status == "Completed":
+    status, stage, limits = job["TrainingJobStatus"], job.get("SecondaryStatus"), job.get("StoppingCondition", {})
+    failure = job.get("FailureReason") or "SageMaker gives no reason."
+    if status == "Completed":
         return RunStatus("finished", progress)
-    if job.status == "Failed" and job.failure.startswith(_PASSING):
-        return RunStatus("lost", progress, job.failure, no_room=True)
-    if job.status == "Failed":
-        return RunStatus("failed", progress, job.failure)
-    if job.stage == "MaxWaitTimeExceeded":
+    if status == "Failed" and failure.startswith(_PASSING):
+        return RunStatus("lost", progress, failure, no_room=True)
+    if status == "Failed":
+        return RunStatus("failed", progress, failure)
+    if stage == "MaxWaitTimeExceeded":
         reason = (
-            f"SageMaker found no spot instances to finish on within {job.max_wait_s} s: raise "
+            f"SageMaker found no spot instances to finish on within {limits.get('MaxWaitTimeInSeconds')} s: raise "
             "SEGLOOP_SAGEMAKER_MAX_WAIT_S, or set SEGLOOP_SAGEMAKER_SPOT to false."
         )
         return RunStatus("failed", progress, reason)
-    if job.stage == "MaxRuntimeExceeded":
+    if stage == "MaxRuntimeExceeded":
         reason = (
-            f"SageMaker stopped the training after {job.max_runtime_s} s: raise SEGLOOP_SAGEMAKER_MAX_RUNTIME_S, "
+            f"SageMaker stopped the training after {limits.get('MaxRuntimeInSeconds')} s: raise SEGLOOP_SAGEMAKER_MAX_RUNTIME_S, "
             "or give it less to do (SEGLOOP_TRAIN_MINUTES, SEGLOOP_TRAIN_EPOCHS)."
         )
         return RunStatus("failed", progress, reason)
-    if job.status == "Stopped":
-        return RunStatus("lost", progress, f"The training job {job.name} was stopped.")
+    if status == "Stopped":
+        return RunStatus("lost", progress, f"The training job {job['TrainingJobName']} was stopped.")
     return RunStatus("running", progress)
 
 
@@ -98,22 +61,27 @@ def progress_of(job: TrainingJob, price_per_hour: float) -> Progress:
     Keys: `stage` (Starting, Downloading, Training, Uploading, ...), `job`, `message`; where known, the latest metrics,
     `training_s`, `billable_s` (of one instance), `spot_saving` (a share), and `cost` (of all instances, by the setting).
     """
-    stage = _STAGES.get(job.stage, job.stage)
+    told: str = job.get("SecondaryStatus", job["TrainingJobStatus"])
+    stage = _STAGES.get(told, told)
+    last = (job.get("SecondaryStatusTransitions") or [{}])[-1]
     progress: Progress = {
         "stage": stage,
-        "job": job.name,
-        "message": f"SageMaker: {stage}. {job.message}".strip(),
+        "job": job["TrainingJobName"],
+        "message": f"SageMaker: {stage}. {last.get('StatusMessage', '')}".strip(),
     }
-    for name, value in job.metrics.items():
+    for item in job.get("FinalMetricDataList", []):
+        name, value = item["MetricName"], float(item["Value"])
         if name.startswith("segloop:"):
             metric = {name.removeprefix("segloop:"): int(value) if value.is_integer() else value}
             progress.update(read_progress(metric) or {})
-    if job.training_s is not None:
-        progress["training_s"] = job.training_s
-    if job.billable_s is not None:
-        progress["billable_s"] = job.billable_s
+    training_s, billable_s = job.get("TrainingTimeInSeconds"), job.get("BillableTimeInSeconds")
+    if training_s is not None:
+        progress["training_s"] = training_s
+    if billable_s is not None:
+        progress["billable_s"] = billable_s
         if price_per_hour:
-            progress["cost"] = round(job.billable_s * job.instances * price_per_hour / 3600, 4)
-        if job.is_spot and job.training_s:
-            progress["spot_saving"] = round(1 - job.billable_s / job.training_s, 3)
+            instances = job.get("ResourceConfig", {}).get("InstanceCount", 1)
+            progress["cost"] = round(billable_s * instances * price_per_hour / 3600, 4)
+        if job.get("EnableManagedSpotTraining") and training_s:
+            progress["spot_saving"] = round(1 - billable_s / training_s, 3)
     return progress

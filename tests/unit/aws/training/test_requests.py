@@ -14,7 +14,7 @@ import pytest
 from segloop.aws.checks import check_request, check_settings
 from segloop.aws.training import entry, requests
 from segloop.aws.training.requests import Inputs, JobSpec, default_image, job_name, training_job
-from segloop.aws.training.status import TrainingJob, status_of
+from segloop.aws.training.status import status_of
 from segloop.aws.training.trainer import SageMakerTrainer
 from segloop.cli import main
 from segloop.errors import SettingsError, TrainingError
@@ -180,7 +180,7 @@ JOB = {"TrainingJobName": "job", "TrainingJobStatus": "InProgress", "SecondarySt
     ],
 )
 def test_stages(secondary: str, stage: str) -> None:
-    status = status_of(TrainingJob.of({**JOB, "SecondaryStatus": secondary}))
+    status = status_of({**JOB, "SecondaryStatus": secondary})
     assert status.state == "running"
     assert (status.progress or {})["stage"] == stage
 
@@ -197,19 +197,18 @@ def test_stages(secondary: str, stage: str) -> None:
     ],
 )
 def test_ends(status: str, secondary: str, state: str) -> None:
-    job = TrainingJob.of({**JOB, "TrainingJobStatus": status, "SecondaryStatus": secondary})
+    job = {**JOB, "TrainingJobStatus": status, "SecondaryStatus": secondary}
     assert status_of(job).state == state
 
 
 def test_costs() -> None:
-    billed = {
+    job = {
         **JOB,
         "TrainingTimeInSeconds": 1000,
         "BillableTimeInSeconds": 300,
         "EnableManagedSpotTraining": True,
         "ResourceConfig": {"InstanceCount": 2},
     }
-    job = TrainingJob.of(billed)
     progress = status_of(job, price_per_hour=6.0).progress or {}
     assert progress["cost"] == 1.0  # 300 s * 2 instances * 6 an hour / 3600 s
     assert progress["spot_saving"] == 0.7
