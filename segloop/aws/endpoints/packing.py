@@ -34,7 +34,7 @@ def archive_files(registry: Registry, info: VersionInfo, settings: Settings, fol
     names = _model_files(info, settings)
     bundle = registry.bundle(info.project, info.version, names)
     source = folder / "segloop.zip"
-    code.write_source(source)
+    source.write_bytes(code.source_zip())
     return {
         **{name: bundle / name for name in (VERSION_FILE, *names)},
         f"code/{ENTRY}": HERE / ENTRY,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from pathlib import Path
 
+from segloop.aws.training.code import source_zip
 from segloop.errors import StackError
 
 TEMPLATE = "template.yaml"
 SAGEMAKER_TEMPLATE = "sagemaker.yaml"
 WEBHOOK = "webhook"
-# A zip's earliest date: the archive of the same source is the same.
-_DATE = (1980, 1, 1, 0, 0, 0)
 # setup.py copies aws/ to the first place when it builds a package; the second is that of a clone.
 _PLACES = (Path(__file__).parents[1] / "templates", Path(__file__).parents[3] / "aws")
 
@@ -39,13 +36,5 @@ def template(name: str) -> str:
 
 def webhook_archive() -> tuple[str, bytes]:
     """The webhook's source as a zip, and its sha256 in hex; the archive of the same source is the same."""
-    buffer = io.BytesIO()
-    source = folder() / WEBHOOK
-    with zipfile.ZipFile(buffer, "w") as file:
-        for path in sorted(source.rglob("*.py")):
-            name = zipfile.ZipInfo(path.relative_to(source).as_posix(), _DATE)
-            # Lambda reads as another user than the one who packs.
-            name.external_attr = 0o644 << 16
-            file.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    data = buffer.getvalue()
+    data = source_zip(folder() / WEBHOOK, "")
     return hashlib.sha256(data).hexdigest(), data

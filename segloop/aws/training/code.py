@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Collection
@@ -54,14 +55,17 @@ def code_files(folder: Path) -> dict[str, Path]:
     """Make the code channel in a folder; its files by name."""
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "segloop.zip"
-    write_source(archive)
+    archive.write_bytes(source_zip())
     return {ENTRY: HERE / "entry.py", "requirements.txt": REQUIREMENTS, "segloop.zip": archive}
 
 
-def write_source(archive: Path) -> None:
-    """Write segloop's own source as a zip; that of the same source is the same."""
-    source = Path(segloop.__file__).parent
-    with zipfile.ZipFile(archive, "w") as file:
+def source_zip(source: Path = Path(segloop.__file__).parent, inside: str = "segloop/") -> bytes:
+    """The Python files of a folder, segloop's own, as a zip with its folder `inside`; that of the same source is the same."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
         for path in sorted(source.rglob("*.py")):
-            name = zipfile.ZipInfo(f"segloop/{path.relative_to(source).as_posix()}", _DATE)
+            name = zipfile.ZipInfo(f"{inside}{path.relative_to(source).as_posix()}", _DATE)
+            # Lambda reads as another user than the one who packs.
+            name.external_attr = 0o644 << 16
             file.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
