@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -62,14 +61,9 @@ def _extract_all(tar: tarfile.TarFile, folder: Path) -> None:
             raise TrainingError(
                 f"the trained model's {name} has {member.size} bytes; at most {LARGEST[name]} are taken"
             )
-        tarfile.data_filter(member, str(folder))
-        source = tar.extractfile(member)
-        assert source is not None  # noqa: S101 - it is for a regular file
-        try:
-            with source, (folder / name).open("xb") as file:
-                shutil.copyfileobj(source, file, _CHUNK_BYTES)
-        except FileExistsError as error:
-            raise TrainingError(f"the trained model holds {name} twice") from error
+        if (folder / name).exists():
+            raise TrainingError(f"the trained model holds {name} twice")
+        tar.extract(member, folder, filter="data")
 
 
 def _verify(folder: Path, snapshot: str | None) -> None:
