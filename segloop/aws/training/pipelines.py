@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from segloop.aws.checks import check_request
@@ -44,14 +43,6 @@ def hyperparameter_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How an execution is, and why it failed."""
-
-    status: str
-    failure: str
-
-
 class Pipeline:
     """Executions of one pipeline.
 
@@ -79,11 +70,22 @@ class Pipeline:
             arn: str = self._client.start_pipeline_execution(**request)["PipelineExecutionArn"]
         return arn
 
-    def execution(self, arn: str) -> Execution:
-        """An execution as it is now."""
+    def status(self, arn: str, job: RunStatus | None) -> RunStatus:
+        """The status of a run from its execution and, where there is one, that of its training job."""
         with explained("sagemaker:DescribePipelineExecution"):
             found = self._client.describe_pipeline_execution(PipelineExecutionArn=arn)
-        return Execution(found["PipelineExecutionStatus"], found.get("FailureReason", ""))
+        state = found["PipelineExecutionStatus"]
+        progress = job.progress if job is not None else {"stage": state, "message": f"SageMaker pipeline: {state}."}
+        if state == "Succeeded":
+            return RunStatus("finished", progress)
+        if state == "Failed" and job is not None and job.no_room:
+            return job
+        if state == "Failed":
+            reason = job.reason if job is not None else ""
+            return RunStatus("failed", progress, reason or found.get("FailureReason") or "SageMaker gives no reason.")
+        if state == "Stopped":
+            return RunStatus("lost", progress, "The execution of the pipeline was stopped.")
+        return RunStatus("running", progress)
 
     def since(self, moment: datetime, most: int) -> list[str]:
         """The ARNs of the executions since then, the latest first, so many at the most."""
@@ -105,19 +107,3 @@ class Pipeline:
         with explained("sagemaker:StopPipelineExecution"):
             request = {"PipelineExecutionArn": arn, "ClientRequestToken": token_of(arn, 0)}
             none_if(r"\((Validation|Conflict)Exception\)", self._client.stop_pipeline_execution, **request)
-
-
-def status_of(execution: Execution, job: RunStatus | None) -> RunStatus:
-    """The status of a run from its execution and, where there is one, that of its training job."""
-    state = execution.status
-    progress = job.progress if job is not None else {"stage": state, "message": f"SageMaker pipeline: {state}."}
-    if state == "Succeeded":
-        return RunStatus("finished", progress)
-    if state == "Failed" and job is not None and job.no_room:
-        return job
-    if state == "Failed":
-        reason = job.reason if job is not None else ""
-        return RunStatus("failed", progress, reason or execution.failure or "SageMaker gives no reason.")
-    if state == "Stopped":
-        return RunStatus("lost", progress, "The execution of the pipeline was stopped.")
-    return RunStatus("running", progress)

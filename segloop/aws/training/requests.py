@@ -52,28 +52,6 @@ PROGRESS = "segloop-progress"
 METRICS = ("step", "steps", "epoch", "loss", "miou", "eta_s")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Folders in S3 that a training reads, each s3://bucket/prefix/."""
-
-    snapshot: str
-    code: str
-    champion: str | None = None
-    weights: str | None = None
-    wheels: str | None = None
-
-    def channels(self) -> dict[str, str]:
-        """The folders by the name of their channel, which is the container's folder."""
-        named = {
-            "snapshot": self.snapshot,
-            "code": self.code,
-            "model": self.champion,
-            "weights": self.weights,
-            "wheels": self.wheels,
-        }
-        return {name: uri for name, uri in named.items() if uri is not None}
-
-
 def job_name(run_id: str, attempt: int) -> str:
     """The name of a run's training job: the same for the same run and attempt, of letters, digits and dashes."""
     clean = re.sub(r"[^A-Za-z0-9]+", "-", run_id).strip("-")
@@ -110,11 +88,11 @@ def has_gpu(instance: str) -> bool:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A run's training job: its name, what it reads, and the folders in S3 that it writes to."""
+    """A run's training job: its name, the addresses of its channels by their names, the folders in S3 that it writes to."""
 
     name: str
     run_id: str
-    inputs: Inputs
+    channels: Mapping[str, str]
     hyperparameters: Mapping[str, str]
     output: str
     checkpoints: str
@@ -141,7 +119,7 @@ def training_job(settings: Settings, region: str, spec: JobSpec) -> dict[str, ob
             ],
         },
         "HyperParameters": {**spec.hyperparameters, RUN: spec.run_id},
-        "InputDataConfig": [_channel(channel, uri) for channel, uri in spec.inputs.channels().items()],
+        "InputDataConfig": [_channel(channel, uri) for channel, uri in spec.channels.items()],
         "OutputDataConfig": outputs,
         "CheckpointConfig": {"S3Uri": spec.checkpoints, "LocalPath": f"{_CONTAINER_BASE}/checkpoints"},
         "ResourceConfig": _resources(settings),

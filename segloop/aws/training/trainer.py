@@ -12,7 +12,7 @@ from segloop.aws.clients import ATTEMPTS, Clients
 from segloop.aws.training import pipelines
 from segloop.aws.training.code import ENTRY, code_files
 from segloop.aws.training.jobs import TrainingJobs
-from segloop.aws.training.requests import RUN, Inputs, JobSpec, job_name, training_job
+from segloop.aws.training.requests import RUN, JobSpec, job_name, training_job
 from segloop.aws.training.status import status_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.dataset import MANIFEST, Manifest, load_manifest
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: How long a stop is waited for: SageMaker gives a training two minutes to save, then uploads; in seconds.
 STOP_S = 600.0
+#: What a training reads: names of its channels, and of the container's folders.
+_CHANNELS = ("snapshot", "code", "model", "weights", "wheels")
 #: Values of the hyperparameter `weights` that name weights and no file.
 _PUBLISHED = ("coco", "imagenet", "none")
 
@@ -142,9 +144,9 @@ class SageMakerTrainer:
 
     def _create_job(self, run: Run, attempt: int) -> None:
         name = job_name(run.id, attempt)
-        inputs, folders, manifest = self._inputs(run)
+        channels, folders, manifest = self._inputs(run)
         output, hyperparameters = self._bucket.uri("output/"), self._hyperparameters(run)
-        spec = JobSpec(name, run.id, inputs, hyperparameters, output, self._checkpoints(run))
+        spec = JobSpec(name, run.id, channels, hyperparameters, output, self._checkpoints(run))
         request = training_job(self._settings, self._clients.region, spec)
         check_request(self._clients.sagemaker, "CreateTrainingJob", request)
         self._upload(folders, manifest)
@@ -164,7 +166,7 @@ class SageMakerTrainer:
             return status
         if not state.execution:
             return None
-        return pipelines.status_of(self._pipeline.execution(state.execution), status)
+        return self._pipeline.status(state.execution, status)
 
     def _job_of(self, run: Run, state: _State) -> str | None:
         if not self._settings.sagemaker_pipeline:
@@ -173,14 +175,10 @@ class SageMakerTrainer:
         return jobs[0] if jobs else None
 
     def _start_execution(self, run: Run, state: _State) -> None:
-        inputs, folders, manifest = self._inputs(run)
+        channels, folders, manifest = self._inputs(run)
         nothing = self._bucket.uri("nothing/")
         values = {
-            "SnapshotS3Uri": inputs.snapshot,
-            "CodeS3Uri": inputs.code,
-            "ModelS3Uri": inputs.champion or nothing,
-            "WeightsS3Uri": inputs.weights or nothing,
-            "WheelsS3Uri": inputs.wheels or nothing,
+            **{f"{name.capitalize()}S3Uri": channels.get(name, nothing) for name in _CHANNELS},
             "OutputS3Uri": self._bucket.uri("output/"),
             "CheckpointS3Uri": self._checkpoints(run),
             **{
@@ -197,28 +195,24 @@ class SageMakerTrainer:
 
     # -- what a training reads
 
-    def _inputs(self, run: Run) -> tuple[Inputs, list[Folder], Manifest]:
-        """The addresses of a run's channels, and the folders that have to be there."""
+    def _inputs(self, run: Run) -> tuple[dict[str, str], list[Folder], Manifest]:
+        """The addresses of a run's channels by their names, and the folders that have to be there."""
         manifest = load_manifest(run.snapshot)
         names = {MANIFEST, *(name for item in manifest.items for name in (item.image, item.mask))}
-        snapshot = Folder(f"snapshots/{manifest.hash}", {name: run.snapshot / name for name in names}, MANIFEST)
-        code = _folder("code", self._code_files(run), ENTRY)
-        champion = weights = None
+        folders = {
+            "snapshot": Folder(f"snapshots/{manifest.hash}", {name: run.snapshot / name for name in names}, MANIFEST),
+            "code": _folder("code", self._code_files(run), ENTRY),
+        }
         if run.champion is not None:
             files = {name: run.champion / name for name in (WEIGHTS_FILE, VERSION_FILE)}
-            champion = _folder("champions", files, VERSION_FILE)
+            folders["model"] = _folder("champions", files, VERSION_FILE)
         elif (file := _weights_file(run)) is not None:
             beside = [path for path in (file.with_name(VERSION_FILE), *sidecars(file)) if path.is_file()]
-            weights = _folder("weights", {path.name: path for path in (file, *beside)}, file.name)
-        folders = [folder for folder in (snapshot, code, champion, weights) if folder is not None]
-        inputs = Inputs(
-            snapshot=self._uri(snapshot),
-            code=self._uri(code),
-            champion=self._uri(champion) if champion is not None else None,
-            weights=self._uri(weights) if weights is not None else None,
-            wheels=self._settings.sagemaker_wheels or None,
-        )
-        return inputs, folders, manifest
+            folders["weights"] = _folder("weights", {path.name: path for path in (file, *beside)}, file.name)
+        channels = {name: self._uri(folder) for name, folder in folders.items()}
+        if self._settings.sagemaker_wheels:
+            channels["wheels"] = self._settings.sagemaker_wheels
+        return channels, list(folders.values()), manifest
 
     def _upload(self, folders: list[Folder], manifest: Manifest) -> None:
         latest = f"snapshots/latest-{manifest.project}"

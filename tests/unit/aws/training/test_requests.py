@@ -13,7 +13,7 @@ import pytest
 
 from segloop.aws.checks import check_request, check_settings
 from segloop.aws.training import entry, requests
-from segloop.aws.training.requests import Inputs, JobSpec, default_image, job_name, training_job
+from segloop.aws.training.requests import JobSpec, default_image, job_name, training_job
 from segloop.aws.training.status import status_of
 from segloop.aws.training.trainer import SageMakerTrainer
 from segloop.cli import main
@@ -63,7 +63,7 @@ def sagemaker_settings(**own: Any) -> Settings:
 
 
 def request_of(settings: Settings, **hyperparameters: str) -> dict[str, Any]:
-    inputs = Inputs("s3://bucket/snapshot/", "s3://bucket/code/")
+    inputs = {"snapshot": "s3://bucket/snapshot/", "code": "s3://bucket/code/"}
     spec = JobSpec("name", "run", inputs, hyperparameters, "s3://bucket/output/", "s3://bucket/checkpoints/")
     return training_job(settings, "us-east-1", spec)
 

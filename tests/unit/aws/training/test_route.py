@@ -13,7 +13,7 @@ import pytest
 
 from segloop.aws.training import entry
 from segloop.aws.training.events import parse_message
-from segloop.aws.training.requests import METRICS, RUN, Inputs, JobSpec, training_job
+from segloop.aws.training.requests import METRICS, RUN, JobSpec, training_job
 from segloop.aws.training.route import RouteTraining, route_training
 from segloop.policy import Changes, Thresholds, should_rerun, should_retrain
 from segloop.settings import Settings
@@ -126,7 +126,7 @@ def test_the_queue_takes_the_rules_messages_alone() -> None:
 def test_its_training_is_segloops_own() -> None:
     """Entry point and metrics are those of the training jobs that segloop creates itself."""
     settings = Settings(sagemaker_role="arn:aws:iam::123456789012:role/x", sagemaker_image=IMAGE)
-    inputs = Inputs(snapshot="s3://b/s/", code="s3://b/c/")
+    inputs = {"snapshot": "s3://b/s/", "code": "s3://b/c/"}
     own = training_job(settings, "us-east-1", JobSpec("n", "r", inputs, {}, "s3://b/o/", "s3://b/k/"))
     arguments = definition()["Steps"][0]["Arguments"]
     assert arguments["AlgorithmSpecification"] == own["AlgorithmSpecification"]
