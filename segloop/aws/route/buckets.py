@@ -73,7 +73,7 @@ class Buckets:
         block = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
         with explained("s3:PutBucketPublicAccessBlock"):
             self._s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(block, True))
-        arn = f"arn:{self._partition()}:s3:::{bucket}"
+        arn = f"arn:{self._s3.meta.partition}:s3:::{bucket}"
         statement = {
             "Effect": "Deny",
             "Principal": "*",
@@ -85,16 +85,6 @@ class Buckets:
             self._s3.put_bucket_policy(
                 Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
             )
-        return True
-
-    def put_once(self, bucket: str, key: str, data: bytes) -> bool:
-        """Write an object whose name tells its content; False if it is there already."""
-        account = self.account
-        with explained("s3:GetObject"):
-            if none_if(MISSING, self._s3.head_object, Bucket=bucket, Key=key, ExpectedBucketOwner=account) is not None:
-                return False
-        with explained("s3:PutObject"):
-            self._s3.put_object(Bucket=bucket, Key=key, Body=data, ExpectedBucketOwner=account)
         return True
 
     def is_empty(self, bucket: str) -> bool:
@@ -124,6 +114,3 @@ class Buckets:
                 found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
                 if found:
                     yield [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
-
-    def _partition(self) -> str:
-        return str(self._s3.meta.partition)

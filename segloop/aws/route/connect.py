@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,8 +90,8 @@ class Connection:
     def __init__(
         self, clients: Clients, name: str, label_studio: LabelStudio, project_id: int, storages: Storages
     ) -> None:
-        stack = Stack(clients, name)
-        self._outputs, self._parameters = stack.outputs(), stack.parameters()
+        stack = Stack(clients, name).describe()
+        self._outputs, self._parameters = stack.outputs, stack.parameters
         if "WebhookUrl" not in self._outputs:
             raise StackError(
                 f"there is no route {name} in {clients.region}: deploy it first, by segloop aws deploy --name {name}"
@@ -208,7 +209,7 @@ def _object(data: bytes) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def actions_of(parameters: dict[str, str]) -> tuple[str, ...]:
+def actions_of(parameters: Mapping[str, str]) -> tuple[str, ...]:
     """The events that a route with these parameters of its stack makes use of."""
     actions = ["ANNOTATION_CREATED", "ANNOTATIONS_CREATED"]
     if parameters.get("CountUpdates") == "true":

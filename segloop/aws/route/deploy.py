@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from segloop.aws.clients import Clients, explained
 from segloop.aws.route import templates
 from segloop.aws.route.buckets import Buckets
-from segloop.aws.route.change_sets import Change, ChangeSet, Event
+from segloop.aws.route.change_sets import Change, Event
 from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
 from segloop.aws.route.stack import UNMADE, Stack
 from segloop.aws.training.code import ENTRY, code_files
@@ -89,15 +89,15 @@ class Deployment:
         Raises:
             SettingsError: options that need others.
         """
-        before = self._route.parameters()
+        before = self._route.describe().parameters
         self._options.check_with(before)
         if not self._options.label_studio_url and not before.get("LabelStudioOrigin"):
             self._watch.say("Without --label-studio-url, Label Studio's pages may not load images by signed addresses")
         with tempfile.TemporaryDirectory(prefix="segloop-code-") as scratch:
             stacks = [self._deploy_route(dry_run)]
-            if self._trains():
+            if (self._options.target or self._route.describe().parameters.get("Target") or "pipeline") == "pipeline":
                 stacks.append(self._deploy_sagemaker(Path(scratch), dry_run))
-        outputs = self._route.outputs() | self._sagemaker.outputs()
+        outputs = {**self._route.describe().outputs, **self._sagemaker.describe().outputs}
         if not dry_run:
             self._put_secret(outputs.get("SegloopSecretArn"), settings.webhook_secret, "SEGLOOP_WEBHOOK_SECRET")
             self._put_secret(outputs.get("LabelStudioTokenArn"), settings.label_studio_api_key, "LABEL_STUDIO_API_KEY")
@@ -112,13 +112,13 @@ class Deployment:
         if not dry_run:
             if self._buckets.ensure_private(bucket):
                 self._watch.say(f"Made the bucket {bucket} for the functions' code")
-            if self._buckets.put_once(bucket, key, archive):
+            if Bucket(self._clients, f"s3://{bucket}").put_once(key, archive):
                 self._watch.say(f"Sent the functions' code to s3://{bucket}/{key}")
         values = route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
         return self._deploy(self._route, templates.template(templates.TEMPLATE), values, dry_run)
 
     def _deploy_sagemaker(self, scratch: Path, dry_run: bool) -> StackResult:
-        outputs = self._route.outputs()
+        outputs = self._route.describe().outputs
         # before the first deployment a dry run has no buckets to name
         buckets = {name: outputs.get(name, f"{self._options.name}-not-made-yet") for name in _BUCKETS}
         code = code_files(scratch)
@@ -133,15 +133,16 @@ class Deployment:
     def _image(self) -> dict[str, str]:
         """The image of a new stack or of another instance type, where none is given."""
         instance, image = self._options.instance, self._options.image
-        before = self._sagemaker.parameters()
+        before = self._sagemaker.describe().parameters
         if image is not None or (before and instance in (None, before.get("InstanceType"))):
             return {}
-        named = instance or before.get("InstanceType") or self._default("InstanceType")
+        declared = self._sagemaker.defaults(templates.template(templates.SAGEMAKER_TEMPLATE))
+        named = instance or before.get("InstanceType") or declared.get("InstanceType", "")
         image = default_image(self._clients.region, named, named="--image is not given")
         return {"TrainingImage": image, "TrainingRepository": image.partition("/")[2].partition(":")[0]}
 
     def _deploy(self, stack: Stack, template: str, values: dict[str, str], dry_run: bool) -> StackResult:
-        status = stack.status()
+        status = stack.describe().status
         if status in UNMADE:
             said = f"The stack {stack.name} is {status}, because it could not be made: {stack.failure() or 'no reason given'}"
             if dry_run:
@@ -156,12 +157,9 @@ class Deployment:
         if dry_run:
             stack.discard(proposal)
             return StackResult(stack.name, "planned", proposal.changes)
-        self._execute(stack, proposal)
-        return StackResult(stack.name, "created" if proposal.is_new else "updated", proposal.changes)
-
-    def _execute(self, stack: Stack, proposal: ChangeSet) -> None:
         self._watch.begin(stack.name, len(proposal.changes))
         stack.execute(proposal, self._watch.event)
+        return StackResult(stack.name, "created" if proposal.is_new else "updated", proposal.changes)
 
     def _put_secret(self, arn: str | None, value: SecretStr, setting: str) -> None:
         """Give a secret of the stack its value, where it has another."""
@@ -179,12 +177,3 @@ class Deployment:
             with explained("secretsmanager:PutSecretValue"):
                 client.put_secret_value(SecretId=arn, SecretString=value.get_secret_value())
             self._watch.say(f"Put {setting} into the secret {arn}")
-
-    def _trains(self) -> bool:
-        """Whether the route starts a pipeline."""
-        target = self._options.target or self._route.parameters().get("Target") or "pipeline"
-        return target == "pipeline"
-
-    def _default(self, parameter: str) -> str:
-        """The default of a parameter of the second template."""
-        return self._sagemaker.defaults(templates.template(templates.SAGEMAKER_TEMPLATE)).get(parameter, "")

@@ -54,7 +54,7 @@ class Removal:
             (removed if self._delete_data or self._buckets.is_empty(bucket) else kept).append(bucket)
         if self._buckets.exists(code):
             removed.append(code)
-        stacks = {stack.name: status for stack in self._stacks if (status := stack.status())}
+        stacks = {stack.name: status for stack in self._stacks if (status := stack.describe().status)}
         return Plan(stacks, tuple(removed), tuple(kept))
 
     def run(self, say: Callable[[str], None], tell: Callable[[Event], None]) -> dict[str, list[str]]:
@@ -62,7 +62,7 @@ class Removal:
         plan = self.plan()
         for stack in self._stacks:
             if stack.name in plan.stacks:
-                self._empty_group(stack.outputs().get("ModelPackageGroupName"), say)
+                self._empty_group(stack.describe().outputs.get("ModelPackageGroupName"), say)
                 say(f"Deleting the stack {stack.name}")
                 stack.delete(tell)
         for bucket in plan.removed:

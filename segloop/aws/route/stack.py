@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
 from botocore.exceptions import ClientError
 
-from segloop.aws.clients import Clients, code_of, explained
+from segloop.aws.clients import Clients, explained, none_if
 from segloop.aws.route.change_sets import ChangeSet, Event, change_of
 from segloop.errors import StackError
 
@@ -25,6 +26,7 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _REVIEW = "REVIEW_IN_PROGRESS"
 _BUCKET = "AWS::S3::Bucket"
+_NO_STACK = r"\(ValidationError\).*does not exist"
 _NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 
 
@@ -33,13 +35,13 @@ Tell = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Description:
-    """What DescribeStacks says of a stack."""
+    """What DescribeStacks says of a stack; of one that is not there, as it stands here."""
 
-    id: str
-    status: str
-    changed_at: datetime
-    outputs: dict[str, str]
-    parameters: dict[str, str]
+    id: str = ""
+    status: str = ""
+    changed_at: datetime = datetime.min
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stack:
@@ -55,24 +57,20 @@ class Stack:
         self.name = name
         self._client = clients.cloudformation
 
-    def describe(self) -> Description | None:
-        """The stack as it is now; None if there is no such stack."""
-        return self._describe(self.name)
-
-    def status(self) -> str:
-        """The stack's status; empty if there is no such stack."""
-        found = self.describe()
-        return "" if found is None else found.status
-
-    def outputs(self) -> dict[str, str]:
-        """The stack's outputs; none where it is not there."""
-        found = self.describe()
-        return {} if found is None else found.outputs
-
-    def parameters(self) -> dict[str, str]:
-        """The values of the stack's parameters; none where it is not there."""
-        found = self.describe()
-        return {} if found is None else found.parameters
+    def describe(self, id_: str = "") -> Description:
+        """The stack as it is now, or, by its id, one that may be gone."""
+        with explained("cloudformation:DescribeStacks"):
+            reply = none_if(_NO_STACK, self._client.describe_stacks, StackName=id_ or self.name)
+        if reply is None:
+            return Description()
+        found = reply["Stacks"][0]
+        return Description(
+            found["StackId"],
+            found["StackStatus"],
+            found.get("LastUpdatedTime") or found["CreationTime"],
+            {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])},
+            {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])},
+        )
 
     def defaults(self, template: str) -> dict[str, str]:
         """The parameters that a template declares, with their defaults."""
@@ -83,7 +81,7 @@ class Stack:
     def kept(self, template: str) -> dict[str, str]:
         """The values of the stack's parameters that a template declares too."""
         declared = self.defaults(template)
-        return {key: value for key, value in self.parameters().items() if key in declared}
+        return {key: value for key, value in self.describe().parameters.items() if key in declared}
 
     def buckets(self) -> set[str]:
         """The names of the buckets that the stack has, or had and left when it was deleted in the last 90 days."""
@@ -100,7 +98,7 @@ class Stack:
 
         A parameter of the template that `values` does not name keeps the stack's value, or has its default.
         """
-        status = self.status()
+        status = self.describe().status
         self._check_ready(status)
         is_new = status in ("", _REVIEW)
         kept = [] if is_new else self.kept(template).keys() - values.keys()
@@ -124,7 +122,7 @@ class Stack:
         """Remove a change set that is not executed, and with it the stack that was made to hold it."""
         with explained("cloudformation:DeleteChangeSet"):
             self._client.delete_change_set(ChangeSetName=proposal.id)
-        if proposal.is_new and self.status() == _REVIEW:
+        if proposal.is_new and self.describe().status == _REVIEW:
             self.delete()
 
     def execute(self, proposal: ChangeSet, tell: Tell) -> None:
@@ -154,7 +152,7 @@ class Stack:
             StackError: a resource could not be deleted; the text has the reason.
         """
         found = self.describe()
-        if found is None:
+        if not found.id:
             return False
         seen = {event.id for event in self._events(self.name)}
         with explained("cloudformation:DeleteStack"):
@@ -207,33 +205,16 @@ class Stack:
 
         def check() -> str | None:
             # the status first: what follows it then has every event up to it
-            found = self._describe(id_)
+            status = self.describe(id_).status
             for event in reversed([event for event in self._events(id_) if event.id not in seen]):
                 seen.add(event.id)
                 failures.extend([event] if event.is_failure else [])
                 tell(event)
-            status = "" if found is None else found.status
             # just after a request, the status may be that of before
             is_over = status in ends if ends else len(seen) > before and not status.endswith("_IN_PROGRESS")
             return status if is_over else None
 
         return _wait(check, f"the stack {self.name}"), failures
-
-    def _describe(self, id_: str) -> Description | None:
-        with explained("cloudformation:DescribeStacks"):
-            try:
-                found = self._client.describe_stacks(StackName=id_)["Stacks"][0]
-            except ClientError as error:
-                if _is_missing(error):
-                    return None
-                raise
-        return Description(
-            found["StackId"],
-            found["StackStatus"],
-            found.get("LastUpdatedTime") or found["CreationTime"],
-            {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])},
-            {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])},
-        )
 
     def _events(self, id_: str) -> Iterator[Event]:
         """The stack's events, the latest first; none where it is not there."""
@@ -250,7 +231,7 @@ class Stack:
                             item.get("ResourceStatusReason", ""),
                         )
             except ClientError as error:
-                if not _is_missing(error):
+                if not re.search(_NO_STACK, str(error)):
                     raise
 
 
@@ -274,7 +255,3 @@ def _reason(failures: list[Event]) -> str:
     if not failures:
         return "CloudFormation gives no reason; look at the stack's events in the console"
     return f"{failures[0].resource} ({failures[0].type}): {failures[0].reason or failures[0].status}"
-
-
-def _is_missing(error: ClientError) -> bool:
-    return code_of(error) == "ValidationError" and "does not exist" in str(error)

@@ -90,7 +90,8 @@ def route_status(clients: Clients, name: str) -> RouteStatus:
         TrainerUnavailable: AWS cannot be reached now.
     """
     route = Stack(clients, name)
-    outputs, parameters = route.outputs(), route.parameters()
+    described = route.describe()
+    outputs, parameters = described.outputs, described.parameters
     stacks = [found for stack in (route, Stack(clients, sagemaker_name(name))) if (found := _stack(stack)) is not None]
     status = RouteStatus(name, clients.region, tuple(stacks), int(parameters.get("AnnotationsPerTraining", 0)))
     if "TableName" in outputs:
@@ -109,7 +110,7 @@ def route_status(clients: Clients, name: str) -> RouteStatus:
 
 def _stack(stack: Stack) -> StackStatus | None:
     found = stack.describe()
-    if found is None:
+    if not found.id:
         return None
     is_well = found.status in ("CREATE_COMPLETE", "UPDATE_COMPLETE") or found.status.endswith("_IN_PROGRESS")
     return StackStatus(stack.name, found.status, _iso(found.changed_at), "" if is_well else stack.failure())

@@ -144,7 +144,7 @@ def test_an_account_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPat
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     with pytest.raises(TrainerUnavailable, match="cannot be reached for cloudformation:DescribeStacks"):
-        Stack(Clients(load_settings(None), attempts=1, region="us-east-1"), "street").status()
+        Stack(Clients(load_settings(None), attempts=1, region="us-east-1"), "street").describe()
 
 
 def test_a_project_tells_of_what_is_used_and_no_more() -> None:
