@@ -63,10 +63,7 @@ test-fast: lint  ## the quick loop: no Label Studio, nothing slow
 
 lock:  ## requirements.lock from the ranges in setup.py, of it what SageMaker's images lack, and what benchmarks need beyond it
 	@$(BIN)/uv pip compile setup.py requirements-label-studio-ml.in --extra all --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
-	@$(BIN)/python -m segloop.aws.training requirements.lock > segloop/aws/training/requirements.part
-	@mv segloop/aws/training/requirements.part segloop/aws/training/requirements.txt
-	@$(BIN)/python -m segloop.aws.endpoints requirements.lock > segloop/aws/endpoints/requirements.part
-	@mv segloop/aws/endpoints/requirements.part segloop/aws/endpoints/requirements.txt
+	@$(BIN)/python -m segloop.aws requirements.lock
 	@echo segmentation-models-pytorch==0.6.0 | $(BIN)/uv pip compile - -c requirements.lock --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header -q -o $(VENV)/peers.lock
 	@awk 'NR == FNR {if (/^[^ #]/) {split($$1, name, "=="); locked[name[1]]}; next} /^[^ #]/ {split($$1, name, "=="); keep = !(name[1] in locked)} keep' requirements.lock $(VENV)/peers.lock > benchmarks/requirements-peers.txt
 
