@@ -16,32 +16,21 @@ _CONTAINER_BASE = "/opt/ml"
 _TRAINING_IMAGE = "pytorch-training:2.10.0-{processor}-py313"
 _GPU = re.compile(r"ml\.[pg]\d")
 
-# The account that AWS's images of PyTorch are in, by region.
-_ACCOUNTS = {
+# The account that AWS's images of PyTorch are in, and the regions that have another one.
+_ACCOUNT = "763104351884"
+_REGIONS = """
+ap-northeast-1 ap-northeast-2 ap-south-1 ap-southeast-1 ap-southeast-2 ca-central-1 eu-central-1 eu-north-1
+eu-west-1 eu-west-2 eu-west-3 sa-east-1 us-east-1 us-east-2 us-west-1 us-west-2
+"""
+_ACCOUNTS = dict.fromkeys(_REGIONS.split(), _ACCOUNT) | {
     "af-south-1": "626614931356",
     "ap-east-1": "871362719292",
-    "ap-northeast-1": "763104351884",
-    "ap-northeast-2": "763104351884",
     "ap-northeast-3": "364406365360",
-    "ap-south-1": "763104351884",
-    "ap-southeast-1": "763104351884",
-    "ap-southeast-2": "763104351884",
-    "ca-central-1": "763104351884",
     "cn-north-1": "727897471807",
     "cn-northwest-1": "727897471807",
-    "eu-central-1": "763104351884",
-    "eu-north-1": "763104351884",
     "eu-south-1": "692866216735",
-    "eu-west-1": "763104351884",
-    "eu-west-2": "763104351884",
-    "eu-west-3": "763104351884",
     "me-south-1": "217643126080",
-    "sa-east-1": "763104351884",
-    "us-east-1": "763104351884",
-    "us-east-2": "763104351884",
     "us-gov-west-1": "442386744353",
-    "us-west-1": "763104351884",
-    "us-west-2": "763104351884",
 }
 
 #: The hyperparameter that names the run; the container leaves it alone, EventBridge tells it.
