@@ -67,11 +67,11 @@ def take_up_missed(context: JobContext) -> list[str]:
     settings = context.settings
     if not settings.sagemaker_route:
         return []
-    from segloop.aws.training.route import RouteTrainings
+    from segloop.aws.training.route import route_trainings
 
     taken = []
     try:
-        for training in RouteTrainings(settings).since(datetime.now(UTC) - LOOK_BACK):
+        for training in route_trainings(settings, datetime.now(UTC) - LOOK_BACK):
             reason = route_reason(training.generation)
             enqueued = take_up(context.jobs, context.registry, training.project, training.job, reason)
             if enqueued is not None and not enqueued.joined:

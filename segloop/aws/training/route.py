@@ -45,26 +45,21 @@ def route_training(job: str, hyperparameters: Mapping[str, str]) -> RouteTrainin
     return RouteTraining(job, route, int(project), str(hyperparameters.get(GENERATION, "")))
 
 
-class RouteTrainings:
-    """The trainings of the route that the setting `sagemaker_route` names.
+def route_trainings(settings: Settings, moment: datetime, attempts: int = ATTEMPTS) -> Iterator[RouteTraining]:
+    """The trainings of the route that the setting `sagemaker_route` names, of the executions since then, oldest first.
 
-    Raises (every method):
+    Raises:
         TrainingError: AWS refused.
         TrainerUnavailable: AWS cannot be reached now.
     """
-
-    def __init__(self, settings: Settings, attempts: int = ATTEMPTS) -> None:
-        clients = Clients(settings, attempts)
-        self._pipeline, self._jobs = Pipeline(clients, settings.sagemaker_route), TrainingJobs(clients)
-
-    def since(self, moment: datetime) -> Iterator[RouteTraining]:
-        """Those of the pipeline's executions since then, oldest first."""
-        for execution in reversed(self._pipeline.since(moment, _EXECUTIONS)):
-            for job in self._pipeline.jobs(execution):
-                found = self._jobs.describe(job)
-                training = route_training(job, found.get("HyperParameters", {})) if found is not None else None
-                if training is not None:
-                    yield training
+    clients = Clients(settings, attempts)
+    pipeline, jobs = Pipeline(clients, settings.sagemaker_route), TrainingJobs(clients)
+    for execution in reversed(pipeline.since(moment, _EXECUTIONS)):
+        for job in pipeline.jobs(execution):
+            found = jobs.describe(job)
+            training = route_training(job, found.get("HyperParameters", {})) if found is not None else None
+            if training is not None:
+                yield training
 
 
 class AdoptedTraining:
