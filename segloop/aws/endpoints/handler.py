@@ -78,11 +78,6 @@ class Handler:
         np.save(answer, self._logits(_images(body)), allow_pickle=False)
         return answer.getvalue()
 
-    def answer_type(self, content_type: str) -> str:
-        """The type of what `invoke` returns for a request of a type."""
-        del content_type
-        return NPY
-
     def check_version(self, content_type: str, attributes: str) -> None:
         """Refuse a request that names another version.
 
@@ -126,7 +121,8 @@ class _Http(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            self._answer(HTTPStatus.OK, self._invoke(), self.handler.answer_type(self._content_type()))
+            # an answer has the type of what was asked
+            self._answer(HTTPStatus.OK, self._invoke(), self._content_type().partition(";")[0].strip())
         except Refused as refusal:
             # what was not read would be taken for the next request
             self.close_connection = True

@@ -34,16 +34,13 @@ class TaskHandler(Handler):
         self._settings = settings
         allow_pixels(settings.image_max_pixels)
 
-    def answer_type(self, content_type: str) -> str:
-        return JSON if _is_json(content_type) else super().answer_type(content_type)
-
     def invoke(self, body: bytes, content_type: str, attributes: str = "") -> bytes:
         """The prediction of a task as JSON; logits for .npy, as `Handler` gives them.
 
         Raises:
             Refused: it is neither.
         """
-        if not _is_json(content_type):
+        if content_type.partition(";")[0].strip() != JSON:
             return super().invoke(body, content_type, attributes)
         self.check_version(content_type, attributes)
         config, task, images = _read(body, self._settings)
@@ -63,10 +60,6 @@ class _Images:
         if data is None:
             raise ImageError(f"{len(self._files)} images came with the task, and not the one that its data name")
         return Image(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=self._max_pixels, name="the image")
-
-
-def _is_json(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip() == JSON
 
 
 def _read(body: bytes, settings: Settings) -> tuple[LabelConfig, dict[str, Any], _Images]:
