@@ -269,7 +269,7 @@ class Studio(LabelStudio):
         }
         return [{"id": number, "data": data[number]} for number in tasks]
 
-    def store(self, project: int, prediction: Json) -> None:
+    def store(self, prediction: Json) -> None:
         self.stored.append(prediction)
 
     def upload(self, address: str, most: int) -> bytes | None:
