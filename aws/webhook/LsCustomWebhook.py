@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -33,29 +33,9 @@ ANNOTATIONS = 1000
 TASKS = 10
 
 
-class Source(TypedDict, total=False):
-    sourceIp: str
-
-
-class RequestContext(TypedDict, total=False):
-    http: Source | None
-
-
-class Request(TypedDict, total=False):
-    """A request of API Gateway, payload format 2.0."""
-
-    headers: dict[str, str] | None
-    body: str | None
-    isBase64Encoded: bool
-    requestContext: RequestContext | None
-
-
-class Answer(TypedDict):
-    """An answer to API Gateway."""
-
-    statusCode: int
-    headers: dict[str, str]
-    body: str
+#: A request of API Gateway, payload format 2.0, and an answer to it: `statusCode`, `headers` and `body`.
+Request = Mapping[str, Any]
+Answer = dict[str, object]
 
 
 class Receiver:

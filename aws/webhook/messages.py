@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from logs import fields
 
-
-class Record(TypedDict):
-    messageId: str
-    body: str
-
-
-class Batch(TypedDict):
-    Records: list[Record]
-
-
-class Failure(TypedDict):
-    itemIdentifier: str
-
-
-class BatchAnswer(TypedDict):
-    batchItemFailures: list[Failure]
+#: `{"Records": [{"messageId", "body"}]}`
+Batch = Mapping[str, list[dict[str, str]]]
+#: `{"batchItemFailures": [{"itemIdentifier"}]}`, which names the messages that come again.
+BatchAnswer = dict[str, list[dict[str, str]]]
 
 
 def handle_batch(batch: Batch, handle: Callable[[Any], None], logger: logging.Logger) -> BatchAnswer:
     """Handle each message of a batch, parsed; the answer names those that failed, which come again."""
-    failed: list[Failure] = []
+    failed: list[dict[str, str]] = []
     for record in batch["Records"]:
         try:
             handle(json.loads(record["body"]))

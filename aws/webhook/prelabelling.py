@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, TypedDict
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -29,13 +29,6 @@ logger = get_logger("prelabelling")
 IMAGE_BYTES = 18 * 10**6
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", re.IGNORECASE)
 _DEPTH = 8
-
-
-class TaskMessage(TypedDict):
-    """What the receiver sends of new tasks."""
-
-    project: int
-    tasks: list[int]
 
 
 class Unusable(Exception):
@@ -62,7 +55,8 @@ class PreLabeller:
         """Pre-label the tasks of a batch from SQS; the answer names the messages that are to come again."""
         return handle_batch(batch, self._prelabel, logger)
 
-    def _prelabel(self, message: TaskMessage) -> None:
+    def _prelabel(self, message: Json) -> None:
+        """Pre-label the tasks of a message of the receiver's, `{"project", "tasks"}`."""
         project = int(message["project"])
         label_config = self._label_studio.label_config(project)
         # what an earlier try has predicted is not asked for again
