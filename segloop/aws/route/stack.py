@@ -6,24 +6,23 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from segloop.aws.clients import Clients, explained, none_if
 from segloop.aws.route.change_sets import ChangeSet, Event, change_of
 from segloop.errors import StackError
 
-_T = TypeVar("_T")
 #: A stack that was never made: nothing is in it, and CloudFormation takes no update of it.
 UNMADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED")
 #: Longest template that is sent with a request, in bytes.
 TEMPLATE_BYTES = 51_200
-_WAIT_S = 3600.0
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
+_WAIT_S = 3600
+_PAUSE_S = 1
+_LATE = f"is not done after {_WAIT_S} s; look at the console of CloudFormation"
 _REVIEW = "REVIEW_IN_PROGRESS"
 _BUCKET = "AWS::S3::Bucket"
 _NO_STACK = r"\(ValidationError\).*does not exist"
@@ -145,22 +144,21 @@ class Stack:
                 return f"{event.resource}: {event.reason or event.status}"
         return ""
 
-    def delete(self, tell: Tell = lambda event: None) -> bool:
-        """Delete the stack and wait until it is gone; False if it was not there.
+    def delete(self, tell: Tell = lambda event: None) -> None:
+        """Delete the stack, if it is there, and wait until it is gone.
 
         Raises:
             StackError: a resource could not be deleted; the text has the reason.
         """
         found = self.describe()
         if not found.id:
-            return False
+            return
         seen = {event.id for event in self._events(self.name)}
         with explained("cloudformation:DeleteStack"):
             self._client.delete_stack(StackName=self.name)
         status, failures = self._follow(found.id, seen, tell, ("", "DELETE_COMPLETE", "DELETE_FAILED"))
         if status == "DELETE_FAILED":
             raise StackError(f"the stack {self.name} could not be deleted: {_reason(failures)}")
-        return True
 
     # -- steps
 
@@ -180,30 +178,32 @@ class Stack:
             raise StackError(f"the stack {self.name} is {status}: somebody changes it now; wait until that has ended")
 
     def _proposed(self, id_: str, is_new: bool) -> ChangeSet:
-        def check() -> ChangeSet | None:
-            with explained("cloudformation:DescribeChangeSet"):
-                pages = list(self._client.get_paginator("describe_change_set").paginate(ChangeSetName=id_))
-            status, reason = pages[0]["Status"], pages[0].get("StatusReason", "")
-            empty = ChangeSet(id_, self.name, is_new, ())
-            if status == "CREATE_COMPLETE":
-                changes = [change_of(item["ResourceChange"]) for page in pages for item in page["Changes"]]
-                return ChangeSet(id_, self.name, is_new, tuple(changes))
-            if status != "FAILED":
-                return None
-            self.discard(empty)
-            if any(text in reason for text in _NO_CHANGES):
-                return empty
-            raise StackError(f"CloudFormation refuses the change of the stack {self.name}: {reason}")
-
-        return _wait(check, f"the change set of the stack {self.name}")
+        with explained("cloudformation:DescribeChangeSet"):
+            # what the answer says of a change set that failed is more than the waiter's error
+            with suppress(WaiterError):
+                self._client.get_waiter("change_set_create_complete").wait(
+                    ChangeSetName=id_, WaiterConfig={"Delay": _PAUSE_S, "MaxAttempts": _WAIT_S // _PAUSE_S}
+                )
+            pages = list(self._client.get_paginator("describe_change_set").paginate(ChangeSetName=id_))
+        status, reason = pages[0]["Status"], pages[0].get("StatusReason", "")
+        if status == "CREATE_COMPLETE":
+            changes = [change_of(item["ResourceChange"]) for page in pages for item in page["Changes"]]
+            return ChangeSet(id_, self.name, is_new, tuple(changes))
+        if status != "FAILED":
+            raise StackError(f"the change set of the stack {self.name} {_LATE}")
+        empty = ChangeSet(id_, self.name, is_new, ())
+        self.discard(empty)
+        if any(text in reason for text in _NO_CHANGES):
+            return empty
+        raise StackError(f"CloudFormation refuses the change of the stack {self.name}: {reason}")
 
     def _follow(self, id_: str, seen: set[str], tell: Tell, ends: Collection[str] = ()) -> tuple[str, list[Event]]:
         """Tell every event that is not `seen` until the stack has one of the statuses `ends` (empty: it is gone), by
         default until it is at rest after an event; its status and the failures."""
         before = len(seen)
         failures: list[Event] = []
-
-        def check() -> str | None:
+        end_s = time.monotonic() + _WAIT_S
+        while time.monotonic() < end_s:
             # the status first: what follows it then has every event up to it
             status = self.describe(id_).status
             for event in reversed([event for event in self._events(id_) if event.id not in seen]):
@@ -211,10 +211,10 @@ class Stack:
                 failures.extend([event] if event.is_failure else [])
                 tell(event)
             # just after a request, the status may be that of before
-            is_over = status in ends if ends else len(seen) > before and not status.endswith("_IN_PROGRESS")
-            return status if is_over else None
-
-        return _wait(check, f"the stack {self.name}"), failures
+            if status in ends if ends else len(seen) > before and not status.endswith("_IN_PROGRESS"):
+                return status, failures
+            time.sleep(_PAUSE_S)
+        raise StackError(f"the stack {self.name} {_LATE}")
 
     def _events(self, id_: str) -> Iterator[Event]:
         """The stack's events, the latest first; none where it is not there."""
@@ -233,22 +233,6 @@ class Stack:
             except ClientError as error:
                 if not re.search(_NO_STACK, str(error)):
                     raise
-
-
-def _wait(check: Callable[[], _T | None], what: str) -> _T:
-    """What `check` finds, as soon as it finds something; the pauses between its calls grow.
-
-    Raises:
-        StackError: it takes too long.
-    """
-    end_s = time.monotonic() + _WAIT_S
-    pause_s = _FIRST_PAUSE_S
-    while (found := check()) is None:
-        if time.monotonic() > end_s:
-            raise StackError(f"{what} is not done after {_WAIT_S:.0f} s; look at the console of CloudFormation")
-        time.sleep(pause_s)
-        pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
-    return found
 
 
 def _reason(failures: list[Event]) -> str:
