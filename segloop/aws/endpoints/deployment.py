@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,8 +17,6 @@ from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.errors import EngineError, SettingsError
 from segloop.registry import Registry, VersionInfo
 from segloop.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 ARCHIVE = "model.tar.gz"
 #: Longest time that an endpoint's change is waited for, in seconds.
@@ -90,7 +87,10 @@ class Deployment:
             TrainerUnavailable: AWS cannot be reached now.
         """
         with tempfile.TemporaryDirectory(prefix="segloop-endpoint-") as scratch:
-            files = archive_files(self._registry, info, self._settings_of(spec), Path(scratch))
+            # an engine is picked for the endpoint's machines
+            engine = "torch" if spec.on_gpu else "auto"
+            settings = self._settings.model_copy(update={"engine": engine, "device": "cpu"})
+            files = archive_files(self._registry, info, settings, Path(scratch))
             key = f"endpoints/{digest_of(files)}"
             requests = self._requests(spec, info, self._bucket.uri(f"{key}/{ARCHIVE}"))
             if dry_run:
@@ -101,7 +101,9 @@ class Deployment:
             if before is None or not before.is_going_to(requests.config_name):
                 _check_free(spec.endpoint, before)
                 say(f"Sending {info.version} to {self._bucket.uri(f'{key}/')}")
-                self._upload(key, files, Path(scratch) / ARCHIVE)
+                archive = Path(scratch) / ARCHIVE
+                write_archive(files, archive)
+                self._bucket.upload(Folder(key, {ARCHIVE: archive}, ARCHIVE))
                 with explained("sagemaker:CreateModel"):
                     none_if(_THERE, self._clients.sagemaker.create_model, **requests.model)
                 with explained("sagemaker:CreateEndpointConfig"):
@@ -123,11 +125,6 @@ class Deployment:
         check_request(self._clients.sagemaker, "CreateEndpointConfig", requests.config)
         check_request(self._clients.sagemaker, "UpdateEndpoint", requests.endpoint)
         return requests
-
-    def _upload(self, key: str, files: dict[str, Path], archive: Path) -> None:
-        write_archive(files, archive)
-        sent = self._bucket.upload(Folder(key, {ARCHIVE: archive}, ARCHIVE))
-        logger.info("%s: %s", self._bucket.uri(f"{key}/{ARCHIVE}"), "sent" if sent else "it is there")
 
     def _change(self, request: dict[str, object], *, is_new: bool) -> None:
         if is_new:
@@ -168,11 +165,6 @@ class Deployment:
         return _Endpoint(
             found["EndpointStatus"], found["EndpointConfigName"], pending, found.get("FailureReason") or ""
         )
-
-    def _settings_of(self, spec: EndpointSpec) -> Settings:
-        """The settings by which an engine is picked on the endpoint's machines."""
-        engine = "torch" if spec.on_gpu else "auto"
-        return self._settings.model_copy(update={"engine": engine, "device": "cpu"})
 
 
 def _check_free(endpoint: str, found: _Endpoint | None) -> None:

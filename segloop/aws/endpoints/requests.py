@@ -43,9 +43,8 @@ class EndpointSpec:
 
 @dataclass(frozen=True)
 class EndpointRequests:
-    """The requests of CreateModel, CreateEndpointConfig, and UpdateEndpoint (or CreateEndpoint), and the names in them."""
+    """The requests of CreateModel, CreateEndpointConfig, and UpdateEndpoint (or CreateEndpoint), and the configuration's name."""
 
-    model_name: str
     config_name: str
     model: dict[str, object]
     config: dict[str, object]
@@ -71,7 +70,6 @@ def requests_of(
     config: dict[str, object] = {"ProductionVariants": [_variant(spec, model_name)], "Tags": tags}
     config_name = _name(info.version, config)
     return EndpointRequests(
-        model_name,
         config_name,
         {"ModelName": model_name, **model},
         {"EndpointConfigName": config_name, **config},

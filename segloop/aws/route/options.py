@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -186,7 +186,7 @@ def origin_of(url: str) -> str:
 
 
 def _given(options: Options, names: dict[str, str]) -> dict[str, str]:
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    values = asdict(options)
     return {parameter: _text(values[name]) for name, parameter in names.items() if values[name] is not None}
 
 

@@ -54,14 +54,6 @@ class TrainingJobs:
             TrainingError: it is too large, damaged, or no bundle of the snapshot.
         """
         archive, part = (bundle.with_name(bundle.name + suffix) for suffix in (".tar.gz", ".part"))
-        self._download(job, archive)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        extract_bundle(archive, part, snapshot)
-        part.rename(bundle)
-        archive.unlink()
-
-    def _download(self, job: TrainingJob, archive: Path) -> None:
         model = job.get("ModelArtifacts", {}).get("S3ModelArtifacts", "")
         bucket, key = split_s3(model, "sagemaker_s3")
         with explained("s3:GetObject"):
@@ -69,3 +61,8 @@ class TrainingJobs:
             if size > ARCHIVE_BYTES:
                 raise TrainingError(f"{model} has {size} bytes; at most {ARCHIVE_BYTES} are taken")
             self._clients.s3.download_file(bucket, key, str(archive))
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        extract_bundle(archive, part, snapshot)
+        part.rename(bundle)
+        archive.unlink()
