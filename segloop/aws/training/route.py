@@ -63,7 +63,10 @@ def route_trainings(settings: Settings, moment: datetime, attempts: int = ATTEMP
 
 
 class AdoptedTraining:
-    """The trainer of a training that a route has started: it is followed and its model taken, never submitted."""
+    """The trainer of a training that a route has started: it is followed and its model taken, never submitted.
+
+    Every method may raise what `Trainer` says.
+    """
 
     def __init__(self, settings: Settings, job: str, project: int, attempts: int = ATTEMPTS) -> None:
         clients = Clients(settings, attempts)
@@ -80,7 +83,6 @@ class AdoptedTraining:
 
         Raises:
             TrainingError: it is another's.
-            TrainerUnavailable: AWS cannot be reached now.
         """
         training = route_training(self.job, self._described().get("HyperParameters", {}))
         if training is None or training.route != self._settings.sagemaker_route or training.project != self.project:
@@ -94,7 +96,6 @@ class AdoptedTraining:
 
         Raises:
             TrainingError: there is none.
-            TrainerRefused: AWS does not allow to ask.
         """
         try:
             status = status_of(self._described(), self._settings.sagemaker_price_per_hour)
@@ -109,7 +110,6 @@ class AdoptedTraining:
 
         Raises:
             TrainingError: what it left is no bundle.
-            TrainerUnavailable: S3 cannot be reached now.
         """
         bundle = run.folder / "model"
         if not bundle.is_dir():
@@ -121,12 +121,7 @@ class AdoptedTraining:
         return bundle
 
     def stop(self, run: Run) -> None:
-        """Stop the training, for good.
-
-        Raises:
-            TrainerRefused: AWS does not allow to stop it.
-            TrainerUnavailable: AWS cannot be reached now.
-        """
+        """Stop the training, for good."""
         self._jobs.stop(self.job)
 
     def hyperparameters(self) -> dict[str, str]:

@@ -44,7 +44,7 @@ class _State:
 class SageMakerTrainer:
     """Trains in training jobs of SageMaker, or in executions of a pipeline (setting `sagemaker_pipeline`).
 
-    Every method may be called again, by any process: a run's training job has a name, and a pipeline's execution a
+    Every method may raise what `Trainer` says, and may be called again, by any process: a run's training job has a name, and a pipeline's execution a
     token, that follow from the run's id and from how often it was lost.
 
     Args:
@@ -74,7 +74,6 @@ class SageMakerTrainer:
 
         Raises:
             TrainingError, SettingsError: it cannot be started, and trying again would not help.
-            TrainerUnavailable: AWS cannot be reached now.
         """
         state = _read_state(run)
         status = self._status(run, state)
@@ -89,11 +88,7 @@ class SageMakerTrainer:
             self._create_job(run, state.attempt)
 
     def poll(self, run: Run) -> RunStatus:
-        """How a submitted run is; `running`, with a line in the log, while AWS cannot be asked.
-
-        Raises:
-            TrainerRefused: AWS does not allow to ask.
-        """
+        """How a submitted run is; `running`, with a line in the log, while AWS cannot be asked."""
         try:
             status = self._status(run, _read_state(run))
         except TrainerUnavailable as error:
@@ -106,7 +101,6 @@ class SageMakerTrainer:
 
         Raises:
             TrainingError: it is not finished, or what it left is not its bundle.
-            TrainerUnavailable: S3 cannot be reached now.
         """
         bundle = run.folder / "model"
         if bundle.is_dir():
@@ -119,12 +113,7 @@ class SageMakerTrainer:
         return bundle
 
     def stop(self, run: Run) -> None:
-        """Stop a run so that it can be submitted again later; returns when it has stopped, or after ten minutes.
-
-        Raises:
-            TrainerRefused: AWS does not allow to stop it.
-            TrainerUnavailable: AWS cannot be reached now.
-        """
+        """Stop a run so that it can be submitted again later; returns when it has stopped, or after ten minutes."""
         state = _read_state(run)
         status = self._status(run, state)
         if status is None or status.state != "running":
