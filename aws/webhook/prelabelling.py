@@ -1,6 +1,6 @@
 """Pre-labels new tasks: their images to a SageMaker endpoint of segloop's, its predictions to Label Studio.
 
-The endpoint answers whole tasks (segloop/aws/endpoints/task_handler.py), so that nothing here has to know masks or networks. Images come
+The endpoint answers whole tasks (segloop/aws/endpoints/handler.py), so that nothing here has to know masks or networks. Images come
 from the route's source bucket, or are uploads of Label Studio; tasks with others are left alone, and the log says so.
 """
 

@@ -25,7 +25,7 @@ from labelling import LabelStudio
 from launching import Launch, Launches, Pipeline
 from LsCustomWebhook import Receiver
 from prelabelling import PreLabeller
-from segloop.aws.endpoints.task_handler import TaskHandler
+from segloop.aws.endpoints.handler import Handler
 from segloop.settings import Settings
 from sweeping import LaunchesFailed, sweep
 from tests.aws.hosting_emulator import Endpoint
@@ -47,7 +47,7 @@ Clients = Callable[[str], Any]
 class InProcess:
     """A container of the hosting emulator that is a handler of segloop's own."""
 
-    def __init__(self, handler: TaskHandler) -> None:
+    def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
     def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -152,7 +152,7 @@ def world(running: RunningLabelStudio, tmp_path_factory: pytest.TempPathFactory)
     registry = toy_registry(folder)
     info = registry.versions("7.1795383040")[0]
     settings = Settings(_env_file=None, device="cpu", weights="none")
-    handler = TaskHandler(registry.bundle(info.project, info.version), settings)
+    handler = Handler(registry.bundle(info.project, info.version), settings)
     ministack = Ministack(auth=True)
     with Emulator(ministack.url, folder) as emulator:
         ministack.environment["AWS_ENDPOINT_URL_SAGEMAKER"] = emulator.url

@@ -1,33 +1,48 @@
-"""What the container of a SageMaker endpoint answers with: one version's logits, by the engine that fits its machine."""
+"""What the container of a SageMaker endpoint answers with: one version's logits, by the engine that fits its machine.
+
+It answers whole tasks too, for callers with neither NumPy nor torch, such as a Lambda function. The request is then JSON:
+`{"label_config": XML, "task": {"id", "data"}, "images": {address: base64}}`, with the images that the task's data name, by
+their addresses there. The answer is a prediction of Label Studio: `{"result", "score", "model_version"}`; its score is
+null where the task could not be predicted, for the reason in the log.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import logging
 import re
 import signal
 import threading
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segloop.errors import ImageError, LabelConfigError
 from segloop.formats import WEIGHTS_FILE
+from segloop.images.decode import allow_pixels
+from segloop.images.image import Blob, Image
+from segloop.label_config import LabelConfig, parse_label_config
 from segloop.network.transforms import STRIDE_PX
 from segloop.registry.bundles import verify_files
 from segloop.serving.batching import Batcher
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
 from segloop.serving.model import model_of
+from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 from segloop.versions import VersionInfo, read_version
 
 logger = logging.getLogger(__name__)
 
 NPY: Final = "application/x-npy"
+JSON: Final = "application/json"
 #: The largest request that is read, in bytes; SageMaker's own limits are below it.
 REQUEST_BYTES: Final = 64 * 2**20
 #: The longest side of a batch's images, in pixels, and the most images.
@@ -57,13 +72,15 @@ class Handler:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.info = read_version(folder)
+        self._settings = settings
+        allow_pixels(settings.image_max_pixels)
         # Concurrent requests share a GPU's pass.
         self.model = model_of(self.info, Batcher(_engine(folder, self.info, settings)))
         # so that /ping answers only once the engine does
         self._logits(np.zeros((1, 3, STRIDE_PX, STRIDE_PX), np.float32))
 
     def invoke(self, body: bytes, content_type: str, attributes: str = "") -> bytes:
-        """Logits float32 (B, C, h', w') as .npy, of images float32 (B, 3, h, w) as .npy.
+        """Logits float32 (B, C, h', w') as .npy, of images float32 (B, 3, h, w) as .npy; a task's prediction, of JSON.
 
         A `version=` in `attributes`, SageMaker's custom attributes, or among the content type's parameters must be the
         version that is here.
@@ -72,8 +89,15 @@ class Handler:
             Refused: it is not such a request.
         """
         self.check_version(content_type, attributes)
-        if content_type.partition(";")[0].strip() != NPY:
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content type is {content_type!r}: send {NPY}")
+        media_type = content_type.partition(";")[0].strip()
+        if media_type == JSON:
+            config, task, images = _task(body, self._settings)
+            prediction = Predictor(config, self.model, images, self._settings).predict([task])[0]
+            return json.dumps({**prediction, "model_version": self.info.version}).encode()
+        if media_type != NPY:
+            raise Refused(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content type is {content_type!r}: send {NPY} or {JSON}"
+            )
         answer = io.BytesIO()
         np.save(answer, self._logits(_images(body)), allow_pickle=False)
         return answer.getvalue()
@@ -91,6 +115,20 @@ class Handler:
 
     def _logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack(self.model.batcher.logits(list(images)))
+
+
+class _Images:
+    """The images of a request by their addresses."""
+
+    def __init__(self, files: Mapping[str, bytes], max_pixels: int) -> None:
+        self._files, self._max_pixels = files, max_pixels
+
+    def load(self, uri: str, task_id: int | None) -> Image:
+        del task_id
+        data = self._files.get(uri)
+        if data is None:
+            raise ImageError(f"{len(self._files)} images came with the task, and not the one that its data name")
+        return Image(Blob(data, hashlib.sha256(data).hexdigest()), max_pixels=self._max_pixels, name="the image")
 
 
 def serve(handler: Handler, port: int) -> None:
@@ -189,3 +227,18 @@ def _images(body: bytes) -> NDArray[np.float32]:
         reason = f"the body is {images.shape}: send 1 to {_MOST_IMAGES} images with sides that are multiples of {STRIDE_PX}, at most {_LONGEST_PX}"
         raise Refused(HTTPStatus.BAD_REQUEST, reason)
     return images
+
+
+def _task(body: bytes, settings: Settings) -> tuple[LabelConfig, dict[str, Any], _Images]:
+    try:
+        fields = json.loads(body)
+        files = {str(name): base64.b64decode(data, validate=True) for name, data in fields["images"].items()}
+        task = dict(fields["task"])
+        if not isinstance(task["data"], dict):
+            raise TypeError("task.data is no object")
+        return parse_label_config(fields["label_config"]), task, _Images(files, settings.image_max_pixels)
+    except LabelConfigError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"the body is no task with label_config, task and images: {type(error).__name__}: {error}"
+        raise Refused(HTTPStatus.BAD_REQUEST, reason) from error

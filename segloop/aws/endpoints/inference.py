@@ -21,7 +21,7 @@ _PORT = 8080
 
 
 def model_fn(model_dir: str) -> Any:
-    """The version's handler, as `segloop.aws.endpoints.task_handler` has it."""
+    """The version's handler, as `segloop.aws.endpoints.handler` has it."""
     return handler_of(Path(model_dir))
 
 
@@ -50,7 +50,7 @@ def handler_of(folder: Path) -> Any:
     set_up()
     settings = importlib.import_module("segloop.settings").load_settings(None)
     importlib.import_module("segloop.telemetry.logs").configure_logging(settings.log_level)
-    return importlib.import_module("segloop.aws.endpoints.task_handler").TaskHandler(folder, settings)
+    return importlib.import_module("segloop.aws.endpoints.handler").Handler(folder, settings)
 
 
 def set_up() -> None:

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
 ENTRY = "inference.py"
 
-#: With what `segloop.aws.endpoints.task_handler` imports besides what segloop needs everywhere.
+#: With what `segloop.aws.endpoints.handler` imports besides what segloop needs everywhere.
 PACKAGES = (*code.COMMON, "cachetools", "openvino", "openvino-telemetry")
 
 #: Weights hardly shrink.

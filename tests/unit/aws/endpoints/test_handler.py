@@ -75,7 +75,7 @@ def test_logits_are_the_networks(handler: Handler, folder: Path) -> None:
     [
         (npy(BATCH), NPY, "version=v9-00000000", 409, "this endpoint serves v1-.*, not v9-00000000"),
         (npy(BATCH), f"{NPY}; version=v9-00000000", "", 409, "not v9-00000000"),
-        (npy(BATCH), "application/json", "", 415, "application/x-npy"),
+        (npy(BATCH), "text/csv", "", 415, "application/x-npy"),
         (b"", NPY, "", 400, "no .npy"),
         (npy(BATCH)[:-1], NPY, "", 400, "no .npy"),
         (npy(np.array([{}], dtype=object)), NPY, "", 400, "no .npy"),

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segloop.aws.endpoints.handler import NPY, Refused, http_of
-from segloop.aws.endpoints.task_handler import JSON, TaskHandler
+from segloop.aws.endpoints.handler import JSON, NPY, Handler, Refused, http_of
 from segloop.label_config import parse_label_config
 from segloop.serving.predict import Predictor
 from segloop.settings import Settings
@@ -27,9 +26,9 @@ ADDRESS = "s3://source/projects/7/a.png"
 
 
 @pytest.fixture(scope="module")
-def handler(tmp_path_factory: pytest.TempPathFactory) -> TaskHandler:
+def handler(tmp_path_factory: pytest.TempPathFactory) -> Handler:
     registry = toy_registry(tmp_path_factory.mktemp("answers"), PROJECT)
-    return TaskHandler(registry.bundle(PROJECT, registry.versions(PROJECT)[0].version), SETTINGS)
+    return Handler(registry.bundle(PROJECT, registry.versions(PROJECT)[0].version), SETTINGS)
 
 
 def png() -> bytes:
@@ -43,7 +42,7 @@ def request(**own: Any) -> dict[str, Any]:
     return {"label_config": BRUSH, "task": {"id": 1, "data": {"image": ADDRESS}}, "images": images, **own}
 
 
-def ask(handler: TaskHandler, **own: Any) -> dict[str, Any]:
+def ask(handler: Handler, **own: Any) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(handler.invoke(json.dumps(request(**own)).encode(), JSON))
     return answer
 
@@ -57,7 +56,7 @@ class OneImage:
         return SourceImage(Blob(png(), "0"), max_pixels=10**6, name="the image")
 
 
-def test_the_answer_is_what_segloop_predicts(handler: TaskHandler) -> None:
+def test_the_answer_is_what_segloop_predicts(handler: Handler) -> None:
     config = parse_label_config(BRUSH)
     expected = Predictor(config, handler.model, OneImage(), SETTINGS).predict([request()["task"]])[0]
     answer = ask(handler)
@@ -77,7 +76,7 @@ def test_the_answer_is_what_segloop_predicts(handler: TaskHandler) -> None:
         {"task": {"id": 1, "data": {}}},
     ],
 )
-def test_a_task_that_cannot_be_predicted_has_no_score(handler: TaskHandler, own: dict[str, Any]) -> None:
+def test_a_task_that_cannot_be_predicted_has_no_score(handler: Handler, own: dict[str, Any]) -> None:
     assert ask(handler, **own) == {"result": [], "score": None, "model_version": handler.info.version}
 
 
@@ -91,24 +90,24 @@ def test_a_task_that_cannot_be_predicted_has_no_score(handler: TaskHandler, own:
         (json.dumps(request(images={ADDRESS: "?"})).encode(), 400, "no task with label_config"),
     ],
 )
-def test_what_is_no_task_is_refused(handler: TaskHandler, body: bytes, status: int, reason: str) -> None:
+def test_what_is_no_task_is_refused(handler: Handler, body: bytes, status: int, reason: str) -> None:
     with pytest.raises(Refused, match=reason) as caught:
         handler.invoke(body, f"{JSON}; charset=utf-8")
     assert caught.value.status == status
 
 
-def test_another_version_is_refused(handler: TaskHandler) -> None:
+def test_another_version_is_refused(handler: Handler) -> None:
     with pytest.raises(Refused, match="not v9"):
         handler.invoke(json.dumps(request()).encode(), JSON, "version=v9")
 
 
-def test_logits_go_on_being_answered(handler: TaskHandler) -> None:
+def test_logits_go_on_being_answered(handler: Handler) -> None:
     body = io.BytesIO()
     np.save(body, np.zeros((1, 3, 64, 64), np.float32))
     assert np.load(io.BytesIO(handler.invoke(body.getvalue(), NPY))).shape == (1, 3, 4, 4)
 
 
-def test_http_says_which_of_both_it_is(handler: TaskHandler) -> None:
+def test_http_says_which_of_both_it_is(handler: Handler) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), http_of(handler)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
