@@ -64,7 +64,7 @@ class LearningSettings(BaseSettings):
     """
     job_timeout_s: int = Field(24 * 3600, ge=60)
     """A retrain that takes longer than this is stopped, in seconds."""
-    acquisition: Literal["confidence", "margin", "entropy", "entropy+diversity"] = "confidence"
+    acquisition: Literal["confidence", "margin", "entropy", "entropy+diversity"] = "entropy+diversity"
     """Acquisition function: what a prediction's score is, and so which task uncertainty sampling serves first.
     confidence of the winning class, margin to the second, or entropy; entropy+diversity puts the least sure tasks in an
     order, after a promotion, in which each is unlike those before it."""

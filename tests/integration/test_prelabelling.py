@@ -162,9 +162,7 @@ def promote(registry: Registry, tmp_path, seed: int) -> str:
 @pytest.fixture
 def context(registry: Registry, jobs: Jobs, tmp_path) -> JobContext:
     given = {
-        "settings": Settings(
-            data_dir=tmp_path / "data", acquisition="entropy+diversity", acquisition_batch=BATCH, prelabel_batch=4
-        ),
+        "settings": Settings(data_dir=tmp_path / "data", acquisition_batch=BATCH, prelabel_batch=4),
         "registry": registry,
         "label_studio": PoolStudio([*RED, *SPLIT, *BLUE, *SURE]),
         "images": Album(),
