@@ -139,7 +139,7 @@ class Augmentation:
 
     scale: tuple[float, float] = (0.75, 1.5)
     stretch: float = 1.15
-    jitter: float = 0.5
+    jitter: float = 0.75
 
 
 def augment(
