@@ -157,13 +157,15 @@ def test_it_begins_with_the_served_version(buckets: RouteBuckets, registry: Regi
     bundle.mkdir()
     (bundle / "model.safetensors").write_bytes(b"weights")
     version = registry.add(KEY, bundle, toy_info(("Sky", "Road"), arch="fcn_resnet50"))
-    assert gathered(tmp_path, "before").parent() is None
+    assert gathered(tmp_path, "before").served() is None
     registry.promote(KEY, version, "by hand")
     container = gathered(tmp_path, "after")
     assert (container.champion / "model.safetensors").read_bytes() == b"weights"
-    assert container.served().version == version
+    served = container.served()
+    assert served is not None
+    assert served.version == version
     elsewhere = gathered(tmp_path, "elsewhere", segloop_store="s3://route-no-such-bucket/store")
-    assert elsewhere.parent() is None
+    assert elsewhere.served() is None
 
 
 def test_objects_of_another_project_are_none_of_it(buckets: RouteBuckets, tmp_path: Path) -> None:
