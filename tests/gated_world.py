@@ -18,6 +18,8 @@ from tests.toys import BRUSH, ColourEngine, ToyImage, half_red_half_blue, toy_bu
 
 PROJECT = "1.1795382829"
 CLASSES = ("Road", "Sky")
+#: Long side at which the networks see images, in pixels.
+INPUT_SIZE = 512
 
 
 class Album:
@@ -73,7 +75,7 @@ class World:
         # every second version takes red for blue
         gain = 4.0 if len(self.engines) % 2 == 0 else -4.0
         engine = self.engines[version] = GatedEngine(gain)
-        return ServedModel(version, project, CLASSES, settings.input_size, Batcher(engine))
+        return ServedModel(version, project, CLASSES, INPUT_SIZE, Batcher(engine))
 
     def promote(self, project: str = PROJECT, seed: int = 0) -> str:
         folder, info = toy_bundle(self.settings.data_dir / f"bundle-{project}-{seed}", seed)
