@@ -91,13 +91,6 @@ class Bucket:
             else:
                 self._client.upload_file(str(content), self.name, self._prefix + key)
 
-    def put_once(self, key: str, content: Path | bytes) -> bool:
-        """Write an object whose name tells its content; False if it is there already."""
-        if self._has(key):
-            return False
-        self.put(key, content)
-        return True
-
     def read(self, key: str) -> bytes | None:
         """A small object; None if there is none."""
         with explained("s3:GetObject"):

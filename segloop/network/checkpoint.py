@@ -243,7 +243,8 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
     if missing or other:
         misfit = f"{_some(missing)} missing" if missing else _some(other)
         raise WeightsError(
-            f"weights {weights.name}: they are not of a {arch} ({misfit})", "use the network as torchvision makes it"
+            f"weights {weights.name}: they are not of a {arch} ({misfit})",
+            "use the network as torchvision makes it, or, for fpn_resnet50, as segloop does",
         )
     network.load_state_dict(
         {key: value for key, value in weights.state.items() if key in own and value.shape == own[key].shape},

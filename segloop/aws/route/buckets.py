@@ -87,6 +87,16 @@ class Buckets:
             )
         return True
 
+    def put_once(self, bucket: str, key: str, data: bytes) -> bool:
+        """Write an object whose name tells its content, into this account's bucket alone; False if it is there already."""
+        place = {"Bucket": bucket, "Key": key, "ExpectedBucketOwner": self.account}
+        with explained("s3:GetObject"):
+            if none_if(MISSING, self._s3.head_object, **place) is not None:
+                return False
+        with explained("s3:PutObject"):
+            self._s3.put_object(**place, Body=data)
+        return True
+
     def is_empty(self, bucket: str) -> bool:
         """Whether a bucket holds no object, no older version of one either."""
         return next(self._versions(bucket), None) is None

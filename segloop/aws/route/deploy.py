@@ -112,7 +112,7 @@ class Deployment:
         if not dry_run:
             if self._buckets.ensure_private(bucket):
                 self._watch.say(f"Made the bucket {bucket} for the functions' code")
-            if Bucket(self._clients, f"s3://{bucket}").put_once(key, archive):
+            if self._buckets.put_once(bucket, key, archive):
                 self._watch.say(f"Sent the functions' code to s3://{bucket}/{key}")
         values = route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
         return self._deploy(self._route, templates.template(templates.TEMPLATE), values, dry_run)
