@@ -14,7 +14,7 @@ from segloop.settings import Settings
 from segloop.telemetry import tracing
 from segloop.web.auth import guard
 from segloop.web.health_routes import operations
-from segloop.web.refusals import RefusalLog, put_into_address, refusal
+from segloop.web.refusals import RefusalLog, close_after_refusal, put_into_address, refusal
 from segloop.web.request_log import Observed
 from segloop.web.routes import protocol
 from segloop.web.ui import ui
@@ -36,6 +36,7 @@ def create_app(backend: Backend, settings: Settings) -> Flask:
         tracing.instrument(app)
     app.before_request(guard(settings))
     app.after_request(put_into_address)
+    app.after_request(close_after_refusal)
     app.register_blueprint(protocol(backend))
     app.register_blueprint(operations(backend, settings))
     app.register_blueprint(ui(backend, settings))

@@ -67,6 +67,17 @@ def put_into_address(response: Response) -> Response:
     return Response(status=307, headers={"Location": f"setup/{path}"})
 
 
+def close_after_refusal(response: Response) -> Response:
+    """Announce that the connection ends when a request with a body is refused.
+
+    Most refusals come before the body is read. granian then closes the connection, and a client that was not told
+    would send its next request into it and see a broken pipe.
+    """
+    if response.status_code >= 300 and ("Content-Length" in request.headers or "Transfer-Encoding" in request.headers):
+        response.headers["Connection"] = "close"
+    return response
+
+
 class RefusalLog:
     """Logs refused requests of Label Studio's, with no more of them than what segloop answers. Thread-safe."""
 

@@ -54,9 +54,6 @@ def app(environ, start_response):
     if path == "/long":
         start_response("200 OK", [("Content-Length", str(8 * 2**20))])
         return [b"x" * (8 * 2**20)]
-    if path == "/unread":
-        start_response("200 OK", [("Content-Length", "6")])
-        return [b"unread"]
     body = given.read()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -301,7 +298,6 @@ def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path: Path) ->
 
         for _ in range(3):
             assert ask("POST", "/", b"x" * 300_000) == (200, b"x" * 300_000)
-            assert ask("POST", "/unread", b"y" * 20_000) == (200, b"unread")
             assert ask("POST", "/", iter([b"chunk", b"ed"])) == (200, b"chunked")
             assert ask("GET", "/nothing") == (204, b"")
             assert ask("GET", "/pieces") == (200, b"one\r\n\r\ntwothree")
@@ -310,6 +306,13 @@ def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path: Path) ->
         here = client.sock.getsockname()
         assert ask("GET", "/") == (200, b"")
         assert client.sock.getsockname() == here
+
+
+def test_a_client_is_told_that_a_refusal_ends_its_connection(segloop: Server) -> None:
+    with segloop.connect(head("Content-Length: 20000") + b" " * 20_000) as client:
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"connection: close" in answer.lower().split(b"\r\n")
 
 
 def test_requests_sent_before_an_answer_was_read_are_all_answered(tmp_path: Path) -> None:
