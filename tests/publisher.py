@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from segloop.network import weights
+from segloop.network.weights import published
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -33,7 +33,7 @@ class Publisher:
         """Publish a file as the weights `coco`; its name."""
         name = f"deeplabv3_resnet50_coco-{hashlib.sha256(content).hexdigest()[:8]}.pth"
         (self.folder / name).write_bytes(content)
-        monkeypatch.setitem(weights._COCO, "deeplabv3_resnet50", name)
+        monkeypatch.setitem(published._COCO, "deeplabv3_resnet50", name)
         return name
 
 

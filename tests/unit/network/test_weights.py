@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from segloop.cli import main
 from segloop.errors import WeightsError, WeightsUnavailable
-from segloop.network import weights
 from segloop.network.voc_classes import VOC_CLASSES, zero_shot_channels
 from segloop.network.weights import (
+    chosen,
     fetch,
     head_layout,
     known_classes,
@@ -25,6 +25,7 @@ from segloop.network.weights import (
     weights_name,
     weights_state,
 )
+from segloop.network.weights import published as published_weights
 from segloop.settings import Settings
 from tests.publisher import Publisher, publisher
 
@@ -97,9 +98,9 @@ def test_what_cannot_be_fetched_says_why_and_what_to_do(
             case "absent":
                 (published.folder / name).unlink()
             case "large":
-                monkeypatch.setattr(weights, "LARGEST_BYTES", 3)
+                monkeypatch.setattr(published_weights, "LARGEST_BYTES", 3)
             case "slow":
-                monkeypatch.setattr(weights, "ANSWER_S", 0.1)
+                monkeypatch.setattr(published_weights, "ANSWER_S", 0.1)
                 url = f"http://127.0.0.1:{silent.getsockname()[1]}"
             case "away":
                 url = NOWHERE
@@ -111,7 +112,7 @@ def test_what_cannot_be_fetched_says_why_and_what_to_do(
 
 def test_a_name_that_takes_a_minute_to_look_up_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without internet the resolver can take longer than any time limit of a connection."""
-    monkeypatch.setattr(weights, "ANSWER_S", 0.1)
+    monkeypatch.setattr(published_weights, "ANSWER_S", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
     began = time.monotonic()
     assert "no answer within" in weights_state(coco("http://weights.example")).problem
@@ -249,5 +250,5 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file = tmp_path / "mine.pth"
     file.write_bytes(b"weights")
     name = weights_name(own(file))
-    monkeypatch.setattr(weights.hashlib, "file_digest", None)
+    monkeypatch.setattr(chosen.hashlib, "file_digest", None)
     assert weights_name(own(file)) == name
