@@ -27,7 +27,7 @@ CHECKPOINT_SHARE = 0.05
 #: Evaluations within a run, evenly spread; the last one is its result. More of them where a run may stop early.
 EVALUATIONS = 4
 PATIENT_EVALUATIONS = 20
-#: Share of a run's time that one of its evaluations may take, under a budget.
+#: Share of a run's time that one of its evaluations may take, but for the last one.
 EVALUATION_SHARE = 0.05
 #: A run that stops early goes over to this last share of its schedule, in which the learning rate falls to zero.
 COOLDOWN = 0.2
@@ -109,12 +109,15 @@ class Run:
         return min(max(self.step / (self.last_step or self.steps), by_time), 1.0)
 
     def is_evaluation_due(self) -> bool:
-        """Whether to evaluate before going on; under a budget not if that costs too much of it."""
+        """Whether to evaluate before going on: not if that costs too much of the run's time, unless the run may stop early
+        and has no budget."""
         due = int(self.done * (PATIENT_EVALUATIONS if self.patience else EVALUATIONS))
         if due <= self.evaluated or self.done >= 1:
             return False
         self.evaluated = due
-        return not self.budget_s or self.reserve_s <= EVALUATION_SHARE * self.budget_s
+        if self.patience and not self.budget_s:
+            return True
+        return self.reserve_s <= EVALUATION_SHARE * (self.budget_s or self.elapsed_s / self.done)
 
     def note(self, miou: float | None, seconds: float) -> None:
         """Take in an evaluation's mIoU and time; after `patience` of them without a rise, the run's end draws near."""

@@ -96,6 +96,15 @@ def test_a_dear_evaluation_is_left_out_under_a_budget():
     assert not run.is_evaluation_due()  # made
 
 
+@pytest.mark.parametrize(("seconds", "patience", "due"), [(4.0, 0, True), (6.0, 0, False), (6.0, 3, True)])
+def test_a_run_without_a_budget_spends_little_on_evaluations_too(seconds, patience, due):
+    now = FakeTime()
+    run = a_run(now, patience=patience)
+    now.s += 50
+    run.step, run.evaluation_s = 500, seconds
+    assert run.is_evaluation_due() == due
+
+
 # -- evaluations and patience
 
 
