@@ -97,7 +97,7 @@ class FakeLabelStudio(OneForAll):
     ) -> Iterator[list[dict[str, Any]]]:
         yield self._between(after, upto)
 
-    def unlabelled(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+    def unlabelled(self, project_id: int, version: str | None = None) -> Iterator[dict[str, Any]]:
         known = {one["task"] for one in self.stored if one["model_version"] == version}
         for number in self.unlabelled_ids:
             if number not in known:

@@ -110,6 +110,11 @@ def majority(class_maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return winner
 
 
+def nothing_known(height: int, width: int) -> NDArray[np.uint8]:
+    """The class map uint8 (height, width) of an image without annotations: all of it is ignored."""
+    return np.full((height, width), IGNORED, np.uint8)
+
+
 def mask_file(class_map: NDArray[np.uint8]) -> tuple[str, bytes]:
     """The name and the bytes of the PNG of a class map, uint8 (H, W)."""
     buffer = io.BytesIO()

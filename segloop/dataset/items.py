@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, reference
+from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, nothing_known, reference
 from segloop.dataset.files import Built, KnownImage, Memory, Objects
 from segloop.dataset.image_waits import ImageWaits, Place, host_of
 from segloop.dataset.looks import Looks
-from segloop.dataset.manifest import Item, Manifest, Skipped
+from segloop.dataset.manifest import AnnotationRef, Item, Manifest, Skipped
 from segloop.dataset.mirror import content_of
 from segloop.dataset.notes import Note
 from segloop.dataset.splits import SplitStore
@@ -40,6 +42,7 @@ class SnapshotInputs:
     Attributes:
         project: its key.
         splits: where its split is kept.
+        unannotated: tasks without annotations, `{"id", "data"}` each, whose images are to be learnt from besides.
         learnt: the served version's training set: what it was trained on is not held out, wherever it comes from now.
         memory: what earlier snapshots found; with it, only what changed is fetched, decoded and drawn.
     """
@@ -51,6 +54,7 @@ class SnapshotInputs:
     settings: Settings
     memory: Memory | None = None
     learnt: Manifest | None = None
+    unannotated: Iterable[Task] = ()
 
 
 class ItemBuilder:
@@ -88,10 +92,22 @@ class ItemBuilder:
                 known = self._draw(task)
                 self._memory.keep_drawn(number, key, known)
             built = known
-        for item in built.items:
-            self._objects.link(item.image, self._dest)
-            self._objects.link(item.mask, self._dest)
+        self._link(built.items)
         return built
+
+    def unannotated(self, task: Task) -> list[Item]:
+        """The items of a task without annotations: nothing of their images is known.
+
+        Raises:
+            ImageError: an image cannot be used, or not now.
+        """
+        items = []
+        for tag, index, uri in self.config.addresses(task["data"]):
+            place = (tag.name, index, uri)
+            image = self._image(task["id"], *place)
+            items.append(self._item(task["id"], place, image, nothing_known(image.height, image.width), ()))
+        self._link(items)
+        return items
 
     def _key(self, task: Task) -> str:
         """Names all that a task's drawings depend upon."""
@@ -117,26 +133,11 @@ class ItemBuilder:
             raise MaskError(skipped[0].reason)
         references = tuple(reference(annotation) for annotation, _ in good)
         items = []
-        for place, ((tag, index, uri), image) in enumerate(zip(places, images, strict=True)):
-            class_map = majority([drawn.class_maps[place] for _, drawn in good])
+        for number, (place, image) in enumerate(zip(places, images, strict=True)):
+            class_map = majority([drawn.class_maps[number] for _, drawn in good])
             # An image with nothing but ignored pixels teaches nothing.
             if (class_map != IGNORED).any():
-                mask, png = mask_file(class_map)
-                self._objects.put(mask, png)
-                items.append(
-                    Item(
-                        task=task["id"],
-                        image_tag=tag,
-                        item_index=index,
-                        annotations=references,
-                        image=image.file,
-                        mask=mask,
-                        width=image.width,
-                        height=image.height,
-                        split="train",
-                        address=_lasting(uri),
-                    )
-                )
+                items.append(self._item(task["id"], place, image, class_map, references))
         if not items:
             numbers = ", ".join(str(one.id) for one in references)
             raise MaskError(
@@ -144,6 +145,36 @@ class ItemBuilder:
             )
         notes = [Note.of(task["id"], problem) for _, drawn in good for problem in drawn.problems]
         return Built(items, skipped, notes)
+
+    def _item(
+        self,
+        task: int,
+        place: tuple[str, int | None, str],
+        image: KnownImage,
+        class_map: NDArray[np.uint8],
+        annotations: tuple[AnnotationRef, ...],
+    ) -> Item:
+        """An item of an image at a place (tag, index, address) of a task; its class map becomes a file."""
+        tag, index, address = place
+        mask, png = mask_file(class_map)
+        self._objects.put(mask, png)
+        return Item(
+            task=task,
+            image_tag=tag,
+            item_index=index,
+            annotations=annotations,
+            image=image.file,
+            mask=mask,
+            width=image.width,
+            height=image.height,
+            split="train",
+            address=_lasting(address),
+        )
+
+    def _link(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self._objects.link(item.image, self._dest)
+            self._objects.link(item.mask, self._dest)
 
     def _image(self, number: int, tag: str, index: int | None, address: str) -> KnownImage:
         known = None if self._memory is None else self._memory.image(number, tag, index, address)

@@ -56,7 +56,11 @@ class Skipped(_Frozen):
 
 
 class Manifest(_Frozen):
-    """What a snapshot folder holds. A mask is an 8-bit class map: 0 background, i + 1 = classes[i], 255 ignored."""
+    """What a snapshot folder holds. A mask is an 8-bit class map: 0 background, i + 1 = classes[i], 255 ignored.
+
+    `unannotated` are images of tasks without annotations, which training may learn from besides. All of their mask is
+    ignored, and they are on the training side.
+    """
 
     format: Literal[1] = 1
     project: str
@@ -65,6 +69,7 @@ class Manifest(_Frozen):
     classes: Annotated[tuple[str, ...], Field(strict=False)]
     unlabelled: Literal["background", "ignore"]
     items: Annotated[tuple[Item, ...], Field(strict=False)]
+    unannotated: Annotated[tuple[Item, ...] | None, Field(strict=False)] = None
     skipped: Annotated[tuple[Skipped, ...], Field(strict=False)] = ()
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
     hash: str = ""
@@ -72,6 +77,10 @@ class Manifest(_Frozen):
     def sealed(self) -> Manifest:
         """The same with its hash."""
         return self.model_copy(update={"hash": self.digest()})
+
+    def all_items(self) -> tuple[Item, ...]:
+        """The items of both sides and those without annotations: all that the folder has files of."""
+        return (*self.items, *(self.unannotated or ()))
 
     def part(self, split: Split) -> tuple[Item, ...]:
         """The items of one side of the split."""
@@ -87,9 +96,8 @@ class Manifest(_Frozen):
         The address of an image is left out: its content counts, and whoever fetches it again checks that.
         """
         left_out = dict.fromkeys(("created_at", "skipped", "warnings", "hash"), True)
-        defining = self.model_dump(
-            mode="json", exclude_none=True, exclude={**left_out, "items": {"__all__": {"address"}}}
-        )
+        addresses = {part: {"__all__": {"address"}} for part in ("items", "unannotated")}
+        defining = self.model_dump(mode="json", exclude_none=True, exclude={**left_out, **addresses})
         text = json.dumps(defining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -107,7 +115,7 @@ def load_manifest(path: Path) -> Manifest:
     file = path / MANIFEST if path.is_dir() else path
     manifest = read_manifest(file)
     folder = file.parent.resolve()
-    for item in manifest.items:
+    for item in manifest.all_items():
         for name in (item.image, item.mask):
             named = (folder / name).resolve()
             if not named.is_relative_to(folder) or not named.is_file():

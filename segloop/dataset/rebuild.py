@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from segloop.dataset.class_maps import Annotation, Drawer, majority, mask_file
+from segloop.dataset.class_maps import Annotation, Drawer, majority, mask_file, nothing_known
 from segloop.dataset.files import FOLDERS, Memory
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, load_manifest, write_manifest
 from segloop.errors import ImageError, LabelStudioError, MaskError, SegloopError, TrainingError
@@ -36,7 +36,7 @@ def rebuild(manifest: Manifest, mirror: Mirror, *, images: Images, dest: Path) -
     (dest / MANIFEST).unlink(missing_ok=True)
     builder = _Builder(manifest, mirror, images, dest)
     problems: dict[int, str] = {}
-    for item in manifest.items:
+    for item in manifest.all_items():
         try:
             builder.image(item)
             builder.mask(item)
@@ -79,12 +79,14 @@ class _Builder:
             return
         canvas = Canvas(item.image_tag, item.height, item.width, item.item_index)
         maps = [self._drawer.draw(annotation, canvas).class_map for annotation in self._annotations(item)]
-        name, png = mask_file(majority(maps))
+        name, png = mask_file(majority(maps) if maps else nothing_known(item.height, item.width))
         if name != item.mask:
             raise MaskError("its mask comes out differently: another version of segloop or of Pillow drew it")
         write_bytes(self._dest / name, png)
 
     def _annotations(self, item: Item) -> list[Annotation]:
+        if not item.annotations:
+            return []
         task = self._mirror.get(item.task)
         if task is None:
             raise MaskError("it is gone, or has no annotation any more")

@@ -15,7 +15,7 @@ from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, w
 from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.splits import assign_splits
 from segloop.dataset.twins import Evidence, Twins, group_of, settle_groups, twins_of
-from segloop.errors import LabelStudioError, NothingToTrain, SegloopError
+from segloop.errors import ImageError, LabelStudioError, NothingToTrain, SegloopError
 from segloop.progress import Report
 from segloop.settings import Settings
 
@@ -109,6 +109,7 @@ def snapshot(
     )
     for warning in warnings:
         _log.warning("project %s: %s", project, warning)
+    unannotated = _unannotated(inputs.unannotated, builder, {item.image for item in items})
     manifest = Manifest(
         project=project,
         created_at=created_at,
@@ -120,15 +121,28 @@ def snapshot(
             for item in sorted(items, key=_order)
             if item.task in assigned
         ),
+        unannotated=unannotated or None,
         skipped=tuple(skipped),
         warnings=warnings,
     ).sealed()
     # An earlier attempt may have left files.
-    folder.prune(name for item in manifest.items for name in (item.image, item.mask))
+    folder.prune(name for item in manifest.all_items() for name in (item.image, item.mask))
     write_manifest(dest, manifest)
     if inputs.memory is not None:
         inputs.memory.prune()
     return manifest
+
+
+def _unannotated(tasks: Iterable[Task], builder: ItemBuilder, annotated: set[str]) -> tuple[Item, ...]:
+    """The items of tasks without annotations, but for images that are annotated elsewhere, and those that cannot be had:
+    training can do without."""
+    items: list[Item] = []
+    for task in tasks:
+        try:
+            items += [item for item in builder.unannotated(task) if item.image not in annotated]
+        except ImageError as error:
+            _log.info("task %s, which has no annotation, is not learnt from: %s", task["id"], error)
+    return tuple(items)
 
 
 def _report(progress: Report, step: int, steps: int | None) -> None:

@@ -104,13 +104,16 @@ class Tasks:
             for page in self._pages(listing, after):
                 yield [{name: task[name] for name in ("id", "data", "annotations")} for task in page]
 
-    def unlabelled(self, project_id: int, without_version: str) -> Iterator[dict[str, Any]]:
-        """Tasks without an annotation and without a prediction of version `without_version`, in the order of their ids.
+    def unlabelled(self, project_id: int, without_version: str | None = None) -> Iterator[dict[str, Any]]:
+        """Tasks without an annotation, and without a prediction of `without_version` if one is named, in the order of
+        their ids.
 
         Each is `{"id", "data"}`. A task that a person skipped counts as unlabelled.
         """
-        unpredicted = _filter("predictions_model_versions", "not_contains", "List", [without_version])
-        for page in self._pages(_Listing(project_id, (*_UNLABELLED, unpredicted), _LIGHT_PAGE)):
+        filters: tuple[Filter, ...] = _UNLABELLED
+        if without_version is not None:
+            filters = (*filters, _filter("predictions_model_versions", "not_contains", "List", [without_version]))
+        for page in self._pages(_Listing(project_id, filters, _LIGHT_PAGE)):
             yield from ({"id": task["id"], "data": task["data"]} for task in page)
 
     def least_sure(

@@ -48,6 +48,9 @@ class LearningSettings(BaseSettings):
     predict_seconds: float = Field(0.4, gt=0)
     """Longest time, in seconds, that one pass of the network over an image may take on the machine that trains: it
     limits the input size that a training chooses. An exported int8 network takes about a third of it on a CPU."""
+    consistency_images: int = Field(0, ge=0)
+    """Images of tasks without annotations that a full training learns from besides, by consistency: where the network is
+    sure of what it sees there, it learns to say the same of an altered view. 0: none. See docs/training.md for its cost."""
     train_lr: float = Field(5e-4, gt=0)
     """Highest learning rate of a training run (AdamW); a backbone that began with published weights has a tenth."""
     train_seed: int = Field(0, ge=0)

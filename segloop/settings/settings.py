@@ -34,6 +34,7 @@ PROJECT_SETTINGS = (
     "adapt_threshold",
     "annotators",
     "arch",
+    "consistency_images",
     "input_size",
     "min_area_px",
     "ordered_view",

@@ -65,6 +65,7 @@ class Examples:
         self._files = [cache / f"{index}.npy" for index in range(len(items))]
         self.pixels: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
         sizes = []
+        cache.mkdir(exist_ok=True)
         for item, file in zip(items, self._files, strict=True):
             image, mask = read_example(folder, item)
             size = network_size(
@@ -147,11 +148,8 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         self.stage = stage
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        turn, place = divmod(position, len(self.examples))
-        image, mask = self.examples[self._index(turn, place)]
-        if self.stage.factor < 1:
-            size = round(mask.shape[0] * self.stage.factor), round(mask.shape[1] * self.stage.factor)
-            image, mask = resize_image(image, *size), resize_mask(mask, *size)
+        index = index_of(position, len(self.examples), (self._seed, 0))
+        image, mask = reduced(*self.examples[index], self.stage.factor)
         random = np.random.default_rng((self._seed, 1, position))
         image, mask = augment(image, mask, self.stage.size, random)
         return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
@@ -160,8 +158,8 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         """Batches float32 (B, 3, h, w) of `count` views as they are served, each of one size; B is at least 2."""
         waiting: dict[tuple[int, ...], list[Tensor]] = {}
         for position in range(count):
-            turn, place = divmod(position, len(self.examples))
-            view = torch.from_numpy(normalise(self.examples.served_view(self._index(turn, place), turn + place)))
+            index = index_of(position, len(self.examples), (self._seed, 0))
+            view = torch.from_numpy(normalise(self.examples.served_view(index, position)))
             alike = waiting.setdefault(view.shape, [])
             alike.append(view)
             if len(alike) == batch_size:
@@ -170,8 +168,19 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
             # a batch of one image has a channel with a single value, which cannot be normalised
             yield torch.stack(alike * 2 if len(alike) == 1 else alike)
 
-    def _index(self, turn: int, place: int) -> int:
-        return int(np.random.default_rng((self._seed, 0, turn)).permutation(len(self.examples))[place])
+
+def index_of(position: int, count: int, seed: tuple[int, int]) -> int:
+    """Which of `count` examples a run sees at a position: each pass over them is a permutation of its own."""
+    turn, place = divmod(position, count)
+    return int(np.random.default_rng((*seed, turn)).permutation(count)[place])
+
+
+def reduced(image: UInt8, mask: UInt8, factor: float) -> tuple[UInt8, UInt8]:
+    """An image uint8 (H, W, 3) and its class map uint8 (H, W), reduced by a factor of at most 1."""
+    if factor == 1:
+        return image, mask
+    size = round(mask.shape[0] * factor), round(mask.shape[1] * factor)
+    return resize_image(image, *size), resize_mask(mask, *size)
 
 
 def steps_per_pass(examples: int, batch_size: int) -> int:

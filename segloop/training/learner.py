@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from segloop.formats import IGNORED
 from segloop.network.network import SegmentationNetwork
 from segloop.settings import Settings
+from segloop.training.consistency import WEIGHT as CONSISTENCY_WEIGHT
+from segloop.training.consistency import UnannotatedBatch, consistency_loss
 
 AUX_WEIGHT = 0.4
 #: Steps left from which `torch.compile` is worth its minute or two on a GPU.
@@ -24,12 +26,17 @@ class Learner(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._bfloat16 = bfloat16
 
-    def forward(self, images: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        """The loss () of images float32 (B, 3, h, w) and class maps int64 (B, h, w), divided by `total` ()."""
+    def forward(
+        self, images: Tensor, target: Tensor, total: Tensor, unannotated: UnannotatedBatch | None = None
+    ) -> Tensor:
+        """The loss () of images float32 (B, 3, h, w) and class maps int64 (B, h, w), divided by `total` (), and of views
+        of images without annotations."""
+        weights = self.get_buffer("class_weights")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
             logits, auxiliary = self.network.with_auxiliary(images)
-        weights = self.get_buffer("class_weights")
-        return criterion(logits, target, weights, total) + AUX_WEIGHT * criterion(auxiliary, target, weights, total)
+            consistency = consistency_loss(self.network, unannotated) if unannotated else None
+        loss = criterion(logits, target, weights, total) + AUX_WEIGHT * criterion(auxiliary, target, weights, total)
+        return loss if consistency is None else loss + CONSISTENCY_WEIGHT * consistency
 
 
 def criterion(logits: Tensor, target: Tensor, class_weights: Tensor, total: Tensor | None = None) -> Tensor:

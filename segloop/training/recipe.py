@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from segloop.network.network import (
 )
 from segloop.progress import Progress
 from segloop.settings import Settings
+from segloop.training.consistency import UnannotatedViews, unannotated_batches
 from segloop.training.container import Container
 from segloop.training.distributed import Team, form_team
 from segloop.training.evaluation import Evaluation, Network, evaluate
@@ -79,7 +81,8 @@ def train_one_epoch(
         images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
         target = target.to(run.device, non_blocking=True)
         total = team.total(target_weight(target, run.class_weights)).clamp(min=1)
-        loss = learner(images, target, total)
+        unannotated = next(run.unannotated, None)
+        loss = learner(images, target, total, *([unannotated] if unannotated else []))
         run.optimizer.zero_grad()
         (loss * team.size).backward()  # whose mean over the processes is the gradient of the losses' sum
         run.optimizer.step()
@@ -127,6 +130,9 @@ def train(
         settings = settings.model_copy(update={"input_size": input_size})
         channels = len(manifest.classes) + 1
         examples = Examples(container.snapshot, items, settings, Path(cache), channels)
+        others = None
+        if manifest.unannotated:
+            others = Examples(container.snapshot, manifest.unannotated, settings, Path(cache) / "others", channels)
         parts = stages(*examples.served_size, device, from_scratch=served is None and backbone_rate == 1.0)
         views = Views(examples, settings.train_seed, parts[-1])
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
@@ -192,6 +198,11 @@ def train(
 
             for stage in parts:
                 batches = batches_of(run, Views(examples, settings.train_seed, stage), settings.train_batch_size, team)
+                if others is not None and stage is parts[-1]:  # before it, networks from scratch are sure of little
+                    pairs = UnannotatedViews(others, settings.train_seed, stage)
+                    run.unannotated = unannotated_batches(
+                        batches_of(run, pairs, settings.train_batch_size, team), device, team
+                    )
                 while run.done < stage.until:
                     train_one_epoch(run, learner, islice(batches, per_epoch - run.step % per_epoch), team, report)
                     if run.is_evaluation_due():
@@ -245,7 +256,7 @@ def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: 
     return torch.optim.AdamW(groups, base_lr, weight_decay=WEIGHT_DECAY, fused=True)
 
 
-def batches_of(run: Run, views: Views, batch_size: int, team: Team) -> Iterator[tuple[Tensor, Tensor]]:
+def batches_of(run: Run, views: Views | UnannotatedViews, batch_size: int, team: Team) -> Iterator[Any]:
     """This process's shares of the batches that are left of a run's stage. A CPU has no core to spare for loading.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from segloop.errors import TrainingError
 from segloop.files import replacing
 from segloop.network.network import SegmentationNetwork
+from segloop.training.consistency import UnannotatedBatch
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Run:
         budget_s: wall-clock budget, in seconds, of all that `clock` measures; 0: none.
         evaluation_steps: about how many steps an evaluation takes as long as, until one has been measured.
         agreed_s: the clock as the processes of a team have agreed on it; None: this one reads it alone.
+        unannotated: what each step learns from besides; at its end, nothing.
         last_step: where a run ends that stops early.
         miou: of the latest evaluation; `best` of all of them, and `waited` how many there were since.
     """
@@ -81,6 +83,7 @@ class Run:
     evaluated: int = 0
     began_s: float = 0.0
     began_step: int = 0
+    unannotated: Iterator[UnannotatedBatch] = field(default_factory=lambda: iter(()))
 
     def begin(self) -> None:
         """Note where the steps of this start begin."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import RegistryError, TrainingError
 from segloop.masks import encode_rle
 from segloop.settings import Settings
@@ -23,7 +24,10 @@ Told = list[dict[str, Any]]
 
 
 @pytest.mark.slow
-def test_a_version_is_made_again(context: JobContext, settings: Settings) -> None:
+@pytest.mark.parametrize("unannotated", [0, 2])
+def test_a_version_is_made_again(context: JobContext, settings: Settings, unannotated: int) -> None:
+    settings = settings.model_copy(update={"consistency_images": unannotated})
+    context.label_studio.unlabelled_ids = [100, 101, 102, 103]  # type: ignore[attr-defined] # 100 has no image
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
     )
@@ -34,6 +38,9 @@ def test_a_version_is_made_again(context: JobContext, settings: Settings) -> Non
         labelled["annotations"][0]["result"] = [{**drawn, "from_name": "tag"}]
     real = replace(context, settings=small, trainer=LocalTrainer(), compare=compare_bundles, poll_s=0.1)
     version = run_retrain(real, PROJECT, begin(real.jobs))["version"]
+    bundle = real.registry.bundle(PROJECT, version, [MANIFEST])
+    learnt_from = read_manifest(bundle / MANIFEST).unannotated or ()
+    assert [item.task for item in learnt_from] == [101, 102][: max(0, unannotated - 1)]
     told: Told = []
     # The settings of today do not count, those of the version do.
     result = run_reproduce(replace(real, settings=settings), PROJECT, version, told.append)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from segloop.dataset import (
@@ -31,7 +32,10 @@ def freeze_annotations(
 ) -> tuple[Manifest, Mark]:
     """A snapshot folder of what is annotated now, by the project's settings, and its moment, which mark.json beside it
     holds before anything is drawn."""
-    label_config = context.label_studio.projects.get(project_id_of(project))["label_config"]
+    project_id = project_id_of(project)
+    label_config = context.label_studio.projects.get(project_id)["label_config"]
+    # with none to learn from, Label Studio is not asked
+    unannotated = islice(context.label_studio.tasks.unlabelled(project_id), settings.consistency_images)
     started = datetime.now(UTC)
     with open_mirror(context, project) as mirror:
         sync_mirror(context, mirror, project, progress)
@@ -41,7 +45,9 @@ def freeze_annotations(
         write_state(folder.parent / "mark.json", mark)
         splits = ProjectSplits(context.registry, project)
         inputs = SnapshotInputs(
-            project, label_config, context.images, splits, settings, Memory(mirror), _learnt(context, project)
+            *(project, label_config, context.images, splits, settings, Memory(mirror)),
+            learnt=_learnt(context, project),
+            unannotated=unannotated,
         )
         manifest = snapshot(inputs, mirror.tasks(), folder, progress=progress, steps=len(mirror))
     for warning in manifest.warnings:

@@ -187,7 +187,7 @@ class SageMakerTrainer:
     def _inputs(self, run: Run) -> tuple[dict[str, str], list[Folder], Manifest]:
         """The addresses of a run's channels by their names, and the folders that have to be there."""
         manifest = load_manifest(run.snapshot)
-        names = {MANIFEST, *(name for item in manifest.items for name in (item.image, item.mask))}
+        names = {MANIFEST, *(name for item in manifest.all_items() for name in (item.image, item.mask))}
         folders = {
             "snapshot": Folder(f"snapshots/{manifest.hash}", {name: run.snapshot / name for name in names}, MANIFEST),
             "code": _folder("code", self._code_files(run), ENTRY),

@@ -105,6 +105,22 @@ def test_hash_tells_training_sets_apart_and_nothing_else(tmp_path: Path) -> None
     )
 
 
+def test_images_without_annotations_are_kept_apart_from_both_sides(tmp_path: Path) -> None:
+    others = [{"id": 30, "data": {"image": "gone"}}, *(task(number) for number in (31, 17))]
+    plain, splits = take(tmp_path / "plain", two_tasks()), MemorySplits()
+    manifest = take(tmp_path, two_tasks(), unannotated=others, splits=splits)
+    assert manifest.items == plain.items
+    [other] = manifest.unannotated or ()
+    assert (other.task, other.annotations) == (31, ()), "30 has no image, and that of 17 is annotated"
+    assert (mask(tmp_path, other.mask) == 255).all()
+    assert load_manifest(tmp_path / "snap") == manifest
+    assert manifest.hash != plain.hash
+    assert splits.load().keys() == {17, 18}
+    (tmp_path / "snap" / other.image).unlink()
+    with pytest.raises(TrainingError, match="has no file"):
+        load_manifest(tmp_path / "snap")
+
+
 def test_empty_annotation_is_all_background_or_nothing_by_setting(tmp_path: Path) -> None:
     tasks = [*two_tasks(), task(19, annotation(7))]
     manifest = take(tmp_path / "background", tasks)
