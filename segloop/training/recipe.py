@@ -49,6 +49,8 @@ WEIGHT_DECAY = 0.01
 #: Published weights know images already: the backbone that has them moves this much slower than the new head, in the
 #: trainings that go on from its versions too.
 PRETRAINED_BACKBONE_RATE = 0.1
+#: Random weights learn faster than those that know something: their learning rate is this many times the setting's.
+RANDOM_WEIGHTS_RATE = 2.0
 #: Share of the run in which the learning rate rises to its base.
 WARMUP = 0.05
 #: Batches that BatchNorm's statistics are estimated from, at most.
@@ -133,12 +135,14 @@ def train(
         others = None
         if manifest.unannotated:
             others = Examples(container.snapshot, manifest.unannotated, settings, Path(cache) / "others", channels)
-        parts = stages(*examples.served_size, device, from_scratch=served is None and backbone_rate == 1.0)
+        from_scratch = served is None and backbone_rate == 1.0
+        rate = settings.train_lr * (RANDOM_WEIGHTS_RATE if from_scratch else 1.0)
+        parts = stages(*examples.served_size, device, from_scratch=from_scratch)
         views = Views(examples, settings.train_seed, parts[-1])
         per_epoch = steps_per_pass(len(examples), settings.train_batch_size)
         run = Run(
             network,
-            make_optimizer(network, settings.train_lr, backbone_rate),
+            make_optimizer(network, rate, backbone_rate),
             device,
             max(settings.train_epochs, -(-settings.train_min_steps // per_epoch)) * per_epoch,
             per_epoch,
@@ -337,7 +341,7 @@ def recipe_of(settings: Settings, run: Run, backbone_rate: float, *, bfloat16: b
         weights=settings.weights,
         steps=run.step,
         batch_size=settings.train_batch_size,
-        learning_rate=settings.train_lr,
+        learning_rate=run.optimizer.param_groups[-1]["base_lr"],
         backbone_rate=backbone_rate,
         seed=settings.train_seed,
         seconds=round(run.clock.elapsed_s, 1),

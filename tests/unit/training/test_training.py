@@ -375,11 +375,9 @@ def test_a_backbone_that_began_with_published_weights_moves_slower_in_later_trai
     shutil.copytree(base / "model", later / "input/data/model")
     write_base(later, **hyperparameters(weights="none"))
     assert main(["--base", str(later)]) == 0
-    rates = [
-        json.loads((folder / "model/version.json").read_text())["recipe"]["backbone_rate"]
-        for folder in (learned, base, later)
-    ]
-    assert rates == [1.0, PRETRAINED_BACKBONE_RATE, PRETRAINED_BACKBONE_RATE]
+    recipes = [json.loads((folder / "model/version.json").read_text())["recipe"] for folder in (learned, base, later)]
+    assert [recipe["backbone_rate"] for recipe in recipes] == [1.0, PRETRAINED_BACKBONE_RATE, PRETRAINED_BACKBONE_RATE]
+    assert [recipe["learning_rate"] for recipe in recipes] == [1e-3, 5e-4, 5e-4], "random weights move faster"
 
 
 @pytest.mark.parametrize(
