@@ -1,17 +1,26 @@
-"""The documentation's pictures of the status page, of a real training: `python -m pytest tests/e2e/pictures.py`.
+"""The documentation's pictures of the demo and the status page, of real trainings: `python -m pytest tests/e2e/pictures.py`.
 
 No test: its name keeps it out of a run of all of them. It takes some minutes.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from subprocess import PIPE
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.e2e.browser import wait_for
+from tests.e2e.browser import new_page, wait_for
 from tests.e2e.loop import Loop, Project, region, running_loop
 from tests.e2e.test_page import DESKTOP, browser, visited
 
@@ -64,6 +73,36 @@ def test_take_them(loop: Loop, browser: Browser) -> None:
     with visited(browser, loop, "dark") as page:
         page.goto(f"/ui/projects/{project.id}")
         photograph(page, IMAGES / "ui-project-dark.png")
+
+
+def test_take_the_demo(browser: Browser) -> None:
+    """An image that nobody labelled, as Label Studio shows it before and after the training of `make demo`."""
+    shown, halves = [], []
+    with subprocess.Popen([sys.executable, "-m", "demo"], stdout=PIPE, text=True, start_new_session=True) as demo:
+        try:
+            for line in demo.stdout or ():
+                shown.append(line.rstrip())
+                if "Why the new version was promoted" in line:
+                    break
+            text = " ".join(shown)
+            [address] = re.findall(r"(http://\S+/projects/\d+)", text)
+            [(email, password)] = re.findall(r"Login (\S+), password (\S+?)\. ", text)
+            page = new_page(browser, viewport={"width": 700, "height": 470})
+            page.goto(address)
+            page.fill("input[name=email]", email)
+            page.fill("input[name=password]", password)
+            page.click("button[type=submit]")
+            page.wait_for_url(f"{address}/**")
+            page.locator(".dm-table__row-wrapper, .table__row-wrapper").last.click()
+            page.wait_for_selector("canvas")
+            for version in ("untrained", "v1"):
+                page.get_by_text(re.compile(f"^{version}")).first.click()
+                page.wait_for_timeout(3000)
+                halves.append(page.screenshot())
+        finally:
+            os.killpg(demo.pid, signal.SIGINT)
+    pair = [np.asarray(Image.open(BytesIO(half)).convert("RGB")) for half in halves]
+    Image.fromarray(np.hstack(pair)).save(IMAGES / "demo.png", optimize=True)
 
 
 def train(loop: Loop, project: Project) -> None:

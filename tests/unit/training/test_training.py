@@ -60,7 +60,8 @@ def learned(tmp_path_factory):
     """A container whose training has ended well."""
     base = tmp_path_factory.mktemp("learned")
     write_snapshot(base / "input/data/snapshot", CLASSES, examples())
-    write_base(base, **hyperparameters(train_min_steps=12))
+    # with patience, even a run of seconds is measured on the way
+    write_base(base, **hyperparameters(train_min_steps=12, train_patience=20))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGLOOP_TENSORBOARD_DIR", str(base / "curves"))
         assert main(["--base", str(base)]) == 0
