@@ -1,5 +1,8 @@
 """Counts annotations exactly once, however often and in whatever order their events come.
 
+Two things tell of each: Label Studio's webhook, and the object that Label Studio saves in the target bucket (saved.py).
+Both name it alike.
+
 A transaction writes a marker for each of some annotations, if there is none, and adds to the project's pending count:
 either both happen or neither. What is due is launched after each message, also after one that told nothing new: whoever
 counted before may have died in between.
@@ -7,7 +10,7 @@ counted before may have died in between.
 The table, by `pk` and `sk`:
 
 - `projects`, project: `pending` (counted and not yet trained on), `counted`, `generation` (launches so far)
-- `project#KEY`, `annotation#NAME`: a marker
+- `project#KEY`, `annotation#NAME`: a marker, kept for good: Label Studio may write an object anew at any time
 - `launches`, `KEY#generation`: a launch (launching.py)
 """
 
@@ -26,11 +29,10 @@ from messages import Batch, BatchAnswer, handle_batch
 
 from launching import PROJECTS, Launches, launches
 from logs import fields, get_logger
+from saved import Saved
 
 logger = get_logger("counting")
 
-#: How long a marker is kept, in seconds: SQS delivers a message again within its 14 days at the most.
-MARKER_S = 90 * 86400
 #: Of a transaction's 100 items one is the project's.
 _AT_ONCE = 99
 _TRIES = 8
@@ -49,17 +51,22 @@ class Counter:
         dynamodb: client of DynamoDB.
     """
 
-    def __init__(self, dynamodb: Any, table: str, launches: Launches) -> None:
-        self._dynamodb, self._table, self._launches = dynamodb, table, launches
+    def __init__(self, dynamodb: Any, table: str, launches: Launches, saved: Saved) -> None:
+        self._dynamodb, self._table, self._launches, self._saved = dynamodb, table, launches, saved
 
     def handle(self, batch: Batch) -> BatchAnswer:
         """Count the messages of a batch from SQS; the answer names those that are to come again."""
         return handle_batch(batch, self._count_message, logger)
 
-    def _count_message(self, message: Mapping[str, object]) -> None:
-        project, names = message["project"], message["annotations"]
-        if not isinstance(project, str) or not isinstance(names, list):
-            raise TypeError("project is no text, or annotations is no list")
+    def _count_message(self, message: Mapping[str, Any]) -> None:
+        if "detail" in message:
+            project, names = self._saved.annotations(message)
+            if not names:
+                return
+        else:
+            project, names = message["project"], message["annotations"]
+            if not isinstance(project, str) or not isinstance(names, list):
+                raise TypeError("project is no text, or annotations is no list")
         new = self.count(project, [str(name) for name in names])
         logger.info("counted", extra=fields(project=project, annotations=len(names), new=new))
         self._launches.launch_due(project)
@@ -95,12 +102,11 @@ class Counter:
         return 0
 
     def _transaction(self, project: str, names: Sequence[str]) -> list[dict[str, object]]:
-        expires = {"N": str(int(time.time()) + MARKER_S)}
         markers: list[dict[str, object]] = [
             {
                 "Put": {
                     "TableName": self._table,
-                    "Item": {"pk": {"S": f"project#{project}"}, "sk": {"S": f"annotation#{name}"}, "expires": expires},
+                    "Item": {"pk": {"S": f"project#{project}"}, "sk": {"S": f"annotation#{name}"}},
                     "ConditionExpression": "attribute_not_exists(pk)",
                 }
             }
@@ -125,4 +131,10 @@ def lambda_handler(event: Batch, context: object) -> BatchAnswer:
 @cache
 def _counter() -> Counter:
     config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
-    return Counter(boto3.client("dynamodb", config=config), os.environ["TABLE_NAME"], launches(config))
+    saved = Saved(
+        boto3.client("s3", config=config),
+        os.environ["TARGET_BUCKET"],
+        os.environ["ARTIFACTS_BUCKET"],
+        count_updates=os.environ.get("COUNT_UPDATES") == "true",
+    )
+    return Counter(boto3.client("dynamodb", config=config), os.environ["TABLE_NAME"], launches(config), saved)

@@ -1,4 +1,8 @@
-"""Events of Label Studio: which annotations of one count, and which tasks it created."""
+"""Events of Label Studio: which annotations of one count, and which tasks it created.
+
+What Label Studio saves in the target bucket tells of annotations too, by the same names: an event may be lost, as Label
+Studio sends each once and API Gateway takes none of more than 10 MB.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -15,6 +19,10 @@ _CREATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
 _UPDATED = ("ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
 _TASKS = ("TASK_CREATED", "TASKS_CREATED")
 _MOST_DIGITS = 18
+#: Keys of the target bucket that hold annotations: the id of one or of its task, with .json by a setting of Label Studio's.
+_SAVED = re.compile(r"projects/(\d{1,18})/\d{1,18}(?:\.json)?")
+#: Label Studio stamps an annotation's creation twice; a save that is later than this, in seconds, is another one.
+_CREATION_S = 1.0
 
 
 class BadEvent(Exception):
@@ -45,14 +53,7 @@ def parse_event(body: bytes, *, count_updates: bool) -> Event:
     Raises:
         BadEvent: it is not JSON, or a field is missing or of the wrong type.
     """
-    try:
-        fields = json.loads(body)
-    except ValueError as error:
-        raise BadEvent(f"the body is not JSON: {error}") from error
-    except RecursionError as error:
-        raise BadEvent("the body is nested too deeply") from error
-    if not isinstance(fields, dict):
-        raise BadEvent(f"the body is {_short(fields)}; expected an object")
+    fields = _loaded(body)
     action = fields.get("action")
     if not isinstance(action, str) or not re.fullmatch(r"[A-Z_]{1,60}", action):
         raise BadEvent(f"action is {_short(action)}; expected the name of an event, such as ANNOTATION_CREATED")
@@ -65,6 +66,34 @@ def parse_event(body: bytes, *, count_updates: bool) -> Event:
         tasks = [_id(task, "task.id") for task in _objects(fields, "task")]
         return Event(action, project, tasks=tuple(dict.fromkeys(tasks)))
     return Event(action, project)
+
+
+def saved_project(key: str) -> int | None:
+    """The id of the project of an object in the target bucket; None for one that is no annotation's."""
+    found = _SAVED.fullmatch(key)
+    return None if found is None else int(found[1])
+
+
+def parse_saved(body: bytes, project: int, *, count_updates: bool) -> tuple[str, ...]:
+    """The names of what counts in an object of the target bucket, as `parse_event` gives them.
+
+    It holds an annotation, or a task with all of its annotations.
+
+    Raises:
+        BadEvent: it holds neither, or another project's.
+    """
+    fields = _loaded(body)
+    found = _objects(fields, "annotation") if "annotations" in fields else [fields]
+    inside = fields.get("task")
+    owners = [fields.get("project"), inside.get("project") if isinstance(inside, dict) else None]
+    if any(owner not in (None, project) for owner in owners):
+        raise BadEvent(f"it is of project {_short(next(filter(None, owners)))}, below that of project {project}")
+    names: list[str] = []
+    for one in found:
+        if not one.get("was_cancelled"):
+            names.append(str(_id(one, "annotation.id")))
+            names += [_save(one)] if count_updates and _is_later_save(one) else []
+    return tuple(dict.fromkeys(names))
 
 
 def project_key(project: object) -> str:
@@ -89,14 +118,42 @@ def project_id(key: str) -> str:
     return key.partition(".")[0]
 
 
+def _loaded(body: bytes) -> Json:
+    try:
+        fields = json.loads(body)
+    except ValueError as error:
+        raise BadEvent(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadEvent("the body is nested too deeply") from error
+    if not isinstance(fields, dict):
+        raise BadEvent(f"the body is {_short(fields)}; expected an object")
+    return fields
+
+
 def _change(annotation: Json, action: str) -> str:
-    ident = _id(annotation, "annotation.id")
-    if action in _CREATED:
-        return str(ident)
-    updated_at = annotation.get("updated_at")
-    if not isinstance(updated_at, str) or not re.fullmatch(r"[0-9T:.Z+ -]{10,40}", updated_at):
-        raise BadEvent(f"annotation.updated_at is {_short(updated_at)}; expected a time in ISO 8601")
-    return f"{ident}@{updated_at}"
+    return str(_id(annotation, "annotation.id")) if action in _CREATED else _save(annotation)
+
+
+def _save(annotation: Json) -> str:
+    """The name of one save: event and object write its time alike, whatever their time zone."""
+    saved_at = _moment(annotation, "updated_at").astimezone(UTC)
+    return f"{_id(annotation, 'annotation.id')}@{saved_at:%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _is_later_save(annotation: Json) -> bool:
+    if annotation.get("created_at") is None:
+        return False
+    age = _moment(annotation, "updated_at") - _moment(annotation, "created_at")
+    return age.total_seconds() > _CREATION_S
+
+
+def _moment(annotation: Json, name: str) -> datetime:
+    value = annotation.get(name)
+    try:
+        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BadEvent(f"annotation.{name} is {_short(value)}; expected a time in ISO 8601") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _objects(fields: Json, name: str) -> list[Json]:

@@ -157,6 +157,23 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
         click.echo(f"{item.what}: {item.done}{changed}, {item.place}{synced}")
 
 
+@aws.command()
+@click.option("--project", "-p", type=int, help="Id of the project in Label Studio.  [default: all]")
+@_route
+def backfill(name: str, region: str, as_json: bool, project: int | None) -> None:
+    """Have each annotation of the target bucket counted that was not: what was there before the route, or was missed."""
+    from segloop.aws.route import Backfill
+
+    with console(stderr=True).status("told to the counter: 0 annotations") as status:
+        told = Backfill(_account(region), name, project).run(
+            lambda so_far: status.update(f"told to the counter: {so_far} annotations")
+        )
+    if as_json:
+        print_json({"told": told})
+    else:
+        click.echo(f"told to the counter: {told} annotations; it counts those that it has not counted before")
+
+
 def _account(region: str) -> Clients:
     from segloop.aws.clients import Clients
 
@@ -227,10 +244,12 @@ def _print_status(found: RouteStatus) -> None:
         left = max(found.annotations_per_training - project.pending, 0)
         numbers = (project.pending, f"{left} left", project.counted, project.generation)
         projects.add_row(escape(project.project), *map(str, numbers))
-    launches = Table("project", "number", "due", "started", "as", title="launches")
+    launches = Table("project", "number", "due", "started", "as", "outcome", title="launches")
     for launch in found.launches:
         moments = (launch.claimed_at, launch.started_at or "not yet", launch.started_as)
-        launches.add_row(*map(escape, (launch.project, str(launch.generation), *moments)))
+        failed = f"failed {launch.tries} times: {launch.problem}" if launch.problem else ""
+        outcome = ", ".join(filter(None, (launch.outcome, failed)))
+        launches.add_row(*map(escape, (launch.project, str(launch.generation), *moments, outcome)))
     executions = Table("execution", "status", "started", "failure", title="pipeline")
     for one in found.executions:
         executions.add_row(*map(escape, (one.execution, one.status, one.started_at, one.failure)))

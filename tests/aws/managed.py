@@ -35,6 +35,20 @@ def bulk(numbers: Iterable[int], **fields: Any) -> Json:
     return {"action": "ANNOTATIONS_CREATED", "project": one["project"], "annotation": annotations, "task": tasks}
 
 
+def connect(s3: Any, artifacts: str, key: str = PROJECT) -> None:
+    """A project's description, as `segloop aws connect` writes it."""
+    number = int(key.partition(".")[0])
+    description = {"project": number, "key": key, "label_config": "<View/>"}
+    s3.put_object(Bucket=artifacts, Key=f"projects/{number}/project.json", Body=json.dumps(description).encode())
+
+
+def save(s3: Any, target: str, number: int, project: int = 29, **fields: Any) -> None:
+    """An annotation in the target bucket, as Label Studio saves it."""
+    annotation = created(number, **fields)["annotation"] | {"project": project}
+    annotation["task"] = {"id": 1000 + number, "data": {"image": "s3://photos/1.png"}, "project": project}
+    s3.put_object(Bucket=target, Key=f"projects/{project}/{number}", Body=json.dumps(annotation).encode())
+
+
 def add_pipeline(emulator: Emulator, name: str) -> None:
     """A pipeline that takes the parameters of a launch, and has nothing to do."""
     parameters = [{"Name": "ProjectId", "Type": "String"}, {"Name": "Generation", "Type": "String"}]

@@ -111,7 +111,13 @@ class Ministack:
         cloudformation.get_waiter("stack_create_complete").wait(
             StackName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 300}
         )
-        return Stack(self, name)
+        stack = Stack(self, name)
+        # the one property of the template's buckets that this ministack's CloudFormation leaves out
+        if target := stack.outputs.get("TargetBucketName"):
+            s3.put_bucket_notification_configuration(
+                Bucket=target, NotificationConfiguration={"EventBridgeConfiguration": {}}
+            )
+        return stack
 
     def _environment(self) -> dict[str, str]:
         # Nothing is inherited but the search path: neither proxies, nor AWS_* of the caller.

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from segloop.cli import main
+from tests.aws.managed import connect, save
 from tests.aws.ministack import Ministack, Stack
 from tests.aws.sagemaker_emulator import Emulator, emulated_aws
 from tests.waiting import until
@@ -121,14 +122,41 @@ def count_and_look(account: Account, stack: Stack) -> None:
     (launch,) = found["launches"]
     assert (launch["project"], launch["generation"], found["annotations_per_training"]) == ("7", 1, 2)
     assert launch["started_as"].endswith(found["executions"][0]["execution"])
+    backfill(account, stack)
     # the emulator's S3 has no code for the training
     found = await_status(account, lambda found: found["executions"][0]["status"] == "Failed")
     assert found["last_error"].endswith("failed: Step failure: One or multiple steps failed.")
+    assert stack.invoke("Sweeper", {})["error"]
+    found = account.json("status", "--name", "street")
+    assert found["last_error"].startswith("launch ")
+    assert "of project 7 failed 1 times, is tried again at 20" in found["last_error"]
+    assert "training-job" in found["last_error"] or "Training job" in found["last_error"]
     queue = stack.outputs["DeadLetterQueueUrl"]
     account.ministack.client("sqs").send_message(QueueUrl=queue, MessageBody="poison")
     shown = account.run("status", "--name", "street").stdout
     assert "last error: 1 events could not be handled; the functions' logs say why" in shown
     assert "street: UPDATE_COMPLETE since 20" in shown
+
+
+def backfill(account: Account, stack: Stack) -> None:
+    """Three annotations that nobody told of, one of them in another project, and one that was counted."""
+    s3, target = account.ministack.client("s3"), stack.outputs["TargetBucketName"]
+    told = s3.get_bucket_notification_configuration(Bucket=target)
+    assert "EventBridgeConfiguration" in told
+    # as a route was that was made before its bucket told of anything
+    s3.put_bucket_notification_configuration(Bucket=target, NotificationConfiguration={})
+    for project in (7, 8):
+        connect(s3, stack.outputs["ArtifactsBucketName"], str(project))
+    for project, number in ((7, 3), (7, 4), (8, 1)):
+        save(s3, target, number, project)
+    s3.put_object(Bucket=target, Key="projects/7/notes.txt", Body=b"no annotation")
+    assert account.json("backfill", "--name", "street", "--project", "7") == {"told": 2}
+    counted = {"project": "7", "pending": 0, "counted": 4, "generation": 2}
+    await_status(account, lambda found: counted in found["projects"])
+    assert "told to the counter: 3 annotations" in account.run("backfill", "--name", "street").stdout
+    other = {"project": "8", "pending": 1, "counted": 1, "generation": 0}
+    await_status(account, lambda found: found["projects"] == [counted, other])
+    assert "there is no route nowhere" in account.run("backfill", "--name", "nowhere").output
 
 
 def destroy(account: Account, names: dict[str, str]) -> None:
@@ -143,7 +171,7 @@ def destroy(account: Account, names: dict[str, str]) -> None:
 
     result = account.json("destroy", "--name", "street", "--yes")
     assert result["stacks"] == ["street-sagemaker", "street"]
-    kept = {names["SourceBucketName"], names["ArtifactsBucketName"]}
+    kept = set(names.values())
     assert set(result["kept"]) == account.buckets() == kept
     assert (account.stacks(), account.emulator.pipelines, account.emulator.flow.groups) == ({}, {}, {})
     again = account.run("destroy", "--name", "street", "--yes")

@@ -19,7 +19,7 @@ from segloop.queue import Jobs
 from segloop.settings import Settings
 from segloop.web import create_app
 from tests.aws.hosting_emulator import Refusal
-from tests.aws.managed import PROJECT, add_pipeline, bulk, counts, created, launches, recorded
+from tests.aws.managed import PROJECT, add_pipeline, bulk, connect, counts, created, launches, recorded, save
 from tests.aws.ministack import Ministack, Stack
 from tests.aws.sagemaker_emulator import Emulator
 from tests.waiting import until
@@ -43,14 +43,18 @@ class World:
 
     def stored(self) -> int:
         """Rows of the table and messages of the queue."""
+        rows: int = self.dynamodb.scan(TableName=self.table)["Count"]
+        return rows + self.stored_messages()
+
+    def stored_messages(self) -> int:
+        """Messages of the queue."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         url = self.stack.outputs["QueueUrl"]
         found = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-        rows: int = self.dynamodb.scan(TableName=self.table)["Count"]
-        return rows + sum(int(value) for value in found.values())
+        return sum(int(value) for value in found.values())
 
     def age_launches(self) -> None:
-        """Let ten minutes pass for launches that were not started."""
+        """Let twenty minutes pass for launches that were not started."""
         rows = self.dynamodb.query(
             TableName=self.table,
             KeyConditionExpression="pk = :pk",
@@ -60,8 +64,8 @@ class World:
             self.dynamodb.update_item(
                 TableName=self.table,
                 Key={"pk": row["pk"], "sk": row["sk"]},
-                UpdateExpression="SET claimed_at = claimed_at - :passed",
-                ExpressionAttributeValues={":passed": {"N": "600"}},
+                UpdateExpression="SET claimed_at = claimed_at - :passed, next_at = if_not_exists(next_at, :zero) - :passed",
+                ExpressionAttributeValues={":passed": {"N": "1200"}, ":zero": {"N": "0"}},
             )
 
 
@@ -121,6 +125,28 @@ def test_a_bulk_event_larger_than_a_message(world: World) -> None:
     assert until(lambda: world.counts("30.1795383040") == expected)
 
 
+def test_what_no_event_told_is_counted_once_it_is_saved(world: World) -> None:
+    key = "40.1795383040"
+    s3 = world.stack.ministack.client("s3")
+    event = bulk(range(1, 13), result=[{"value": {"rle": [200] * 180_000}}])
+    event["project"] |= {"id": 40, "created_at": "2026-11-22T21:30:40Z"}
+    # as large as 80 street scenes are
+    assert len(json.dumps(event)) > 7.5 * 2**20
+    assert world.stack.post(event).status_code in (413, 500, 502)
+    assert world.counts(key) == {}
+    connect(s3, world.stack.outputs["ArtifactsBucketName"], key)
+    for _ in range(2):
+        for number in range(1, 13):
+            save(s3, world.stack.outputs["TargetBucketName"], number, 40)
+    expected = {"pending": 12 % PER_TRAINING, "counted": 12, "generation": 12 // PER_TRAINING}
+    assert until(lambda: world.counts(key) == expected)
+    # an event that comes late after all
+    event["annotation"] = [{**one, "result": []} for one in event["annotation"]]
+    assert world.stack.post(event).status_code == 202
+    assert until(lambda: world.stored_messages() == 0)
+    assert world.counts(key) == expected
+
+
 def test_the_sweeper_starts_what_could_not_be_started(world: World) -> None:
     refusal = Refusal("ThrottlingException", "Rate exceeded")
     world.emulator.faults += [("StartPipelineExecution", refusal)] * 2
@@ -128,10 +154,12 @@ def test_the_sweeper_starts_what_could_not_be_started(world: World) -> None:
     event["project"] |= {"id": 31, "created_at": None}
     world.stack.post(event)
     assert until(lambda: world.counts("31").get("generation") == 1 and not world.emulator.faults)
-    assert world.stack.invoke("Sweeper", {}) == {"error": None, "answer": {"left_behind": 0}}
-    world.age_launches()
-    world.emulator.faults += [("StartPipelineExecution", refusal)] * 2
     assert world.stack.invoke("Sweeper", {})["error"]
+    world.age_launches()
+    world.emulator.faults += [("StartPipelineExecution", refusal)] * 3
+    assert world.stack.invoke("Sweeper", {})["error"]
+    assert not world.emulator.faults
+    world.age_launches()
     assert world.stack.invoke("Sweeper", {}) == {"error": None, "answer": {"left_behind": 1}}
     assert world.stack.invoke("Sweeper", {}) == {"error": None, "answer": {"left_behind": 0}}
     assert [one for one in launches(world.emulator) if one[0] == "31"] == [("31", 1)]

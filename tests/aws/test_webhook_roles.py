@@ -25,11 +25,12 @@ from labelling import LabelStudio
 from launching import Launch, Launches, Pipeline
 from LsCustomWebhook import Receiver
 from prelabelling import PreLabeller
+from saved import Saved
 from segloop.aws.endpoints.handler import Handler
 from segloop.settings import Settings
 from sweeping import LaunchesFailed, sweep
 from tests.aws.hosting_emulator import Endpoint
-from tests.aws.managed import add_pipeline, counts, created, launches, recorded
+from tests.aws.managed import add_pipeline, connect, counts, created, launches, recorded, save
 from tests.aws.ministack import REGION, Ministack, Stack
 from tests.aws.sagemaker_emulator import Emulator
 from tests.aws.template_roles import actions, permissions, without
@@ -211,10 +212,18 @@ def receive(world: World, clients: Clients, stack: Stack) -> None:
 def count(world: World, clients: Clients, stack: Stack) -> None:
     write_log(clients, stack, "Counter")
     found = starts(world, clients, stack)
-    counter = Counter(clients("dynamodb"), stack.outputs["TableName"], found)
-    project = f"{next(world.numbers)}.1"
-    body = {"project": project, "annotations": ["1", "2"]}
-    poll(clients, stack.outputs["QueueUrl"], body, counter.handle, world.ministack.client("sqs"))
+    target, artifacts = stack.outputs["TargetBucketName"], stack.outputs["ArtifactsBucketName"]
+    saved = Saved(clients("s3"), target, artifacts, count_updates=False)
+    counter = Counter(clients("dynamodb"), stack.outputs["TableName"], found, saved)
+    number, sqs = next(world.numbers), world.ministack.client("sqs")
+    project = f"{number}.1"
+    connect(world.ministack.client("s3"), artifacts, project)
+    save(world.ministack.client("s3"), target, 2, number)
+    # one of them is gone when it is read
+    for key in (f"projects/{number}/2", f"projects/{number}/3"):
+        told = {"detail": {"bucket": {"name": target}, "object": {"key": key}}}
+        poll(clients, stack.outputs["QueueUrl"], told, counter.handle, sqs)
+    poll(clients, stack.outputs["QueueUrl"], {"project": project, "annotations": ["1"]}, counter.handle, sqs)
     root = Launches(world.ministack.client("dynamodb"), stack.outputs["TableName"], PER_TRAINING, str)
     assert project not in {launch.project for launch in root.left_behind(0)}
 
@@ -227,7 +236,7 @@ def finish(world: World, clients: Clients, stack: Stack) -> None:
         raise RuntimeError(f"{launch} is left behind")
 
     left = Launches(root, stack.outputs["TableName"], PER_TRAINING, dies)
-    counter = Counter(root, stack.outputs["TableName"], left)
+    counter = Counter(root, stack.outputs["TableName"], left, Saved(None, "", "", count_updates=False))
     first, second = f"{next(world.numbers)}.1", f"{next(world.numbers)}.1"
     counter.count(first, ["1", "2"])
     assert left.launch_due(first) == 1

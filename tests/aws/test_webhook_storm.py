@@ -20,8 +20,9 @@ from counting import Counter
 from credentials import SharedSecret
 from launching import Launches, NotStarted, Pipeline
 from LsCustomWebhook import Receiver
+from saved import Saved
 from sweeping import LaunchesFailed, sweep
-from tests.aws.managed import PROJECT, add_pipeline, bulk, counts, created, launches
+from tests.aws.managed import PROJECT, add_pipeline, bulk, connect, counts, created, launches, save
 from tests.aws.ministack import TEMPLATE, Ministack, Stack
 from tests.aws.sagemaker_emulator import Emulator
 from tests.waiting import until
@@ -29,10 +30,12 @@ from tests.waiting import until
 pytestmark = pytest.mark.slow
 
 DISTINCT, PER_TRAINING, THREADS = 127, 10, 8
+#: Annotations whose events of the webhook are lost: the target bucket alone tells of them.
+LOST = range(DISTINCT + 1, DISTINCT + 27)
 POISON = ["no JSON", '{"annotations": ["1"]}', '{"project": "29", "annotations": "12"}', "[]"]
 #: What a counter does for a message, in this order; get_item asks whether a training is due.
 STEPS = ("count", "get_item", "claim", "start_pipeline_execution", "update_item")
-CALLS = ("transact_write_items", "send_message", *STEPS)
+CALLS = ("transact_write_items", "send_message", "get_object", *STEPS)
 #: Processes that die before, and as many that die after, each step.
 DEATHS = 2
 
@@ -85,7 +88,9 @@ class World:
         self.table, self.queue = self.stack.outputs["TableName"], self.stack.outputs["QueueUrl"]
         self.dead = self.stack.outputs["DeadLetterQueueUrl"]
         self.dynamodb, self.sqs = ministack.client("dynamodb"), ministack.client("sqs")
-        self.secrets = ministack.client("secretsmanager")
+        self.secrets, self.s3 = ministack.client("secretsmanager"), ministack.client("s3")
+        self.buckets = (self.stack.outputs["TargetBucketName"], self.stack.outputs["ArtifactsBucketName"])
+        connect(self.s3, self.buckets[1])
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
         self.sagemaker = boto3.client(
             "sagemaker", "us-east-1", endpoint_url=emulator.url, config=Config(max_pool_connections=16), **keys
@@ -112,6 +117,9 @@ class World:
         skipped = event["action"] == "ANNOTATION_CREATED" and event["annotation"]["was_cancelled"]
         assert answer["statusCode"] == (200 if skipped else 202)
 
+    def save(self, number: int) -> None:
+        save(self.s3, self.buckets[0], number, was_cancelled=number >= 900)
+
     def poll(self) -> None:
         """What Lambda does: messages to a counter, and those that it has not named as failed are deleted."""
         while not self.ended.is_set():
@@ -126,7 +134,8 @@ class World:
             # five deaths would send a good message to the dead-letter queue, as they should
             tries = max(int(message["Attributes"]["ApproximateReceiveCount"]) for message in received)
             lives = tries > 2
-            counter = Counter(self.mortal(self.dynamodb, lives=lives), self.table, self.launches(lives=lives))
+            saved = Saved(self.mortal(self.s3, lives=lives), *self.buckets, count_updates=False)
+            counter = Counter(self.mortal(self.dynamodb, lives=lives), self.table, self.launches(lives=lives), saved)
             records = [{"messageId": one["MessageId"], "body": one["Body"]} for one in received]
             try:
                 failed = {item["itemIdentifier"] for item in counter.handle({"Records": records})["batchItemFailures"]}
@@ -159,6 +168,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(ministack, emulator)
 
 
+def _saves(dice: random.Random) -> list[int]:
+    """What Label Studio writes to the target bucket, and in which order: each annotation at least once, some again."""
+    numbers = [*range(1, LOST[-1] + 1), *range(900, 905)]
+    saves = [*numbers, *dice.choices(numbers, k=40)]
+    dice.shuffle(saves)
+    return saves
+
+
 def _deliveries(dice: random.Random) -> list[tuple[dict[str, Any], bool]]:
     """Each annotation alone, and twice in bulk, shuffled; receivers of half the deliveries may die, of one never."""
     numbers = list(range(1, DISTINCT + 1))
@@ -177,14 +194,19 @@ def _deliveries(dice: random.Random) -> list[tuple[dict[str, Any], bool]]:
     return events
 
 
-def test_a_storm_launches_exactly_as_often_as_it_must(world: World) -> None:
+def test_a_storm_from_both_sides_launches_exactly_as_often_as_it_must(world: World) -> None:
     dice = random.Random(6)
     for body in POISON:
         world.sqs.send_message(QueueUrl=world.queue, MessageBody=body)
     with ThreadPoolExecutor(THREADS) as senders, ThreadPoolExecutor(THREADS) as pollers:
         polls = [pollers.submit(world.poll) for _ in range(THREADS)]
         try:
-            sent = [senders.submit(world.deliver, event, lives=lives) for event, lives in _deliveries(dice)]
+            told: list[tuple[Callable[..., None], Any, dict[str, bool]]] = [
+                *((world.deliver, event, {"lives": lives}) for event, lives in _deliveries(dice)),
+                *((world.save, number, {}) for number in _saves(dice)),
+            ]
+            dice.shuffle(told)
+            sent = [senders.submit(call, what, **how) for call, what, how in told]
             for each in sent:
                 each.result()
             until(lambda: world.waiting(world.queue) == 0, "an empty queue")
@@ -196,12 +218,13 @@ def test_a_storm_launches_exactly_as_often_as_it_must(world: World) -> None:
     for _ in range(16):
         world.sweep(lives=False)
     world.sweep(lives=True)
-    generations = DISTINCT // PER_TRAINING
-    expected = {"pending": DISTINCT % PER_TRAINING, "counted": DISTINCT, "generation": generations}
+    distinct = LOST[-1]
+    generations = distinct // PER_TRAINING
+    expected = {"pending": distinct % PER_TRAINING, "counted": distinct, "generation": generations}
     assert counts(world.dynamodb, world.table) == expected
     assert launches(world.emulator) == [(PROJECT.split(".")[0], number + 1) for number in range(generations)]
     assert len(world.emulator.executions) == generations
-    everywhere = {(step, done): DEATHS for step in (*STEPS, "send_message") for done in (False, True)}
+    everywhere = {(step, done): DEATHS for step in (*STEPS, "send_message", "get_object") for done in (False, True)}
     assert world.reaper.deaths == everywhere
     dead = [
         message["Body"]

@@ -87,6 +87,23 @@ class Buckets:
             )
         return True
 
+    def tell_eventbridge(self, bucket: str) -> bool:
+        """Have a bucket tell EventBridge of its objects beside whomever it tells already; False if it does so already."""
+        with explained("s3:GetBucketNotification"):
+            told = self._s3.get_bucket_notification_configuration(Bucket=bucket, ExpectedBucketOwner=self.account)
+        told.pop("ResponseMetadata")
+        if "EventBridgeConfiguration" in told:
+            return False
+        with explained("s3:PutBucketNotification"):
+            self._s3.put_bucket_notification_configuration(
+                Bucket=bucket,
+                ExpectedBucketOwner=self.account,
+                NotificationConfiguration={**told, "EventBridgeConfiguration": {}},
+                # those whom it tells already are not tried anew: one of them may be somebody else's
+                SkipDestinationValidation=True,
+            )
+        return True
+
     def put_once(self, bucket: str, key: str, data: bytes) -> bool:
         """Write an object whose name tells its content, into this account's bucket alone; False if it is there already."""
         place = {"Bucket": bucket, "Key": key, "ExpectedBucketOwner": self.account}

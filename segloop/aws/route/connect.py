@@ -112,10 +112,12 @@ class Connection:
         """
         self._open_prefix()
         source, target = self._source(), self._target()
+        # first: each annotation that the target storage's sync writes is counted by it
+        description = self._description()
         return [
+            description,
             self._storage("source storage", source),
             self._storage("target storage", target),
-            self._description(),
             self._webhook(webhook_url or self._outputs["WebhookUrl"]),
         ]
 

@@ -95,6 +95,9 @@ class Deployment:
             self._watch.say("Without --label-studio-url, Label Studio's pages may not load images by signed addresses")
         with tempfile.TemporaryDirectory(prefix="segloop-code-") as scratch:
             stacks = [self._deploy_route(dry_run)]
+            target = self._route.describe().outputs.get("TargetBucketName")
+            if target and not dry_run and self._buckets.tell_eventbridge(target):
+                self._watch.say(f"The bucket {target} tells EventBridge of its objects now")
             if (self._options.target or self._route.describe().parameters.get("Target") or "pipeline") == "pipeline":
                 stacks.append(self._deploy_sagemaker(Path(scratch), dry_run))
         outputs = {**self._route.describe().outputs, **self._sagemaker.describe().outputs}
