@@ -1,11 +1,17 @@
-"""Finishes what others left behind: counts that make a training due, and launches that were claimed and not started."""
+"""Finishes what others left behind: counts that make a training due, launches that were claimed and not started, and
+launches that failed.
+"""
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from typing import Any
 
+import boto3
 from botocore.config import Config
 
+from following import follow
 from launching import Launches, launches
 from logs import fields, get_logger
 
@@ -16,29 +22,45 @@ LEFT_S = 120.0
 
 
 class LaunchesFailed(Exception):
-    """Trainings are due that cannot be started now: the function fails, so that its alarm goes off."""
+    """Trainings are due and do not take place: the function fails for as long, so that its alarm goes off."""
 
 
-def sweep(found: Launches, *, left_s: float = LEFT_S) -> int:
-    """Start what is due and what was left behind; how many launches were left behind.
+def sweep(found: Launches, *, left_s: float = LEFT_S, sagemaker: Any = None) -> int:
+    """Start what is due, what was left behind and what failed; how many launches were left behind.
+
+    Args:
+        sagemaker: client of SageMaker, where it trains: what became of launches that were started is looked at first.
 
     Raises:
-        LaunchesFailed: some cannot be started now.
+        LaunchesFailed: some failed at their last try.
     """
+    if sagemaker is not None:
+        follow(found, sagemaker)
     left = list(found.left_behind(left_s))
-    failed = sum(not found.start(launch) for launch in left)
-    failed += sum(found.launch_due(project) for project in found.due())
-    logger.info("swept", extra=fields(left_behind=len(left), failed=failed))
-    if failed:
-        raise LaunchesFailed(f"{failed} trainings were not started; the log says why")
+    for launch in left:
+        found.start(launch)
+    for project in list(found.due()):
+        found.launch_due(project)
+    troubled = found.troubled()
+    logger.info("swept", extra=fields(left_behind=len(left), troubled=troubled))
+    if troubled:
+        raise LaunchesFailed(f"{troubled} trainings are due and do not take place; segloop aws status says why")
     return len(left)
 
 
 def lambda_handler(event: object, context: object) -> dict[str, int]:
     """What the schedule calls."""
-    return {"left_behind": sweep(_launches())}
+    return {"left_behind": sweep(_launches(), sagemaker=_sagemaker())}
+
+
+_CONFIG = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
 
 
 @cache
 def _launches() -> Launches:
-    return launches(Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3}))
+    return launches(_CONFIG)
+
+
+@cache
+def _sagemaker() -> Any:
+    return boto3.client("sagemaker", config=_CONFIG) if os.environ.get("PIPELINE_NAME") else None

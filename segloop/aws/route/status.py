@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,23 +34,38 @@ class StackStatus:
 
 @dataclass(frozen=True)
 class ProjectCount:
-    """What is counted of a project, by its key: annotations not yet trained on, all of them, and launches so far."""
+    """What is counted of a project, by its key: annotations not yet trained on, all of them, and launches so far.
+
+    `rests_until` is when launches begin again after one that failed at every try; empty where none did.
+    """
 
     project: str
     pending: int
     counted: int
     generation: int
+    rests_until: str = ""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A training that was due, and when and as what it was started; empty where it was not yet."""
+    """A training that was due, and when and as what it was started; empty where it was not yet.
+
+    Args:
+        tries: how often it failed.
+        problem: why it failed at its last try.
+        next_at: when it is tried again.
+        outcome: trained, released (its annotations are pending again), stopped or unknown; empty where it has not ended.
+    """
 
     project: str
     generation: int
     claimed_at: str
     started_at: str
     started_as: str
+    tries: int = 0
+    problem: str = ""
+    next_at: str = ""
+    outcome: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ def _rows(clients: Clients, table: str, pk: str) -> list[Row]:
 
 def _project(row: Row) -> ProjectCount:
     pending, counted, generation = (int(row.get(name, {}).get("N", 0)) for name in ("pending", "counted", "generation"))
-    return ProjectCount(row["sk"]["S"], pending, counted, generation)
+    return ProjectCount(row["sk"]["S"], pending, counted, generation, _later(row.get("rests_until")))
 
 
 def _launch(row: Row) -> Launch:
@@ -140,6 +156,10 @@ def _launch(row: Row) -> Launch:
         _seconds(row.get("claimed_at")),
         _seconds(row.get("started_at")),
         row.get("started_as", {}).get("S", ""),
+        int(row.get("attempt", {}).get("N", 0)),
+        row.get("problem", {}).get("S", ""),
+        _later(row.get("next_at")),
+        row.get("outcome", {}).get("S", ""),
     )
 
 
@@ -172,8 +192,14 @@ def _last_error(found: RouteStatus) -> str:
     if found.dead_letters.get("waiting"):
         return f"{found.dead_letters['waiting']} events could not be handled; the functions' logs say why"
     for launch in found.launches:
-        if not launch.started_at:
-            return f"launch {launch.generation} of project {launch.project} is not started yet; the sweeper tries again"
+        about = f"launch {launch.generation} of project {launch.project}"
+        if launch.outcome == "released":
+            return f"{about} failed {launch.tries} times, and its annotations are pending again: {launch.problem}"
+        if launch.problem and not launch.outcome:
+            again = f", is tried again at {launch.next_at}" if launch.next_at else ""
+            return f"{about} failed {launch.tries} times{again}: {launch.problem}"
+        if not launch.started_at and not launch.outcome:
+            return f"{about} is not started yet; the sweeper tries again"
     for execution in found.executions:
         if execution.status == "Failed":
             return f"execution {execution.execution} failed: {execution.failure or 'no reason given'}"
@@ -182,6 +208,11 @@ def _last_error(found: RouteStatus) -> str:
 
 def _seconds(value: Mapping[str, str] | None) -> str:
     return "" if value is None else _iso(datetime.fromtimestamp(int(value["N"]), UTC))
+
+
+def _later(value: Mapping[str, str] | None) -> str:
+    """A moment that is still to come; empty for one that has passed."""
+    return _seconds(value) if value is not None and int(value["N"]) > time.time() else ""
 
 
 def _iso(moment: datetime) -> str:
