@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from segloop.blind import is_blind
 from segloop.dataset.files import Objects
 from segloop.dataset.items import ItemBuilder, SnapshotInputs, Task
 from segloop.dataset.manifest import MANIFEST, Item, Manifest, Skipped, Split, write_manifest
@@ -159,6 +161,7 @@ def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Twins, groups: Mappi
         # what the champion was trained on cannot judge it; what it was judged by goes on doing so
         if side == "train" or task not in present:
             present[task] = side
+    _hold_out_blind(inputs, tasks, present, twins.tasks)
     assigned = assign_splits(inputs.project, tasks, present, inputs.settings.val_fraction, twins.tasks)
     moved = sorted(task for task in known.keys() & assigned.keys() if known[task] != assigned[task])
     if moved:
@@ -169,6 +172,22 @@ def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Twins, groups: Mappi
     if assigned.items() - known.items():
         inputs.splits.save({**known, **assigned})
     return assigned
+
+
+def _hold_out_blind(inputs: SnapshotInputs, tasks: set[int], sides: dict[int, Split], twins: Mapping[int, int]) -> None:
+    """Hold out the new blind tasks, but for those that show what is trained on, and for the last task to train on."""
+    share = inputs.settings.blind_share
+    new = [task for task in sorted(tasks - sides.keys()) if is_blind(inputs.project, task, share)]
+    if not new:
+        return
+    together = Counter(twins.get(task, task) for task in tasks)
+    trained = {twins.get(task, task) for task, side in sides.items() if side == "train"}
+    groups = {twins.get(task, task) for task, side in sides.items() if side == "val"}
+    for task in new:
+        group = twins.get(task, task)
+        if group not in trained and sum(together[held] for held in groups | {group}) < len(tasks):
+            groups.add(group)
+            sides[task] = "val"
 
 
 def _leaks(items: Iterable[Item], assigned: Mapping[int, Split], twins: Mapping[int, int]) -> list[Skipped]:

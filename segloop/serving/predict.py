@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
+from segloop.blind import is_blind
 from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.metrics.uncertainty import Acquisition
@@ -85,7 +86,8 @@ class Predictor:
         """Predict a batch: always one prediction per task, in order.
 
         A prediction's score, in [0, 1], is what the setting `acquisition` says, and the lowest of its images'. A task
-        that fails, or that the deadline leaves no time for, is logged with the reason and gets an empty prediction.
+        that fails, or that the deadline leaves no time for, is logged with the reason and gets an empty prediction. The
+        regions of a blind task (the setting `blind_share`) are left out.
         """
         if len(tasks) == 1 and self._is_in_time():
             return [self._outcome(tasks[0], partial(self._predict, tasks[0]))]
@@ -139,6 +141,8 @@ class Predictor:
         score, segmentation = min(scored, key=itemgetter(0))
         if self.watch is not None:
             self.watch(task, segmentation)
+        if is_blind(self.model.project, task.get("id"), self.settings.blind_share):
+            result = []  # with its score, so that its turn to be labelled is as any other's
         return {"result": result, "score": score, "model_version": self.model.version}
 
     def _answer(self, task: Task, context: Mapping[str, object]) -> Prediction:

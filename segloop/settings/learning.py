@@ -76,6 +76,9 @@ class LearningSettings(BaseSettings):
     """Tasks that entropy+diversity puts in order after a promotion."""
     ordered_view: bool = False
     """Keep a tab "Most uncertain first" of the tasks to label in the project's Data Manager."""
+    blind_share: float = Field(0.0, ge=0, le=0.5)
+    """Share of the tasks whose pre-label stays hidden, chosen at random: they show how long labelling takes without one,
+    and judge versions without the champion's help, so that they are always held out. 0.05 is a good start. 0: none."""
     prelabel_batch: int = Field(8, ge=1)
     """Tasks predicted and posted at a time when a promotion refreshes predictions."""
 

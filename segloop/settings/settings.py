@@ -34,6 +34,7 @@ PROJECT_SETTINGS = (
     "adapt_threshold",
     "annotators",
     "arch",
+    "blind_share",
     "consistency_images",
     "input_size",
     "min_area_px",

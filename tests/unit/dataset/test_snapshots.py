@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from segloop.blind import is_blind
 from segloop.dataset import Manifest, SnapshotInputs, load_manifest, snapshot
 from segloop.dataset.class_maps import counting_annotations
 from segloop.errors import LabelConfigError, LabelStudioUnreachable, NothingToTrain, TrainingError
@@ -337,6 +338,32 @@ def test_snapshot_is_dated_before_its_first_task_was_read(tmp_path: Path) -> Non
 def test_newest_annotation_counts_but_ground_truth_first(annotations: list[dict[str, Any]], wanted: int | None) -> None:
     chosen = counting_annotations(annotations, "ground-truth")
     assert [one["id"] for one in chosen] == ([] if wanted is None else [wanted])
+
+
+def test_blind_tasks_are_held_out(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", blind_share=0.3, val_fraction=0.1)
+    tasks = [task(number, annotation(number, half("Sky"))) for number in range(1, 41)]
+    blind = {number for number in range(1, 41) if is_blind(PROJECT, number, 0.3)}
+    splits = MemorySplits()
+    taken = take(tmp_path, tasks, settings=settings, splits=splits)
+    assert {item.task for item in taken.part("val")} == blind
+    assert len(blind) > 4, "more than val_fraction"
+    before = MemorySplits(dict.fromkeys(blind, "train"))
+    taken = take(tmp_path, tasks, settings=settings, splits=before)
+    assert not {item.task for item in taken.part("val")} & blind, "what was trained on does not move"
+
+
+def test_blind_tasks_leave_one_to_train_on_and_show_nothing_that_is_trained_on(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", blind_share=0.5)
+    blind = [number for number in range(1, 100) if is_blind(PROJECT, number, 0.5)][:3]
+    taken = take(tmp_path, [task(number, annotation(number, half("Sky"))) for number in blind], settings=settings)
+    assert len(taken.part("train")) == 1
+    other = next(number for number in range(1, 100) if not is_blind(PROJECT, number, 0.5))
+    same = {"image": f"/data/upload/1/{other}.png"}
+    tasks = [task(other, annotation(1, half("Sky"))), *(task(n, annotation(n, half("Sky")), **same) for n in blind[:1])]
+    more = [task(number, annotation(number, half("Sky"))) for number in range(200, 210)]
+    taken = take(tmp_path, [*tasks, *more], settings=settings, splits=MemorySplits({other: "train"}))
+    assert {item.task for item in taken.part("train")} >= {other, blind[0]}
 
 
 def test_snapshots_share_a_sticky_split(tmp_path: Path) -> None:

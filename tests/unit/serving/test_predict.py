@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from segloop.blind import is_blind
 from segloop.label_config import parse_label_config
 from segloop.metrics.uncertainty import ORDER_LIMIT
 from segloop.serving import Batcher
@@ -92,3 +93,21 @@ def test_a_task_has_the_score_of_its_least_sure_image(settings, acquisition):
     grey = predict(settings, acquisition, images=Pair(), data={"image": "/data/grey.png"})
     assert both["score"] == grey["score"] < predict(settings, acquisition)["score"]
     assert (task, segmentation.certainty.score(acquisition)) == (7, pytest.approx(both["score"]))
+
+
+def test_a_blind_task_has_its_score_and_shows_nothing(settings):
+    shown = predict(settings)
+    hidden = predict(settings.model_copy(update={"blind_share": 1.0}))
+    assert shown["result"]
+    assert hidden == {**shown, "result": []}
+    some = [bool(predict_of(settings.model_copy(update={"blind_share": 0.3}), number)) for number in range(30)]
+    assert some == [not is_blind(toy_model().project, number, 0.3) for number in range(30)]
+    assert any(some)
+    assert not all(some)
+
+
+def predict_of(settings, number):
+    """The regions of a task of this id."""
+    predictor = Predictor(parse_label_config(BRUSH), toy_model(), ToyImages(), settings)
+    [prediction] = predictor.predict([{"id": number, "data": {"image": "/data/clear.png"}}])
+    return prediction["result"]
