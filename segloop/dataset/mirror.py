@@ -21,6 +21,8 @@ from uuid import uuid4
 import orjson
 from filelock import FileLock
 
+from segloop.dataset.records import Records
+
 _log = logging.getLogger(__name__)
 
 _FILE: Final = "tasks.sqlite"
@@ -73,6 +75,9 @@ class Mirror:
     Args:
         folder: the project's, made if it is missing.
 
+    Attributes:
+        records: how the annotations came about.
+
     Raises:
         sqlite3.Error: of every method, where the disk does not do.
     """
@@ -95,6 +100,7 @@ class Mirror:
                 for part in folder.glob(f"{_FILE}*"):
                     part.unlink()
                 self.db = _opened(file)
+        self.records = Records(self.db)
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +126,8 @@ class Mirror:
             with self.writing():
                 if known not in (None, source):
                     self.db.execute("INSERT OR REPLACE INTO gone SELECT id, ? FROM tasks", (self.revision + 1,))
-                    self.db.execute("DELETE FROM tasks")
+                    for table in ("tasks", "records", "predictions"):
+                        self.db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names above
                     self.db.execute("DELETE FROM objects")
                     self.set_meta("synced_to", "")
                 self.set_meta("source", source)
@@ -168,7 +175,7 @@ class Mirror:
     def put(self, tasks: Iterable[Mapping[str, Any]], revision: int) -> int:
         """Keep tasks as they are now, in a `writing` transaction; how many of them have other annotations than before.
 
-        Nothing is written for a task that is as it was. One without any annotation is dropped.
+        Of a task whose annotations are as they were, the records alone are written. One without any annotation is dropped.
         """
         changed = 0
         for task in tasks:
@@ -176,6 +183,7 @@ class Mirror:
             if not task["annotations"]:
                 changed += self.drop([number], revision)
                 continue
+            self.records.keep(task)
             annotations = _packed(task["annotations"])
             content = hashlib.sha256(annotations).hexdigest()
             known = self.db.execute("SELECT content, data FROM tasks WHERE id = ?", (number,)).fetchone()
@@ -194,6 +202,7 @@ class Mirror:
         """Forget tasks, in a `writing` transaction, but that they went; how many were there."""
         dropped = 0
         for number in tasks:
+            self.records.drop(number)
             if self.db.execute("DELETE FROM tasks WHERE id = ?", (number,)).rowcount:
                 self.db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?)", (number, revision))
                 self.db.execute("DELETE FROM images WHERE task = ?", (number,))

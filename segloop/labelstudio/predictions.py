@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from segloop.errors import LabelStudioError, LabelStudioUnreachable
+from segloop.errors import LabelStudioError, LabelStudioNotFound, LabelStudioUnreachable
 from segloop.labelstudio.api import Api, decoded
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,13 @@ class Predictions:
     def _is_stored(self, prediction: Mapping[str, object]) -> bool:
         known = self._of_task(prediction["task"])
         return any(one["model_version"] == prediction["model_version"] for one in known)
+
+    def get(self, prediction_id: int) -> dict[str, Any] | None:
+        """A prediction as Label Studio stores it; None if it is gone."""
+        try:
+            return dict(self._api.request("GET", f"/api/predictions/{prediction_id}/"))
+        except LabelStudioNotFound:
+            return None
 
     def set_score(self, task_id: int, version: str, score: float) -> None:
         """Give the predictions of a version for a task another score, in [0, 1]; doing it again changes nothing.

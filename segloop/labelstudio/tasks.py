@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -83,6 +83,11 @@ class Tasks:
         body, response = self._page(_Listing(project_id, (_past(after), *_up_to(upto), *_LABELLED), size=1))
         return Totals(int(body["total"]), int(body["total_annotations"]), _clock(response))
 
+    def count(self, project_id: int) -> int:
+        """How many tasks a project has; one light request."""
+        body, _ = self._page(_Listing(project_id, (), size=1))
+        return int(body["total"])
+
     def labelled_ids(self, project_id: int, after: int = 0, upto: int | None = None) -> list[int]:
         """Ids of the tasks with a submitted annotation, ascending."""
         listing = _Listing(project_id, (*_up_to(upto), *_LABELLED), _LIGHT_PAGE)
@@ -93,8 +98,8 @@ class Tasks:
     ) -> Iterator[list[dict[str, Any]]]:
         """Pages of the tasks with an annotation (a skip too), whole; with `since`, those updated since then.
 
-        Each task is `{"id", "data", "annotations"}` with annotations as Label Studio serves them; addresses in
-        `data` are not resolved (an s3:// address stays one). Ids ascend through the tasks with a submitted
+        Each task is `{"id", "data", "annotations", "predictions"}` with annotations as Label Studio serves them, and the
+        predictions that these began as; addresses in `data` are not resolved (an s3:// address stays one). Ids ascend through the tasks with a submitted
         annotation, then through those that are skipped only. Tasks added or labelled meanwhile never hide
         another one.
         """
@@ -102,7 +107,10 @@ class Tasks:
         for kind in (_LABELLED, _SKIPPED_ONLY):
             listing = _Listing(project_id, (*_up_to(upto), *kind, *updated), _FULL_PAGE, whole=True)
             for page in self._pages(listing, after):
-                yield [{name: task[name] for name in ("id", "data", "annotations")} for task in page]
+                yield [
+                    {**{name: task[name] for name in ("id", "data", "annotations")}, "predictions": _parents(task)}
+                    for task in page
+                ]
 
     def unlabelled(self, project_id: int, without_version: str | None = None) -> Iterator[dict[str, Any]]:
         """Tasks without an annotation, and without a prediction of `without_version` if one is named, in the order of
@@ -171,6 +179,12 @@ class Tasks:
         """A page with its totals. Not through the SDK: its models take longer than Label Studio's answer."""
         response = self._api.send("GET", "/api/tasks/", params=listing.parameters())
         return decoded(self._api.url, f"listing tasks of project {listing.project_id}", response), response
+
+
+def _parents(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The predictions of a task that one of its annotations began as."""
+    parents = {annotation.get("parent_prediction") for annotation in task["annotations"]}
+    return [prediction for prediction in task.get("predictions") or () if prediction.get("id") in parents]
 
 
 def _past(after: int) -> Filter:

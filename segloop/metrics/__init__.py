@@ -1,7 +1,7 @@
 """Metrics: streaming counts over class maps, and the numbers a version is judged by."""
 
 from segloop.metrics.bootstrap import Interval, PairedBootstrap, miou_of, paired_bootstrap
-from segloop.metrics.boundary import BoundaryScore
+from segloop.metrics.boundary import BoundaryScore, moved_boundary
 from segloop.metrics.calibration import CalibrationError, fit_temperature
 from segloop.metrics.confusion import ConfusionMatrix
 
@@ -13,5 +13,6 @@ __all__ = [
     "PairedBootstrap",
     "fit_temperature",
     "miou_of",
+    "moved_boundary",
     "paired_bootstrap",
 ]

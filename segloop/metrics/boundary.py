@@ -60,6 +60,31 @@ class BoundaryScore:
         }
 
 
+def moved_boundary(
+    before: NDArray[np.bool_], after: NDArray[np.bool_], seen: NDArray[np.bool_], radius_px: float
+) -> tuple[int, int]:
+    """The length of the boundary of `after`, and how much of it is more than `radius_px` from any of `before`, in pixels.
+
+    All bool (H, W). Where `before` has no boundary, all of it is. The image's edge and pixels that are not `seen` have none.
+    """
+    rows, columns = np.flatnonzero((before | after).any(axis=1)), np.flatnonzero((before | after).any(axis=0))
+    if not len(rows):
+        return 0, 0
+    # a pixel more, so that a mask's own edge is not taken for the image's
+    part = (
+        slice(max(rows[0] - 1, 0), rows[-1] + 2),
+        slice(max(columns[0] - 1, 0), columns[-1] + 2),
+    )
+    old, new, shown = before[part].astype(np.uint8), after[part].astype(np.uint8), seen[part]
+    outline = _boundary(new, shown) > 0
+    length = int(outline.sum())
+    if not length or not (old != new).any():
+        return length, 0
+    known = _boundary(old, shown)
+    moved = int((_distance(known)[outline] > radius_px).sum()) if known.any() else length
+    return length, moved
+
+
 def _boundary(mask: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The mask's pixels with a neighbour, by side or corner, outside it; the image's edge and ignored pixels are none."""
     around = np.where(seen, mask, 1).astype(np.uint8)

@@ -10,6 +10,7 @@ from segloop.results.annotations import (
     draw_annotation,
     misnamed_regions,
     nothing_readable,
+    region_labels,
 )
 from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.smart import Click, Edges, Prompt, interactive_mask, interactive_regions, prompt
@@ -31,4 +32,5 @@ __all__ = [
     "misnamed_regions",
     "nothing_readable",
     "prompt",
+    "region_labels",
 ]

@@ -159,6 +159,15 @@ def misnamed_regions(result: object, config: LabelConfig) -> list[Problem]:
     return [problem for problem in problems if problem.kind in ("label", "target")]
 
 
+def region_labels(result: Sequence[Item], config: LabelConfig) -> Iterator[tuple[str, str]]:
+    """The id and the class of each region that fills an area and has a label of the config."""
+    values = {name: number for number, name in enumerate(config.classes, start=1)}
+    for region in _regions(result):
+        value, problems = _class_value(region, config, values)
+        if not problems:
+            yield region.name, config.classes[value - 1]
+
+
 def nothing_readable(drawings: Sequence[Drawing]) -> MaskError:
     """The error for an annotation of whose regions none can be read."""
     problems = [problem for drawing in drawings for problem in drawing.problems if problem.kind == "region"]

@@ -11,6 +11,7 @@ from segloop.projects import note_gone
 from segloop.queue import OUTAGES
 from worker.jobs.adopt import take_up_missed
 from worker.jobs.context import JobContext, project_id_of, set_backend_title, thresholds, titled_version
+from worker.jobs.ledger import keep_ledger
 from worker.jobs.mirrors import SnapshotState, changed, open_mirror, sync_mirror
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
         tasks = changed(mirror, state.full)
         recent = None if state.quick is None else changed(mirror, state.quick)
         is_held = state.failed is not None and not changed(mirror, state.failed)
+        keep_ledger(context, project, mirror)
     if context.jobs.live_retrain(project) is not None:
         return
     changes = context.jobs.record_changes(project, tasks, recent=recent)
