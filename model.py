@@ -21,7 +21,7 @@ from segloop.web.refusals import refusal
 
 if TYPE_CHECKING:
     from segloop.responses import EventResponse
-    from segloop.serving.predict import Prediction, Task
+    from segloop.serving.predict import NotNow, Prediction, Task
 
 
 @cache
@@ -83,11 +83,13 @@ class SegmentationBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def predict(
         self, tasks: Sequence[Task], context: Mapping[str, object] | None = None, **kwargs: Any
-    ) -> list[Prediction]:
-        """One prediction per task, in order: `{"result", "score", "model_version"}`.
+    ) -> list[Prediction | NotNow]:
+        """One prediction per task, in order: `{"result", "score", "model_version"}`, or `{}` for one that cannot be
+        predicted now.
 
         Raises:
             BadRequest: the tasks, the label config or the context cannot be used.
+            ModelUnavailable, RegistryError: the version that the project serves cannot be loaded now.
         """
         tasks = list(tasks)
         body = {
@@ -163,7 +165,7 @@ if hasattr(label_studio_ml.model, "LabelStudioMLManager"):
             force_reload: bool = False,
             try_fetch: bool = True,
             **params: Any,
-        ) -> tuple[list[Prediction], Any]:
+        ) -> tuple[list[Prediction | NotNow], Any]:
             """The predictions, and the model that gave them."""
             made = cls.model_class(project_id=project, label_config=label_config)
             results = made.predict(tasks, **params)

@@ -9,13 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from segloop.errors import (
-    Busy,
-    LabelConfigError,
-    QueueUnavailable,
-    RegistryError,
-    SegloopError,
-)
+from segloop.errors import Busy, LabelConfigError, QueueUnavailable, RegistryError
 from segloop.label_config import parse_label_config
 from segloop.payloads import ANNOTATION_ACTIONS, START_TRAINING, Event, Predict, Setup
 from segloop.policy import Thresholds, due_recipe, should_retrain
@@ -130,6 +124,7 @@ class Backend:
 
         Raises:
             BadRequest: the label config or the smart tool's context cannot be used.
+            ModelUnavailable, RegistryError: the version that the project serves cannot be loaded now.
             Busy: as many requests as can be answered in time are under way, or the network is not ready in time.
         """
         if not self._predicting.acquire(blocking=False):
@@ -149,22 +144,15 @@ class Backend:
         deadline = time.monotonic() + self._settings.predict_deadline_s
         config = parse_label_config(request.label_config)
         project = self.projects.key(request.project)
-        try:
-            model = self._models.current(project, label_names(config), deadline)
-        except Busy:
-            raise
-        except SegloopError as error:
-            logger.error("project %s: nothing to predict with: %s", project, error)
-            model = None
+        model = self._models.current(project, label_names(config), deadline)
         if model is None:
-            results = without_model(len(request.tasks), interactive=request.context is not None)
-            return {"results": results, "model_version": self._models.version(project, label_names(config))}
+            nothing = without_model(len(request.tasks), interactive=request.context is not None)
+            return {"results": nothing, "model_version": self._models.version(project, label_names(config))}
         predictor = Predictor(config, model, self._images, self.projects.settings(project), deadline)
         if request.context is None:
-            results = predictor.predict(request.tasks)
-        else:
-            results = [predictor.answer(task, request.context) for task in request.tasks]
-        return {"results": results, "model_version": model.version}
+            return {"results": predictor.predict(request.tasks), "model_version": model.version}
+        answers = [predictor.answer(task, request.context) for task in request.tasks]
+        return {"results": [*answers], "model_version": model.version}
 
     def fit(self, event: Event) -> EventResponse:
         """Handle an event of Label Studio: count what changed, and queue a retrain if it is time. Milliseconds.

@@ -67,6 +67,10 @@ class ImageUnavailable(ImageError):
     """An image that cannot be had now, and may be had later: its host is away, overloaded or too slow."""
 
 
+class ImageMissing(ImageError):
+    """An image that is not where its address says, or that its host does not give, until somebody puts that right."""
+
+
 class ImageDenied(ImageError):
     """An image that the owner of the credentials can get: Label Studio or S3 does not accept those that segloop has."""
 
@@ -173,6 +177,12 @@ class Busy(SegloopError):
 
 class DeadlinePassed(SegloopError):
     """A request's time was over before its answer was ready."""
+
+    http_status = 503
+
+
+class ModelUnavailable(SegloopError):
+    """The version that a project serves cannot be loaded now, so nothing can be predicted."""
 
     http_status = 503
 

@@ -9,7 +9,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from segloop.policy import Recipe
 from segloop.queue.status import JobStatus
-from segloop.serving.predict import Prediction
+from segloop.serving.predict import NotNow, Prediction
 
 
 class SetupResponse(TypedDict):
@@ -21,9 +21,9 @@ class SetupResponse(TypedDict):
 
 
 class PredictResponse(TypedDict):
-    """Of `/predict`: one prediction per task, in order, all by one version."""
+    """Of `/predict`: one prediction per task, in order, all by one version; `{}` for a task that cannot be predicted now."""
 
-    results: list[Prediction]
+    results: list[Prediction | NotNow]
     model_version: str
 
 

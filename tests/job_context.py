@@ -79,7 +79,7 @@ class FakeLabelStudio(OneForAll):
 
     def get(self, project_id: int) -> dict[str, Any]:
         self._check()
-        return {"id": project_id, "label_config": BRUSH}
+        return {"id": project_id, "label_config": BRUSH, "model_version": self.title}
 
     def _between(self, after: int, upto: int | None) -> list[dict[str, Any]]:
         self._check()
@@ -102,6 +102,16 @@ class FakeLabelStudio(OneForAll):
         for number in self.unlabelled_ids:
             if number not in known:
                 yield {"id": number, "data": {"image": "bad" if number % 5 == 0 else f"/data/upload/{number}.png"}}
+
+    def without_score(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        for one in [one for one in self.stored if one["model_version"] == version and one["score"] is None]:
+            yield {"id": one["task"], "data": {"image": f"/data/upload/{one['task']}.png"}}
+
+    def fill(self, prediction: dict[str, Any]) -> int:
+        empty = [one for one in self.stored if one["task"] == prediction["task"] and one["score"] is None]
+        for one in empty:
+            one.update(prediction)
+        return len(empty)
 
     def least_sure(self, project_id: int, limit: int, **versions: str) -> list[dict[str, Any]]:
         return []

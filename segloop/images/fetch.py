@@ -17,7 +17,7 @@ import httpcore
 import httpx
 
 from segloop import __version__
-from segloop.errors import ImageError, ImageForbidden, ImageUnavailable
+from segloop.errors import ImageError, ImageForbidden, ImageMissing, ImageUnavailable
 from segloop.images.addresses import describe, port_of, too_large
 from segloop.images.hosts import HostPolicy
 
@@ -58,7 +58,7 @@ class Response:
     validators: Validators
 
 
-class Refused(ImageError):
+class Refused(ImageMissing):
     """An answer other than 200 that another try would not change; `url` is the hop that gave it."""
 
     def __init__(self, text: str, url: httpx.URL, status: int) -> None:

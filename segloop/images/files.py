@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from segloop.errors import ImageError, ImageForbidden, ImageUnavailable
+from segloop.errors import ImageError, ImageForbidden, ImageMissing, ImageUnavailable
 from segloop.images.addresses import too_large
 
 #: What the operating system says of a path where no such file can be read; all else is the fault of the disk or network.
@@ -57,7 +57,7 @@ def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:
         ImageForbidden: the path, or a link on it, leads out of the folder, or it is no regular file.
         ImageTooLarge: more than `max_bytes` bytes.
         ImageUnavailable: the folder is not there, or its disk fails.
-        ImageError: there is no such file, or it cannot be read.
+        ImageMissing: there is no such file, or it cannot be read.
     """
     try:
         root = folder.resolve(strict=True)
@@ -77,7 +77,7 @@ def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         passes = isinstance(error, OSError) and error.errno not in _MISSING
-        kind = ImageUnavailable if passes else ImageError
+        kind = ImageUnavailable if passes else ImageMissing
         raise kind(f"{relative!r} in SEGLOOP_IMAGE_FOLDER cannot be read: {reason}") from error
     if len(data) > max_bytes:
         raise too_large(repr(relative), max_bytes)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httpx
 
-from segloop.errors import ImageDenied, ImageError, ImageForbidden, ImageTooLarge, ImageUnavailable
+from segloop.errors import ImageDenied, ImageError, ImageForbidden, ImageMissing, ImageTooLarge, ImageUnavailable
 from segloop.images.addresses import describe, origin, port_of, unsigned
 from segloop.images.cache import DiskCache
 from segloop.images.decode import allow_pixels
@@ -114,6 +114,7 @@ class ImageSource:
             ImageTooLarge: the file is larger than `image_max_bytes`.
             ImageUnavailable: the file cannot be had now; a later try may do.
             ImageDenied: Label Studio, or S3, does not accept segloop's credentials.
+            ImageMissing: there is no such file, or its host does not give it.
             ImageError: the file cannot be fetched, or is no image.
             LabelStudioError: Label Studio gave no credentials.
         """
@@ -197,7 +198,7 @@ class ImageSource:
             except StorageError as error:
                 problem = error
         if task_id is None:
-            kind = _kind(ImageError(), problem)
+            kind = _kind(ImageMissing(), problem)
             raise kind(f"{describe(uri)} cannot be fetched: {problem or 'only Label Studio can, for a task'}")
         encoded = base64.urlsafe_b64encode(uri.encode()).decode()
         try:
@@ -236,4 +237,4 @@ def _kind(error: ImageError, problem: StorageError | None) -> type[ImageError]:
         return ImageUnavailable
     if isinstance(error, ImageDenied) or (problem is not None and problem.expired):
         return ImageDenied
-    return ImageError
+    return ImageMissing if isinstance(error, ImageMissing) else ImageError

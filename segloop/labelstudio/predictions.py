@@ -72,14 +72,27 @@ class Predictions:
         A task or prediction that is gone is left out and logged.
         """
         for prediction in self._of_task(task_id):
-            if prediction["model_version"] != version or prediction["score"] == score:
-                continue
-            path = f"/api/predictions/{prediction['id']}/"
-            response = self._api.send("PATCH", path, json={"score": score})
-            if response.status_code == _NOT_FOUND:
-                _log.warning("task %s: prediction %s is gone, and its score with it", task_id, prediction["id"])
-            else:
-                decoded(self._api.url, f"PATCH {path}", response)
+            if prediction["model_version"] == version and prediction["score"] != score:
+                self._change(prediction, score=score)
+
+    def fill(self, prediction: Mapping[str, object]) -> int:
+        """Put a prediction, as of `create`, in the place of those of its version that have no score; how many there were."""
+        empty = [
+            one
+            for one in self._of_task(prediction["task"])
+            if one["model_version"] == prediction["model_version"] and one["score"] is None
+        ]
+        for one in empty:
+            self._change(one, result=prediction["result"], score=prediction["score"])
+        return len(empty)
+
+    def _change(self, prediction: Mapping[str, Any], **fields: object) -> None:
+        path = f"/api/predictions/{prediction['id']}/"
+        response = self._api.send("PATCH", path, json=fields)
+        if response.status_code == _NOT_FOUND:
+            _log.warning("task %s: prediction %s is gone, and its score with it", prediction["task"], prediction["id"])
+        else:
+            decoded(self._api.url, f"PATCH {path}", response)
 
     def _of_task(self, task_id: object) -> list[dict[str, Any]]:
         try:

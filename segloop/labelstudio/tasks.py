@@ -124,6 +124,14 @@ class Tasks:
         for page in self._pages(_Listing(project_id, filters, _LIGHT_PAGE)):
             yield from ({"id": task["id"], "data": task["data"]} for task in page)
 
+    def without_score(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        """Tasks without an annotation whose prediction of a version has no score: an empty one, of a task that could not
+        be predicted. The version has to be the project's current one. In the order of their ids, as `{"id", "data"}`."""
+        predicted = _filter("predictions_model_versions", "contains", "List", [version])
+        unscored = _filter("predictions_score", "empty", "Number", True)
+        for page in self._pages(_Listing(project_id, (*_UNLABELLED, predicted, unscored), _LIGHT_PAGE)):
+            yield from ({"id": task["id"], "data": task["data"]} for task in page)
+
     def least_sure(
         self, project_id: int, limit: int, *, predicted_by: str | None = None, not_predicted_by: str | None = None
     ) -> list[dict[str, Any]]:

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 import numpy as np
 
 from segloop.blind import is_blind
-from segloop.errors import BadRequest, DeadlinePassed, ImageError, SegloopError
+from segloop.errors import (
+    BadRequest,
+    DeadlinePassed,
+    ImageDenied,
+    ImageError,
+    ImageForbidden,
+    ImageMissing,
+    ImageTooLarge,
+    ImageUnavailable,
+    SegloopError,
+)
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.metrics.uncertainty import Acquisition
 from segloop.results import Edges, Region, RegionWriter, Scene, interactive_regions
@@ -36,6 +46,9 @@ _BATCH = ("batch",)
 _INTERACTIVE = ("interactive",)
 _NO_MODEL = ("NoModel",)
 
+#: What other settings, other credentials or another day may change about an image.
+_PASSING_OF_IMAGES = (ImageUnavailable, ImageDenied, ImageForbidden, ImageMissing, ImageTooLarge)
+
 #: A task as Label Studio sends it: `id` and `data`.
 Task = Mapping[str, object]
 
@@ -44,11 +57,16 @@ Watch = Callable[[Task, "Segmentation"], None]
 
 
 class Prediction(TypedDict):
-    """A prediction of Label Studio. Without a score it is empty: the task could not be predicted."""
+    """A prediction of Label Studio. Without a score it is empty: the task can never be predicted."""
 
     result: list[Region]
     score: float | None
     model_version: NotRequired[str]
+
+
+class NotNow(TypedDict):
+    """In the place of a prediction that cannot be made now: `{}`. Label Studio stores nothing, and asks again when the
+    task is next opened; an empty prediction it would store, and never ask again."""
 
 
 def label_names(config: LabelConfig) -> dict[str, tuple[str, ...]]:
@@ -57,15 +75,15 @@ def label_names(config: LabelConfig) -> dict[str, tuple[str, ...]]:
 
 
 def failed() -> Prediction:
-    """The prediction of a task that could not be predicted: Label Studio stores an empty one."""
+    """The prediction of a task that can never be predicted: Label Studio stores an empty one."""
     return {"result": [], "score": None}
 
 
-def without_model(tasks: int, *, interactive: bool) -> list[Prediction]:
-    """The predictions of tasks while there is no model."""
+def without_model(tasks: int, *, interactive: bool) -> list[Prediction | NotNow]:
+    """What is answered of tasks, or to a smart tool, while there is no model."""
     note("prediction", _INTERACTIVE if interactive else _BATCH, tasks)
     note("failure", _NO_MODEL, tasks)
-    return [failed() for _ in range(tasks)]
+    return [failed() if interactive else NotNow() for _ in range(tasks)]
 
 
 @dataclass(frozen=True)
@@ -82,12 +100,13 @@ class Predictor:
     deadline: float | None = None
     watch: Watch | None = None
 
-    def predict(self, tasks: Sequence[Task]) -> list[Prediction]:
+    def predict(self, tasks: Sequence[Task]) -> list[Prediction | NotNow]:
         """Predict a batch: always one prediction per task, in order.
 
         A prediction's score, in [0, 1], is what the setting `acquisition` says, and the lowest of its images'. A task
-        that fails, or that the deadline leaves no time for, is logged with the reason and gets an empty prediction. The
-        regions of a blind task (the setting `blind_share`) are left out.
+        that fails is logged with the reason. Its prediction is empty where the fault lies in the task or its image, so
+        that it can never be predicted; else, as where the deadline leaves no time for it, it is `NotNow`. The regions of a
+        blind task (the setting `blind_share`) are left out.
         """
         if len(tasks) == 1 and self._is_in_time():
             return [self._outcome(tasks[0], partial(self._predict, tasks[0]))]
@@ -182,18 +201,24 @@ class Predictor:
         except TimeoutError as error:
             raise DeadlinePassed("the request's deadline had passed") from error
 
-    def _outcome(self, task: Task, predict: Callable[[], Prediction]) -> Prediction:
-        """A task's prediction, or an empty one with the reason in the log."""
+    def _outcome(self, task: Task, predict: Callable[[], Prediction]) -> Prediction | NotNow:
+        """A task's prediction, or why there is none in the log."""
         note("prediction", _BATCH)
         try:
             return predict()
         except SegloopError as error:
             note("failure", (type(error).__name__,))
             logger.warning("task %s of project %s has no prediction: %s", task.get("id"), self.model.project, error)
+            return failed() if _lasts(error) else NotNow()
         except Exception:
             note("failure", ("unexpected",))
             logger.exception("task %s of project %s has no prediction", task.get("id"), self.model.project)
-        return failed()
+            return NotNow()
+
+
+def _lasts(error: SegloopError) -> bool:
+    """Whether a task that failed so always will: it is the task or the image that is at fault."""
+    return isinstance(error, (BadRequest, ImageError)) and not isinstance(error, _PASSING_OF_IMAGES)
 
 
 def _score(segmentation: Segmentation, acquisition: Acquisition) -> float:

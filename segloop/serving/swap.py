@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from segloop.errors import EngineError, SegloopError
+from segloop.errors import Busy, EngineError, ModelUnavailable, SegloopError
 from segloop.serving.cache import PredictionCache
 from segloop.serving.loading import SingleFlight
 from segloop.serving.model import ServedModel, load_served_model
@@ -88,8 +88,8 @@ class ServedModels:
         """The served model of a project, loaded if need be; None where there is nothing to predict with.
 
         Raises:
-            RegistryError: the champion cannot be loaded.
-            EngineError: no model of it could be made, now or a moment ago.
+            RegistryError: the champion is not known, as the store cannot be read.
+            ModelUnavailable: the champion cannot be loaded.
             Busy: it was not loaded before `deadline`, of `time.monotonic`; the loading goes on.
         """
         with self._state:
@@ -101,7 +101,15 @@ class ServedModels:
         if champion is None:
             return self._pretrained.model(project, labels, deadline)
         what = f"project {project}: {champion}"
-        return self._loading.get((project, champion), lambda: self._first(project, champion), what, deadline)
+        try:
+            return self._loading.get((project, champion), lambda: self._first(project, champion), what, deadline)
+        except Busy:
+            raise
+        except SegloopError as error:
+            raise ModelUnavailable(f"{what}, which it serves, cannot be loaded: {error}") from error
+        except Exception as error:
+            logger.exception("%s cannot be loaded", what)
+            raise ModelUnavailable(f"{what}, which it serves, cannot be loaded; the log says why.") from error
 
     def _first(self, project: str, version: str) -> ServedModel:
         """The first served model of a project: this version, unless one was loaded meanwhile."""

@@ -98,9 +98,9 @@ def test_setup_loads_no_model(world):
     backend.close()
 
 
-def test_without_a_version_predictions_are_empty(world):
+def test_without_a_version_label_studio_is_given_nothing_to_store(world):
     answer = ask(world, [task(1), task(2)]).json
-    assert answer == {"results": [{"result": [], "score": None}] * 2, "model_version": UNTRAINED}
+    assert answer == {"results": [{}, {}], "model_version": UNTRAINED}
     assert world.images.asked == []
 
 

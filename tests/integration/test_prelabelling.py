@@ -64,7 +64,7 @@ class PoolStudio(OneForAll):
     views_kept: int = 0
 
     def get(self, project_id: int) -> dict[str, Any]:
-        return {"id": project_id, "label_config": BRUSH}
+        return {"id": project_id, "label_config": BRUSH, "model_version": self.title}
 
     def find(self, project_id: int, public_url: str = "") -> dict[str, Any]:
         return {"id": 1, "url": "http://127.0.0.1:9090", "project": project_id, "title": self.title}
@@ -82,17 +82,26 @@ class PoolStudio(OneForAll):
         self, project_id: int, limit: int, *, predicted_by: str | None = None, not_predicted_by: str | None = None
     ) -> list[dict[str, Any]]:
         scores = self.scores(self.title)
-        wanted = sorted(scores, key=lambda task: scores[task])
+        wanted = sorted((task for task in scores if scores[task] is not None), key=lambda task: scores[task])
         if predicted_by is not None:
             wanted = [task for task in wanted if task in self.scores(predicted_by)]
         if not_predicted_by is not None:
             wanted = [task for task in wanted if task not in self.scores(not_predicted_by)]
         return [{**self._task(task), "score": scores[task]} for task in wanted[:limit]]
 
+    def without_score(self, project_id: int, version: str) -> Iterator[dict[str, Any]]:
+        return (self._task(task) for task, score in self.scores(version).items() if score is None)
+
     def create(self, project_id: int, predictions: list[dict[str, Any]]) -> int:
         self.stored += predictions
         self.created.append([one["task"] for one in predictions])
         return len(predictions)
+
+    def fill(self, prediction: dict[str, Any]) -> int:
+        empty = [row for row in self.stored if row["task"] == prediction["task"] and row["score"] is None]
+        for row in empty:
+            row.update(prediction)
+        return len(empty)
 
     def set_score(self, task_id: int, version: str, score: float) -> None:
         for row in self.stored:
@@ -230,6 +239,16 @@ def test_what_was_labelled_of_an_order_makes_room_behind_the_last_place(context:
     scores = sorted(studio.scores(version).values())
     assert scores[:BATCH] == pytest.approx([place * ORDER_STEP for place in (2, 3, 4)])
     assert scores[BATCH] >= ORDER_LIMIT
+
+
+def test_empty_predictions_of_the_version_are_predicted_again(context: JobContext, version: str) -> None:
+    studio: PoolStudio = context.label_studio  # type: ignore[assignment]
+    for task in (RED[0], BLUE[0], BAD):
+        studio.stored.append({"task": task, "result": [], "score": None, "model_version": version})
+    result = run_prelabel(context, PROJECT, version, "none")
+    assert (result["predicted"], result["failed"]) == (20, [BAD])
+    assert [task for task, score in studio.scores(version).items() if score is None] == [BAD]
+    assert not {RED[0], BLUE[0]} & {task for tasks in studio.created for task in tasks}, "filled, not added once more"
 
 
 def test_a_title_that_is_undone_meanwhile_is_set_again(context: JobContext, version: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain, islice
 from typing import Any, Final, TypedDict
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 #: Tasks that are predicted before all others: those that the version before was least sure of.
 HEAD_START: Final = 200
 
+#: Stores predictions in Label Studio; how many it stored.
+Store = Callable[[list[dict[str, Any]]], int]
+
 
 class PrelabelResult(TypedDict):
     """What a prelabel job returns: how many tasks it predicted and put in order, and the ids of those that failed.
@@ -40,7 +43,8 @@ class PrelabelResult(TypedDict):
 
 
 def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -> PrelabelResult:
-    """Title the backend with the version, and predict every task without an annotation and without a prediction of it.
+    """Title the backend with the version, and predict every task without an annotation and without a prediction of it;
+    at last those whose prediction of it is an empty one.
 
     Those that the version before was least sure of come first, as people are served them first. Each prediction's
     score is there at once; with the setting `entropy+diversity` the least sure tasks are then put in an order in which
@@ -62,7 +66,9 @@ def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -
     # The title decides whose scores Label Studio sorts by: after it, those of the version before are out of reach.
     first = least_sure_before(context, project, version, HEAD_START)
     set_backend_title(context, project, version)
-    config = parse_label_config(context.label_studio.projects.get(project_id)["label_config"])
+    studio = context.label_studio
+    described = studio.projects.get(project_id)
+    config = parse_label_config(described["label_config"])
     embeddings = Embeddings(CANDIDATES * settings.acquisition_batch)
     diverse = settings.acquisition == "entropy+diversity"
 
@@ -71,15 +77,27 @@ def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -
         model = context.load_model(context.registry, project, version, settings)
         return Predictor(config, model, context.images, settings, watch=embeddings.watch if diverse else None)
 
+    def create(rows: list[dict[str, Any]]) -> int:
+        return studio.predictions.create(project_id, rows)
+
+    def fill(rows: list[dict[str, Any]]) -> int:
+        return sum(studio.predictions.fill(row) > 0 for row in rows)
+
+    def batches(tasks: Iterable[dict[str, Any]], store: Store) -> Iterator[tuple[list[dict[str, Any]], Store]]:
+        return ((batch, store) for batch in _batched(tasks, settings.prelabel_batch))
+
     others = _others(context, project_id, version, failed)
-    for batch in chain(_batched(first, settings.prelabel_batch), _batched(others, settings.prelabel_batch)):
+    # scores are those of the version that the title names, where Label Studio took it
+    is_current = described.get("model_version") == version
+    empty = studio.tasks.without_score(project_id, version) if is_current else ()
+    for batch, store in chain(batches(first, create), batches(others, create), batches(empty, fill)):
         if not serves(context, project, version):
             return result
         predictions = predictor().predict(batch)
         rows = [{"task": task["id"], **one} for task, one in zip(batch, predictions, strict=True)]
-        failed += [row["task"] for row in rows if row["score"] is None]
-        rows = [row for row in rows if row["score"] is not None]
-        result["predicted"] += context.label_studio.predictions.create(project_id, rows)
+        failed += [row["task"] for row in rows if row.get("score") is None]
+        rows = [row for row in rows if row.get("score") is not None]
+        result["predicted"] += store(rows)
         context.jobs.counters.count_prelabelled(len(rows), len(batch) - len(rows))
         embeddings.keep({row["task"]: row["score"] for row in rows})
         message = f"{result['predicted']} tasks predicted" + (f", {len(failed)} failed." if failed else ".")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segloop.errors import DeadlinePassed, EngineError, RegistryError
+from segloop.errors import DeadlinePassed, EngineError, ModelUnavailable, RegistryError
 from segloop.registry import open_registry
 from segloop.serving import UNTRAINED, Batcher, PredictionCache, ServedModel, ServedModels
 from segloop.settings import Settings
@@ -229,7 +229,7 @@ def test_requests_do_not_queue_up_for_a_conversion_that_just_failed(registry, se
     models = ServedModels(registry, settings, load)
     with ThreadPoolExecutor(8) as pool:
         for answer in [pool.submit(models.current, PROJECT, LABELS) for _ in range(8)]:
-            with pytest.raises(EngineError, match=r"^the export failed with status 1$"):
+            with pytest.raises(ModelUnavailable, match=r"the export failed with status 1$"):
                 answer.result(PATIENCE_S)
     assert len(tries) == 1
 
@@ -244,7 +244,7 @@ def test_a_store_that_was_away_is_asked_again_at_once(registry, settings, tmp_pa
         return toy_model(version, project)
 
     models = ServedModels(registry, settings, load)
-    with pytest.raises(RegistryError, match="away"):
+    with pytest.raises(ModelUnavailable, match="away"):
         models.current(PROJECT, LABELS)
     assert models.current(PROJECT, LABELS) is not None
 
