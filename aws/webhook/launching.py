@@ -124,8 +124,8 @@ class Launches:
             change += ", next_at = :at REMOVE started_at, started_as, expires"
             items = [self._update(_key(launch), change, values, condition=where, problem=problem)]
         else:
-            values |= {":now": now, ":expires": now + HISTORY_S}
-            change += ", outcome = :outcome, ended_at = :now, expires = :expires"
+            values |= {":now": now, ":at": now + REST_S, ":expires": now + HISTORY_S}
+            change += ", outcome = :outcome, ended_at = :now, next_at = :at, expires = :expires"
             taken = {":taken": self._per_training, ":until": now + REST_S}
             project = {"pk": {"S": PROJECTS}, "sk": {"S": launch.project}}
             items = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from botocore.model import Shape
@@ -49,7 +49,18 @@ _OPTIONS = {
 
 #: Instances with a disk of their own, which takes no key of yours.
 _OWN_DISK = re.compile(r"ml\.(g4dn|g5|g6|g6e|p4d|p4de|p5|p5e|p5en|[a-z]\d+g?a?d)\.")
+#: What SageMaker's documentation says of members of requests and its model does not.
+_DOCUMENTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "ProductionVariants.ServerlessConfig.MemorySizeInMB": (
+        lambda size_mb: size_mb in range(1024, 6145, 1024),
+        "whole GB alone: 1024, 2048, 3072, 4096, 5120 or 6144",
+    ),
+}
 _HYPERPARAMETER_CHARACTERS = 256
+#: Tags of one's own: of AWS's 50 some are segloop's, of a training job, an endpoint or a stack.
+OWN_TAGS = 45
+_TAG_NAME, _TAG_VALUE = 128, 256
+_TAG = re.compile(r"[\w\s.:/=+\-@]*")
 
 
 def check_settings(settings: Settings) -> None:
@@ -61,9 +72,8 @@ def check_settings(settings: Settings) -> None:
     split_s3(settings.sagemaker_s3, "sagemaker_s3")
     if settings.sagemaker_wheels:
         split_s3(settings.sagemaker_wheels, "sagemaker_wheels")
-    for tag in settings.sagemaker_tags:
-        if "=" not in tag:
-            raise SettingsError(f"SEGLOOP_SAGEMAKER_TAGS has {tag!r}: write name=value.")
+    if problems_of_tags := list(tag_problems(settings.sagemaker_tags)):
+        raise SettingsError(f"SEGLOOP_SAGEMAKER_TAGS {problems_of_tags[0]}.")
     if settings.sagemaker_pipeline:
         return
     if not settings.sagemaker_role:
@@ -79,6 +89,25 @@ def check_settings(settings: Settings) -> None:
         )
 
 
+def tag_problems(tags: Sequence[str]) -> Iterator[str]:
+    """What AWS does not take of tags of one's own, each as name=value."""
+    if len(tags) > OWN_TAGS:
+        yield f"does not fit: {len(tags)} tags; AWS takes {OWN_TAGS} beside segloop's own"
+    names = [tag.partition("=")[0].strip() for tag in tags]
+    for tag, name in zip(tags, names, strict=True):
+        value = tag.partition("=")[2].strip()
+        if "=" not in tag or not name:
+            yield f"has {tag!r}: write name=value"
+        elif name.lower().startswith("aws:"):
+            yield f"has {name!r}: names that begin with aws: are AWS's own"
+        elif len(name) > _TAG_NAME or len(value) > _TAG_VALUE:
+            yield f"has {name!r}: a name has {_TAG_NAME} characters at most, a value {_TAG_VALUE}"
+        elif not _TAG.fullmatch(name + value):
+            yield f"has {tag!r}: AWS takes letters, digits, spaces and _ . : / = + - @"
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"has {name!r} more than once"
+
+
 def check_request(client: Any, operation: str, request: Mapping[str, object]) -> None:
     """Hold a request against the service's model.
 
@@ -92,8 +121,22 @@ def check_request(client: Any, operation: str, request: Mapping[str, object]) ->
                 f"SEGLOOP_{name.upper()} has {len(value)} characters; a training job takes {_HYPERPARAMETER_CHARACTERS}."
             )
     shape = client.meta.service_model.operation_model(operation).input_shape
-    for path, problem in problems(shape, request):
+    for path, problem in (*problems(shape, request), *_documented(request)):
         raise SettingsError(f"{_named(path)} does not fit SageMaker's {operation}: {problem}")
+
+
+def _documented(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """What does not fit the documentation of SageMaker's API where botocore's model of it takes it, as `problems` gives it."""
+    if path in _DOCUMENTED:
+        fits, rule = _DOCUMENTED[path]
+        if not fits(value):
+            yield path, f"{value!r}: {rule}"
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from _documented(member, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _documented(item, path)
 
 
 def problems(shape: Shape, value: Any) -> Iterator[tuple[str, str]]:

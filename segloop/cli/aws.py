@@ -60,15 +60,19 @@ def _route(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--store", metavar="S3URI", help="segloop's store (SEGLOOP_STORE), where it is not the artifacts bucket's."
 )
-@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Check, print what would change, and change nothing.")
+@click.option("--force", is_flag=True, help="Deploy in spite of what the account lacks, such as a quota.")
 @_route
-def deploy(name: str, region: str, as_json: bool, dry_run: bool, **own: Any) -> None:
-    """Make the route, or bring it up to date; an option that is not given stays as it is."""
+def deploy(name: str, region: str, as_json: bool, dry_run: bool, force: bool, **own: Any) -> None:
+    """Make the route, or bring it up to date; an option that is not given stays as it is.
+
+    First everything is checked that would be in the way: options, the region, the account's quotas.
+    """
     from segloop.aws.route import Deployment, Options
 
-    options = Options(name, **own)
+    options = Options(name, is_checked=False, **own)
     with _Watch() as watch:
-        result = Deployment(_account(region), options, watch).run(load_settings(), dry_run=dry_run)
+        result = Deployment(_account(region), options, watch).run(load_settings(), dry_run=dry_run, force=force)
     if as_json:
         print_json(result)
         return

@@ -156,7 +156,7 @@ def test_the_sweeper_starts_what_could_not_be_started(world: World) -> None:
     assert until(lambda: world.counts("31").get("generation") == 1 and not world.emulator.faults)
     assert world.stack.invoke("Sweeper", {})["error"]
     world.age_launches()
-    world.emulator.faults += [("StartPipelineExecution", refusal)] * 3
+    world.emulator.faults += [("StartPipelineExecution", refusal)] * 2
     assert world.stack.invoke("Sweeper", {})["error"]
     assert not world.emulator.faults
     world.age_launches()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -14,10 +15,12 @@ from segloop.aws.route import templates
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import Change, Event
 from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
+from segloop.aws.route.preflight import Plan, Preflight
 from segloop.aws.route.stack import UNMADE, Stack
 from segloop.aws.training.code import ENTRY, code_files
-from segloop.aws.training.requests import default_image
+from segloop.aws.training.requests import default_image, max_wait_s
 from segloop.aws.uploads import Bucket, Folder, digest_of
+from segloop.errors import SettingsError
 from segloop.settings import Settings
 
 #: Tag of all that a route's stacks make; its value is the route's name.
@@ -79,18 +82,18 @@ class Deployment:
         self._route = Stack(clients, options.name)
         self._sagemaker = Stack(clients, sagemaker_name(options.name))
 
-    def run(self, settings: Settings, *, dry_run: bool = False) -> Deployed:
-        """Deploy what differs.
+    def run(self, settings: Settings, *, dry_run: bool = False, force: bool = False) -> Deployed:
+        """Deploy what differs, once nothing that the account says is in the way; `force` deploys all the same.
 
         The functions' own secrets become what the settings have: `webhook_secret` for segloop, `label_studio_api_key`.
 
         A dry run makes the change sets, reads and discards them (`planned`): nothing is changed or uploaded.
 
         Raises:
-            SettingsError: options that need others.
+            SettingsError: what is in the way, in a line for each finding.
         """
         before = self._route.describe().parameters
-        self._options.check_with(before)
+        self._check(before, force=force)
         if not self._options.label_studio_url and not before.get("LabelStudioOrigin"):
             self._watch.say("Without --label-studio-url, Label Studio's pages may not load images by signed addresses")
         with tempfile.TemporaryDirectory(prefix="segloop-code-") as scratch:
@@ -98,7 +101,7 @@ class Deployment:
             target = self._route.describe().outputs.get("TargetBucketName")
             if target and not dry_run and self._buckets.tell_eventbridge(target):
                 self._watch.say(f"The bucket {target} tells EventBridge of its objects now")
-            if (self._options.target or self._route.describe().parameters.get("Target") or "pipeline") == "pipeline":
+            if self._plan(before).trains:
                 stacks.append(self._deploy_sagemaker(Path(scratch), dry_run))
         outputs = {**self._route.describe().outputs, **self._sagemaker.describe().outputs}
         if not dry_run:
@@ -107,6 +110,21 @@ class Deployment:
         return Deployed(self._options.name, self._clients.region, self._buckets.account, tuple(stacks), outputs)
 
     # -- steps
+
+    def _plan(self, route: Mapping[str, str]) -> Plan:
+        sagemaker = self._sagemaker.describe().parameters
+        defaults = {} if sagemaker else self._sagemaker.defaults(templates.template(templates.SAGEMAKER_TEMPLATE))
+        return Plan(self._options, route, sagemaker, defaults)
+
+    def _check(self, route: Mapping[str, str], *, force: bool) -> None:
+        checked = Preflight(self._clients, self._plan(route)).run()
+        for note in checked.notes:
+            self._watch.say(note)
+        if checked.problems and not (force and not self._options.problems()):
+            raise SettingsError("\n".join(checked.problems))
+        for problem in checked.problems:
+            self._watch.say(f"Deployed all the same: {problem}")
+        self._options = checked.options
 
     def _deploy_route(self, dry_run: bool) -> StackResult:
         bucket = self._buckets.code_bucket(self._options.name)
@@ -130,7 +148,7 @@ class Deployment:
         if not dry_run and place.upload(folder):
             self._watch.say(f"Sent the training's code to {place.uri(folder.key)}/")
         values = sagemaker_parameters(self._options) | buckets | {"CodeUri": place.uri(f"{folder.key}/")}
-        values |= self._image()
+        values |= self._image() | self._wait()
         return self._deploy(self._sagemaker, templates.template(templates.SAGEMAKER_TEMPLATE), values, dry_run)
 
     def _image(self) -> dict[str, str]:
@@ -143,6 +161,11 @@ class Deployment:
         named = instance or before.get("InstanceType") or declared.get("InstanceType", "")
         image = default_image(self._clients.region, named, named="--image is not given")
         return {"TrainingImage": image, "TrainingRepository": image.partition("/")[2].partition(":")[0]}
+
+    def _wait(self) -> dict[str, str]:
+        """How long a spot training may wait, which is no shorter than it may train."""
+        plan = self._plan({})
+        return {"MaxWaitSeconds": str(max_wait_s(int(plan.training("MaxRuntimeSeconds", self._options.max_runtime_s))))}
 
     def _deploy(self, stack: Stack, template: str, values: dict[str, str], dry_run: bool) -> StackResult:
         status = stack.describe().status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -47,8 +47,11 @@ _RETENTION_DAYS = (
 class Options:
     """A deployment's options. One that is None keeps what the stack has; of a new stack it is the template's default.
 
+    Args:
+        is_checked: whether values that cannot be used are refused at once; otherwise `problems` names them.
+
     Raises:
-        SettingsError: a value that cannot be used; the text names the option.
+        SettingsError: a value that cannot be used; the text names the option, in a line for each.
     """
 
     name: str = "segloop"
@@ -72,65 +75,64 @@ class Options:
     minutes: float | None = None
     wheels: str | None = None
     store: str | None = None
+    is_checked: bool = True
 
     def __post_init__(self) -> None:
+        if self.is_checked and (found := self.problems()):
+            raise SettingsError("\n".join(found))
+
+    def problems(self) -> list[str]:
+        """All that cannot be used, each with its option."""
+        return [
+            *self._names(),
+            *_outside("--annotations", self.annotations, 1, 1_000_000),
+            *_outside("--max-runtime", self.max_runtime_s, 60, 28 * 86400),
+            *_outside("--receiver-concurrency", self.receiver_concurrency, 0, 1000),
+            *_outside("--worker-concurrency", self.worker_concurrency, 0, 1000),
+            *_outside("--minimum-miou", self.minimum_miou, 0, 1),
+            *_outside("--epochs", self.epochs, 1, 100_000),
+            *_outside("--minutes", self.minutes, 0, 28 * 1440),
+            *self._addresses(),
+        ]
+
+    def _names(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
-            raise SettingsError(
-                f"--name {self.name!r}: use 2 to 20 small letters, digits and dashes, a letter first and no dash last"
-            )
-        self._check_range("--annotations", self.annotations, 1, 1_000_000)
-        self._check_range("--max-runtime", self.max_runtime_s, 60, 28 * 86400)
-        self._check_range("--receiver-concurrency", self.receiver_concurrency, 0, 1000)
-        self._check_range("--worker-concurrency", self.worker_concurrency, 0, 1000)
-        self._check_range("--minimum-miou", self.minimum_miou, 0, 1)
-        self._check_range("--epochs", self.epochs, 1, 100_000)
-        self._check_range("--minutes", self.minutes, 0, 28 * 1440)
-        self._check_addresses()
+            yield f"--name {self.name!r}: use 2 to 20 small letters, digits and dashes, a letter first and no dash last"
         if self.log_days is not None and self.log_days not in _RETENTION_DAYS:
             days = ", ".join(map(str, _RETENTION_DAYS))
-            raise SettingsError(f"--log-days {self.log_days}: CloudWatch keeps logs for one of {days} days")
+            yield f"--log-days {self.log_days}: CloudWatch keeps logs for one of {days} days"
         if self.image and not _IMAGE.fullmatch(self.image):
-            raise SettingsError(
-                f"--image {self.image!r}: SageMaker takes images of ECR, ACCOUNT.dkr.ecr.REGION.amazonaws.com/..."
-            )
+            yield f"--image {self.image!r}: SageMaker takes images of ECR, ACCOUNT.dkr.ecr.REGION.amazonaws.com/..."
         if self.instance is not None and not _INSTANCE.fullmatch(self.instance):
-            raise SettingsError(f"--instance {self.instance!r} is no instance type of SageMaker; write ml.g4dn.xlarge")
+            yield f"--instance {self.instance!r} is no instance type of SageMaker; write ml.g4dn.xlarge"
         if self.endpoint and not _ENDPOINT.fullmatch(self.endpoint):
-            raise SettingsError(
-                f"--endpoint {self.endpoint!r}: use the endpoint's name in small letters, digits and dashes"
-            )
+            yield f"--endpoint {self.endpoint!r}: use the endpoint's name in small letters, digits and dashes"
         if self.worker_concurrency == 1:
-            raise SettingsError("--worker-concurrency 1: Lambda reads a queue with 2 at least; 0 reserves none")
+            yield "--worker-concurrency 1: Lambda reads a queue with 2 at least; 0 reserves none"
         if self.alarm_topic and not _TOPIC.fullmatch(self.alarm_topic):
-            raise SettingsError(f"--alarm-topic {self.alarm_topic!r} is no ARN of an SNS topic")
-        for option, place in (("--wheels", self.wheels), ("--store", self.store)):
-            if place and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9]/.+", place):
-                raise SettingsError(f"{option} {place!r}: write s3://bucket/prefix")
+            yield f"--alarm-topic {self.alarm_topic!r} is no ARN of an SNS topic"
 
-    def _check_addresses(self) -> None:
+    def _addresses(self) -> Iterator[str]:
         for option, url in (("--segloop-url", self.segloop_url), ("--label-studio-url", self.label_studio_url)):
             if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-                raise SettingsError(f"{option} {url!r}: write an address with https://")
-        if self.segloop_url and urlsplit(self.segloop_url).scheme != "https":
-            raise SettingsError(
-                f"--segloop-url {self.segloop_url!r}: a secret goes there, so that it has to be https://"
-            )
+                yield f"{option} {url!r}: write an address with https://"
+        if self.segloop_url and urlsplit(self.segloop_url).scheme == "http":
+            yield f"--segloop-url {self.segloop_url!r}: a secret goes there, so that it has to be https://"
+        for option, place in (("--wheels", self.wheels), ("--store", self.store)):
+            if place and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9]/.+", place):
+                yield f"{option} {place!r}: write s3://bucket/prefix"
 
-    def check_with(self, before: Mapping[str, str]) -> None:
-        """Check what has to go together, with the values that the stack's parameters have.
-
-        Raises:
-            SettingsError: an option that another one needs is missing; the text names both.
-        """
+    def missing(self, before: Mapping[str, str]) -> Iterator[str]:
+        """What has to go together and does not, with the values that the stack's parameters have; each names both options."""
         if self.target == "segloop" and not (self.segloop_url or before.get("SegloopUrl")):
-            raise SettingsError("--target segloop needs --segloop-url, the https:// address of segloop's server")
+            yield "--target segloop needs --segloop-url, the https:// address of segloop's server"
         if self.endpoint and not (self.label_studio_url or before.get("LabelStudioUrl")):
-            raise SettingsError("--endpoint needs --label-studio-url, the address at which AWS reaches Label Studio")
+            yield "--endpoint needs --label-studio-url, the address at which AWS reaches Label Studio"
 
-    @staticmethod
-    def _check_range(option: str, value: float | None, least: float, most: float) -> None:
-        if value is not None and not least <= value <= most:
-            raise SettingsError(f"{option} {value:g}: use {least:g} to {most:g}")
+
+def _outside(option: str, value: float | None, least: float, most: float) -> Iterator[str]:
+    if value is not None and not least <= value <= most:
+        yield f"{option} {value:g}: use {least:g} to {most:g}"
 
 
 _TEMPLATE = {

@@ -34,16 +34,12 @@ class StackStatus:
 
 @dataclass(frozen=True)
 class ProjectCount:
-    """What is counted of a project, by its key: annotations not yet trained on, all of them, and launches so far.
-
-    `rests_until` is when launches begin again after one that failed at every try; empty where none did.
-    """
+    """What is counted of a project, by its key: annotations not yet trained on, all of them, and launches so far."""
 
     project: str
     pending: int
     counted: int
     generation: int
-    rests_until: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Launch:
     Args:
         tries: how often it failed.
         problem: why it failed at its last try.
-        next_at: when it is tried again.
+        next_at: when it is tried again; of one that is released, when the project's launches begin again.
         outcome: trained, released (its annotations are pending again), stopped or unknown; empty where it has not ended.
     """
 
@@ -145,7 +141,7 @@ def _rows(clients: Clients, table: str, pk: str) -> list[Row]:
 
 def _project(row: Row) -> ProjectCount:
     pending, counted, generation = (int(row.get(name, {}).get("N", 0)) for name in ("pending", "counted", "generation"))
-    return ProjectCount(row["sk"]["S"], pending, counted, generation, _later(row.get("rests_until")))
+    return ProjectCount(row["sk"]["S"], pending, counted, generation)
 
 
 def _launch(row: Row) -> Launch:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from segloop.errors import SettingsError
 from segloop.settings import Settings
 
+# The most that SageMaker takes of either time, 28 days.
+_LONGEST_S = 28 * 86400
 #: A training job's name has at most so many characters.
 _NAME_CHARACTERS = 63
 _CONTAINER_BASE = "/opt/ml"
 _TRAINING_IMAGE = "pytorch-training:2.10.0-{processor}-py313"
 _GPU = re.compile(r"ml\.[pg]\d")
 
-# The account that AWS's images of PyTorch are in, and the regions that have another one.
+# The account that AWS's images of PyTorch are in, and the regions that have another one: all those that SageMaker is in,
+# but those of AWS's partitions that are closed to the public.
 _ACCOUNT = "763104351884"
 _REGIONS = """
 ap-northeast-1 ap-northeast-2 ap-south-1 ap-southeast-1 ap-southeast-2 ca-central-1 eu-central-1 eu-north-1
@@ -25,11 +28,25 @@ eu-west-1 eu-west-2 eu-west-3 sa-east-1 us-east-1 us-east-2 us-west-1 us-west-2
 _ACCOUNTS = dict.fromkeys(_REGIONS.split(), _ACCOUNT) | {
     "af-south-1": "626614931356",
     "ap-east-1": "871362719292",
+    "ap-east-2": "975050140332",
     "ap-northeast-3": "364406365360",
+    "ap-south-2": "772153158452",
+    "ap-southeast-3": "907027046896",
+    "ap-southeast-4": "457447274322",
+    "ap-southeast-5": "550225433462",
+    "ap-southeast-6": "633930458069",
+    "ap-southeast-7": "590183813437",
+    "ca-west-1": "204538143572",
     "cn-north-1": "727897471807",
     "cn-northwest-1": "727897471807",
+    "eu-central-2": "380420809688",
     "eu-south-1": "692866216735",
+    "eu-south-2": "503227376785",
+    "il-central-1": "780543022126",
+    "me-central-1": "914824155844",
     "me-south-1": "217643126080",
+    "mx-central-1": "637423239942",
+    "us-gov-east-1": "446045086412",
     "us-gov-west-1": "442386744353",
 }
 
@@ -70,6 +87,11 @@ def default_image(
     return f"{account}.dkr.ecr.{region}.{suffix}/{image.format(processor='gpu' if has_gpu(instance) else 'cpu')}"
 
 
+def max_wait_s(max_runtime_s: int) -> int:
+    """The longest time of a spot training, waiting included, that goes with the longest time of a training."""
+    return min(2 * max_runtime_s, _LONGEST_S)
+
+
 def has_gpu(instance: str) -> bool:
     """Whether instances of a type have a GPU."""
     return _GPU.match(instance) is not None
@@ -94,7 +116,7 @@ def training_job(settings: Settings, region: str, spec: JobSpec) -> dict[str, ob
         outputs["KmsKeyId"] = settings.sagemaker_output_kms_key
     stopping = {"MaxRuntimeInSeconds": settings.sagemaker_max_runtime_s}
     if settings.sagemaker_spot:
-        stopping["MaxWaitTimeInSeconds"] = settings.sagemaker_max_wait_s or 2 * settings.sagemaker_max_runtime_s
+        stopping["MaxWaitTimeInSeconds"] = settings.sagemaker_max_wait_s or max_wait_s(settings.sagemaker_max_runtime_s)
     request: dict[str, object] = {
         "TrainingJobName": spec.name,
         "RoleArn": settings.sagemaker_role,

@@ -249,6 +249,7 @@ def test_every_option_fits(registry: Registry) -> None:
         (EndpointSpec("street", instance="m5"), "--instance does not fit"),
         (EndpointSpec("street", count=0), "--count does not fit"),
         (EndpointSpec("street", serverless_mb=512), "--serverless does not fit"),
+        (EndpointSpec("street", serverless_mb=3000), "--serverless does not fit.*whole GB"),
         (EndpointSpec("street", serverless_mb=2048, concurrency=500), "--concurrency does not fit"),
         (EndpointSpec("street", alarms=("",)), "--alarm does not fit"),
         (EndpointSpec("street", image="two words"), "--image does not fit"),

@@ -92,9 +92,17 @@ def test_what_goes_together_may_be_there_already() -> None:
         (Options(target="segloop"), "SegloopUrl", "--target segloop needs --segloop-url"),
         (Options(endpoint="street"), "LabelStudioUrl", "--endpoint needs --label-studio-url"),
     ):
-        with pytest.raises(SettingsError, match=message):
-            options.check_with({parameter: ""})
-        options.check_with({parameter: "https://there.example.org"})
+        (missing,) = options.missing({parameter: ""})
+        assert missing.startswith(message)
+        assert not list(options.missing({parameter: "https://there.example.org"}))
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    wrong = {"annotations": 0, "log_days": 8, "minimum_miou": 2.0, "instance": "g4dn"}
+    with pytest.raises(SettingsError) as raised:
+        Options(**wrong)
+    assert str(raised.value).splitlines() == Options(**wrong, is_checked=False).problems()
+    assert len(str(raised.value).splitlines()) == len(wrong)
 
 
 def test_the_archive_of_the_same_source_is_the_same() -> None:

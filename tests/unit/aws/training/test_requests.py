@@ -10,10 +10,11 @@ from typing import Any
 import boto3
 import click
 import pytest
+from botocore.session import get_session
 
-from segloop.aws.checks import check_request, check_settings
+from segloop.aws.checks import check_request, check_settings, tag_problems
 from segloop.aws.training import entry, requests
-from segloop.aws.training.requests import JobSpec, default_image, job_name, training_job
+from segloop.aws.training.requests import JobSpec, default_image, job_name, max_wait_s, training_job
 from segloop.aws.training.status import status_of
 from segloop.aws.training.trainer import SageMakerTrainer
 from segloop.cli import main
@@ -244,3 +245,39 @@ def test_the_page_lists_every_permission_and_its_policies_are_json() -> None:
         json.loads(content.get("Policy", "{}"))
     for name in re.findall(r"SEGLOOP_(SAGEMAKER_[A-Z0-9_]+)", page):
         assert name.lower() in Settings.model_fields
+
+
+def test_every_region_of_sagemaker_has_its_image_or_is_refused() -> None:
+    session = get_session()
+    for partition in ("aws", "aws-cn", "aws-us-gov"):
+        regions = session.get_available_regions("sagemaker", partition)
+        assert regions
+        for region in regions:
+            assert f".dkr.ecr.{region}.amazonaws.com" in default_image(region, "ml.m5.xlarge")
+    for partition in ("aws-iso", "aws-iso-b", "aws-eusc"):
+        for region in session.get_available_regions("sagemaker", partition):
+            with pytest.raises(SettingsError, match=region):
+                default_image(region, "ml.m5.xlarge")
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        (("team",), "'team': write name=value"),
+        (("=x",), "write name=value"),
+        (("aws:team=x",), "begin with aws:"),
+        (("a" * 129 + "=x",), "128 characters"),
+        (("a=" + "x" * 257,), "a value 256"),
+        (("a=b;c",), "AWS takes letters"),
+        (("a=1", "a=2"), "has 'a' more than once"),
+        (tuple(f"t{number}=x" for number in range(46)), "46 tags; AWS takes 45"),
+    ],
+)
+def test_tags_are_held_against_aws_rules(tags: tuple[str, ...], problem: str) -> None:
+    (found,) = tag_problems(tags)
+    assert problem in found
+    assert not list(tag_problems(("Kosten Stelle=Straße 7", "a:b/c=d=e@f")))
+
+
+def test_a_spot_training_may_wait_as_long_as_it_may_train() -> None:
+    assert [max_wait_s(seconds) for seconds in (60, 43200, 28 * 86400)] == [120, 86400, 28 * 86400]
