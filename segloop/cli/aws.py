@@ -60,6 +60,8 @@ def _route(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--store", metavar="S3URI", help="segloop's store (SEGLOOP_STORE), where it is not the artifacts bucket's."
 )
+@click.option("--model-days", type=int, help="How long what trainings leave is kept.  [new route: 90]")
+@click.option("--volume-gb", type=int, help="Disk of a training's instance, in GB.  [new route: 50]")
 @click.option("--dry-run", is_flag=True, help="Check, print what would change, and change nothing.")
 @click.option("--force", is_flag=True, help="Deploy in spite of what the account lacks, such as a quota.")
 @_route

@@ -47,7 +47,9 @@ def test_invoke_endpoint_is_held_only_with_an_endpoint() -> None:
 def test_every_function_has_a_log_of_its_own_that_ends() -> None:
     functions, logs = of_type("AWS::Lambda::Function"), of_type("AWS::Logs::LogGroup")
     assert len(functions) == 4
-    assert {item["LoggingConfig"]["LogGroup"]["Ref"] for item in functions.values()} == set(logs)
+    assert {item["LoggingConfig"]["LogGroup"]["Ref"] for item in functions.values()} == set(logs) - {"ApiLogs"}
+    (stage,) = of_type("AWS::ApiGatewayV2::Stage").values()
+    assert stage["AccessLogSettings"]["DestinationArn"] == {"Fn::GetAtt": "ApiLogs.Arn"}
     assert all(item["RetentionInDays"] == {"Ref": "LogRetentionDays"} for item in logs.values())
 
 
@@ -67,6 +69,14 @@ def test_buckets_are_closed(name: str) -> None:
     policies = [item for item in of_type("AWS::S3::BucketPolicy").values() if item["Bucket"] == {"Ref": name}]
     (statement,) = policies[0]["PolicyDocument"]["Statement"]
     assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+def test_what_trainings_leave_expires_and_every_bucket_keeps_versions() -> None:
+    for bucket in of_type("AWS::S3::Bucket").values():
+        assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    rules = RESOURCES["ArtifactsBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "Prefix" in rule}
+    assert expiring == {"pipeline/output/": {"Ref": "ModelDays"}, "pipeline/checkpoints/": 30}
 
 
 def test_queues_wait_six_times_as_long_as_their_functions_run() -> None:

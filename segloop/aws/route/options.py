@@ -75,6 +75,8 @@ class Options:
     minutes: float | None = None
     wheels: str | None = None
     store: str | None = None
+    model_days: int | None = None
+    volume_gb: int | None = None
     is_checked: bool = True
 
     def __post_init__(self) -> None:
@@ -89,6 +91,8 @@ class Options:
             *_outside("--max-runtime", self.max_runtime_s, 60, 28 * 86400),
             *_outside("--receiver-concurrency", self.receiver_concurrency, 0, 1000),
             *_outside("--worker-concurrency", self.worker_concurrency, 0, 1000),
+            *_outside("--model-days", self.model_days, 8, 36500),
+            *_outside("--volume-gb", self.volume_gb, 1, 16384),
             *_outside("--minimum-miou", self.minimum_miou, 0, 1),
             *_outside("--epochs", self.epochs, 1, 100_000),
             *_outside("--minutes", self.minutes, 0, 28 * 1440),
@@ -146,6 +150,7 @@ _TEMPLATE = {
     "receiver_concurrency": "ReceiverConcurrency",
     "worker_concurrency": "WorkerConcurrency",
     "alarm_topic": "AlarmTopicArn",
+    "model_days": "ModelDays",
 }
 _SAGEMAKER = {
     "instance": "InstanceType",
@@ -158,6 +163,8 @@ _SAGEMAKER = {
     "minutes": "TrainMinutes",
     "wheels": "WheelsUri",
     "store": "StoreUri",
+    "alarm_topic": "AlarmTopicArn",
+    "volume_gb": "VolumeSizeInGB",
 }
 
 
