@@ -62,6 +62,11 @@ def _route(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--model-days", type=int, help="How long what trainings leave is kept.  [new route: 90]")
 @click.option("--volume-gb", type=int, help="Disk of a training's instance, in GB.  [new route: 50]")
+@click.option("--source-bucket", metavar="NAME", help="A bucket of yours for images, in place of one that is made.")
+@click.option("--target-bucket", metavar="NAME", help="A bucket of yours for annotations.")
+@click.option("--artifacts-bucket", metavar="NAME", help="A bucket of yours for code, models and versions.")
+@click.option("--permissions-boundary", "boundary", metavar="ARN", help="IAM policy that bounds the route's roles.")
+@click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Tag of all that is made; give all of them.")
 @click.option("--dry-run", is_flag=True, help="Check, print what would change, and change nothing.")
 @click.option("--force", is_flag=True, help="Deploy in spite of what the account lacks, such as a quota.")
 @_route
@@ -118,6 +123,8 @@ def destroy(name: str, region: str, as_json: bool, delete_data: bool, yes: bool)
             click.echo(f"deletes the bucket {bucket} with all that is in it", err=True)
         for bucket in plan.kept:
             click.echo(f"keeps the bucket {bucket}", err=True)
+        for bucket in plan.others:
+            click.echo(f"keeps the bucket {bucket}, which the route did not make", err=True)
         click.confirm(f"Remove the route {name}?", abort=True, err=True)
     with _Watch() as watch:
         result = removal.run(watch.say, watch.event)

@@ -183,6 +183,40 @@ def destroy(account: Account, names: dict[str, str]) -> None:
     assert account.run("destroy", "--name", "street", "--yes", "--delete-data").exit_code == 0
 
 
+def test_a_route_of_the_same_name_takes_up_what_was_left(account: Account) -> None:
+    options = ("--name", "ramp", *QUIET, "--target", "segloop", "--segloop-url", "https://a.b", "--tag", "team=a")
+    outputs = account.json("deploy", *options)["outputs"]
+    left = {outputs["SourceBucketName"], outputs["TargetBucketName"]}
+    for bucket in left:
+        account.ministack.client("s3").put_object(Bucket=bucket, Key="projects/7/a.png", Body=b"a")
+    assert set(account.json("destroy", "--name", "ramp", "--yes")["kept"]) == left
+    again = account.run("deploy", *options)
+    assert all(f"Takes up the bucket {bucket}" in again.stderr for bucket in left)
+    stack = Stack(account.ministack, "ramp")
+    assert {stack.outputs["SourceBucketName"], stack.outputs["TargetBucketName"]} == left
+    (described,) = account.ministack.client("cloudformation").describe_stacks(StackName="ramp")["Stacks"]
+    assert {item["Key"]: item["Value"] for item in described["Tags"]} == {"team": "a", "segloop:route": "ramp"}
+    account.json("destroy", "--name", "ramp", "--yes", "--delete-data")
+    assert not left & account.buckets()
+
+
+def test_buckets_of_ones_own(account: Account) -> None:
+    s3 = account.ministack.client("s3")
+    s3.create_bucket(Bucket="photos-of-ours")
+    options = ("--name", "alley", *QUIET, "--target", "segloop", "--segloop-url", "https://a.b")
+    missing = account.run("deploy", *options, "--source-bucket", "not-there", "--annotations", "0")
+    assert missing.exit_code == 1
+    assert "--annotations 0" in missing.stderr
+    assert "--source-bucket not-there: there is no such bucket" in missing.stderr
+    made = account.json("deploy", *options, "--source-bucket", "photos-of-ours", "--target-bucket", "photos-of-ours")
+    assert made["outputs"]["SourceBucketName"] == made["outputs"]["TargetBucketName"] == "photos-of-ours"
+    assert "EventBridgeConfiguration" in s3.get_bucket_notification_configuration(Bucket="photos-of-ours")
+    result = account.json("destroy", "--name", "alley", "--yes", "--delete-data")
+    assert result["kept"] == ["photos-of-ours"]
+    assert account.buckets() == {"photos-of-ours"}
+    s3.delete_bucket(Bucket="photos-of-ours")
+
+
 def test_a_failed_creation_says_why_and_can_be_repeated(account: Account) -> None:
     taken = {"PipelineName": "road", "PipelineDefinition": '{"Version": "2020-12-01", "Steps": [{"Type": "Fail"}]}'}
     taken["PipelineDefinition"] = taken["PipelineDefinition"].replace('"Type"', '"Name": "x", "Type"')

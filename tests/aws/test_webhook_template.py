@@ -34,7 +34,7 @@ def test_no_role_holds_a_wildcard() -> None:
         text = json.dumps(statement)
         assert '"*"' not in text, role
         # prefixes alone: objects of the source bucket, annotations, projects' descriptions
-        for prefix in ("${SourceBucket.Arn}/*", "${TargetBucket.Arn}/projects/*", "${ArtifactsBucket.Arn}/projects/*"):
+        for prefix in (":::${Bucket}/*", ":::${Bucket}/projects/*"):
             text = text.replace(prefix, "")
         assert "*" not in text.replace("pipeline/${PipelineName}/execution/*", ""), role
 

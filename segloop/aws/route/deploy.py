@@ -18,7 +18,7 @@ from segloop.aws.route.options import Options, route_parameters, sagemaker_param
 from segloop.aws.route.preflight import Plan, Preflight
 from segloop.aws.route.stack import UNMADE, Stack
 from segloop.aws.training.code import ENTRY, code_files
-from segloop.aws.training.requests import default_image, max_wait_s
+from segloop.aws.training.requests import default_image, max_wait_s, tag_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.errors import SettingsError
 from segloop.settings import Settings
@@ -135,8 +135,18 @@ class Deployment:
                 self._watch.say(f"Made the bucket {bucket} for the functions' code")
             if self._buckets.put_once(bucket, key, archive):
                 self._watch.say(f"Sent the functions' code to s3://{bucket}/{key}")
-        values = route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
+        values = self._left_buckets() | route_parameters(self._options) | {"CodeBucket": bucket, "CodeKey": key}
         return self._deploy(self._route, templates.template(templates.TEMPLATE), values, dry_run)
+
+    def _left_buckets(self) -> dict[str, str]:
+        """Of a new route, the buckets that an earlier one of its name has left."""
+        if self._route.describe().id:
+            return {}
+        own = self._buckets.own()
+        left = {name: bucket for name, bucket in self._route.left_buckets().items() if bucket in own}
+        for bucket in left.values():
+            self._watch.say(f"Takes up the bucket {bucket}, which an earlier route of this name has left")
+        return {f"Existing{name}": bucket for name, bucket in left.items()}
 
     def _deploy_sagemaker(self, scratch: Path, dry_run: bool) -> StackResult:
         outputs = self._route.describe().outputs
@@ -177,7 +187,9 @@ class Deployment:
             self._watch.say(f"{said}. It is removed and made anew")
             values = stack.kept(template) | values
             stack.delete(self._watch.event)
-        proposal = stack.propose(template, values, {_TAG: self._options.name})
+        given = {tag["Key"]: tag["Value"] for tag in map(tag_of, self._options.tags)}
+        kept = {key: value for key, value in stack.describe().tags.items() if not given}
+        proposal = stack.propose(template, values, {**kept, **given, _TAG: self._options.name})
         if not proposal.changes:
             return StackResult(stack.name, "unchanged")
         if dry_run:

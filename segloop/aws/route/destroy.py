@@ -14,11 +14,15 @@ from segloop.aws.route.stack import Stack
 
 @dataclass(frozen=True)
 class Plan:
-    """What a removal takes away and what it leaves: stacks with their status, names of buckets."""
+    """What a removal takes away and what it leaves: stacks with their status, names of buckets.
+
+    `others` are buckets that the route uses and did not make: they stay, whatever is asked for.
+    """
 
     stacks: dict[str, str]
     removed: tuple[str, ...]
     kept: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -50,12 +54,15 @@ class Removal:
         removed: list[str] = []
         kept: list[str] = []
         # of buckets that are gone, somebody else may have one of the same name
-        for bucket in sorted(self._stacks[-1].buckets() & self._buckets.own()):
+        made = self._stacks[-1].buckets()
+        parameters = self._stacks[-1].describe().parameters
+        given = {parameters.get(f"Existing{name}", "") for name in ("SourceBucket", "TargetBucket", "ArtifactsBucket")}
+        for bucket in sorted(made & self._buckets.own()):
             (removed if self._delete_data or self._buckets.is_empty(bucket) else kept).append(bucket)
         if self._buckets.exists(code):
             removed.append(code)
         stacks = {stack.name: status for stack in self._stacks if (status := stack.describe().status)}
-        return Plan(stacks, tuple(removed), tuple(kept))
+        return Plan(stacks, tuple(removed), tuple(kept), tuple(sorted(given - made - {""})))
 
     def run(self, say: Callable[[str], None], tell: Callable[[Event], None]) -> dict[str, list[str]]:
         """Take away; the stacks and buckets that are gone, and the buckets that are kept."""
@@ -68,7 +75,7 @@ class Removal:
         for bucket in plan.removed:
             count = self._buckets.remove(bucket)
             say(f"Deleted the bucket {bucket} with {count} objects")
-        return {"stacks": list(plan.stacks), "buckets": list(plan.removed), "kept": list(plan.kept)}
+        return {"stacks": list(plan.stacks), "buckets": list(plan.removed), "kept": [*plan.kept, *plan.others]}
 
     def _empty_group(self, group: str | None, say: Callable[[str], None]) -> None:
         """Take the models out of the stack's group, which could not be deleted with them; their files stay."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from segloop.aws.checks import tag_problems
 from segloop.errors import SettingsError
 
 #: Names that also fit into the names of buckets: with an account and a region they have 63 characters at most.
@@ -17,6 +18,7 @@ _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 # Small letters only: permissions name the endpoint as its ARN does.
 _ENDPOINT = re.compile(r"[a-z0-9](-*[a-z0-9]){0,62}")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+")
+_POLICY = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}|aws):policy/.+")
 _RETENTION_DAYS = (
     1,
     3,
@@ -77,6 +79,11 @@ class Options:
     store: str | None = None
     model_days: int | None = None
     volume_gb: int | None = None
+    source_bucket: str | None = None
+    target_bucket: str | None = None
+    artifacts_bucket: str | None = None
+    boundary: str | None = None
+    tags: tuple[str, ...] = ()
     is_checked: bool = True
 
     def __post_init__(self) -> None:
@@ -97,7 +104,18 @@ class Options:
             *_outside("--epochs", self.epochs, 1, 100_000),
             *_outside("--minutes", self.minutes, 0, 28 * 1440),
             *self._addresses(),
+            *(f"--tag {problem}" for problem in tag_problems(self.tags)),
         ]
+
+    @property
+    def buckets(self) -> dict[str, str]:
+        """Buckets of one's own, by their parameters."""
+        given = {
+            "ExistingSourceBucket": self.source_bucket,
+            "ExistingTargetBucket": self.target_bucket,
+            "ExistingArtifactsBucket": self.artifacts_bucket,
+        }
+        return {parameter: name for parameter, name in given.items() if name}
 
     def _names(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -113,6 +131,8 @@ class Options:
             yield f"--endpoint {self.endpoint!r}: use the endpoint's name in small letters, digits and dashes"
         if self.worker_concurrency == 1:
             yield "--worker-concurrency 1: Lambda reads a queue with 2 at least; 0 reserves none"
+        if self.boundary and not _POLICY.fullmatch(self.boundary):
+            yield f"--permissions-boundary {self.boundary!r} is no ARN of an IAM policy"
         if self.alarm_topic and not _TOPIC.fullmatch(self.alarm_topic):
             yield f"--alarm-topic {self.alarm_topic!r} is no ARN of an SNS topic"
 
@@ -151,6 +171,7 @@ _TEMPLATE = {
     "worker_concurrency": "WorkerConcurrency",
     "alarm_topic": "AlarmTopicArn",
     "model_days": "ModelDays",
+    "boundary": "PermissionsBoundaryArn",
 }
 _SAGEMAKER = {
     "instance": "InstanceType",
@@ -165,12 +186,13 @@ _SAGEMAKER = {
     "store": "StoreUri",
     "alarm_topic": "AlarmTopicArn",
     "volume_gb": "VolumeSizeInGB",
+    "boundary": "PermissionsBoundaryArn",
 }
 
 
 def route_parameters(options: Options) -> dict[str, str]:
     """The parameters of aws/template.yaml that the options give."""
-    given = _given(options, _TEMPLATE) | {"PipelineName": options.name}
+    given = _given(options, _TEMPLATE) | {"PipelineName": options.name} | options.buckets
     if options.label_studio_url:
         given["LabelStudioOrigin"] = origin_of(options.label_studio_url)
     return given

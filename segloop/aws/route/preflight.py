@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from segloop.aws.clients import Clients, explained
+from segloop.aws.clients import Clients, bucket_region, explained
+from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.options import Options
 from segloop.aws.training.requests import default_image
-from segloop.errors import SettingsError, TrainerRefused, TrainingError
+from segloop.errors import SettingsError, StackError, TrainerRefused, TrainingError
 
 #: Concurrent executions that Lambda wants unreserved.
 _UNRESERVED = 100
@@ -66,6 +67,7 @@ class Preflight:
         """All findings, not the first alone."""
         options = self._plan.options
         problems = [*options.problems(), *options.missing(self._plan.route)]
+        problems += self._buckets(options)
         options, concurrency = self._concurrency(options)
         problems += concurrency
         if self._plan.trains:
@@ -80,6 +82,18 @@ class Preflight:
         except (TrainerRefused, TrainingError) as error:
             self._notes.append(f"{what} is not checked: {error}")
             return None
+
+    def _buckets(self, options: Options) -> Iterator[str]:
+        """What is wrong with buckets of one's own."""
+        for parameter, bucket in options.buckets.items():
+            option = f"--{parameter.removeprefix('Existing').removesuffix('Bucket').lower()}-bucket {bucket}"
+            try:
+                if not Buckets(self._clients).exists(bucket):
+                    yield f"{option}: there is no such bucket; without the option one is made"
+                elif (region := bucket_region(bucket)) not in ("", self._clients.region):
+                    yield f"{option}: it is in {region}, and the route in {self._clients.region}"
+            except (StackError, TrainerRefused, TrainingError) as error:
+                yield f"{option}: {error}"
 
     # -- Lambda
 

@@ -41,6 +41,7 @@ class Description:
     changed_at: datetime = datetime.min
     outputs: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stack:
@@ -69,6 +70,7 @@ class Stack:
             found.get("LastUpdatedTime") or found["CreationTime"],
             {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])},
             {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])},
+            {item["Key"]: item["Value"] for item in found.get("Tags", [])},
         )
 
     def defaults(self, template: str) -> dict[str, str]:
@@ -84,13 +86,24 @@ class Stack:
 
     def buckets(self) -> set[str]:
         """The names of the buckets that the stack has, or had and left when it was deleted in the last 90 days."""
+        return {name for id_ in (self.name, *self._gone()) for name in self._made_buckets(id_).values()}
+
+    def left_buckets(self) -> dict[str, str]:
+        """The buckets that stacks of this name had which were deleted in the last 90 days, by their names in the template."""
+        left: dict[str, str] = {}
+        for id_ in self._gone():
+            left = {**self._made_buckets(id_), **left}
+        return left
+
+    def _gone(self) -> list[str]:
+        """The ids of deleted stacks of this name, the latest first."""
         with explained("cloudformation:ListStacks"):
             pages = self._client.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
-            gone = [
-                item["StackId"] for page in pages for item in page["StackSummaries"] if item["StackName"] == self.name
-            ]
-        events = [event for id_ in (self.name, *gone) for event in self._events(id_)]
-        return {event.name for event in events if event.type == _BUCKET and event.name}
+            found = [item for page in pages for item in page["StackSummaries"] if item["StackName"] == self.name]
+        return [item["StackId"] for item in sorted(found, key=lambda item: item["CreationTime"], reverse=True)]
+
+    def _made_buckets(self, id_: str) -> dict[str, str]:
+        return {event.resource: event.name for event in self._events(id_) if event.type == _BUCKET and event.name}
 
     def propose(self, template: str, values: Mapping[str, str], tags: Mapping[str, str]) -> ChangeSet:
         """Make a change set; nothing is changed by it.
