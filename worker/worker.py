@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rq
@@ -72,6 +73,11 @@ class DeathPenalty(UnixSignalDeathPenalty):
         super().__init__(timeout, JobTimeout if exception is JobTimeoutException else exception, **kwargs)  # type: ignore[no-untyped-call]
 
 
+def heartbeat_file(settings: Settings, queues: Sequence[str]) -> Path:
+    """The file that a worker of these queues touches every few seconds, such as heartbeats/retrain in the data folder."""
+    return settings.data_dir.absolute() / "heartbeats" / "-".join(name.removeprefix("segloop-") for name in queues)
+
+
 class Worker(rq.Worker):
     """Runs jobs, one at a time, each in a process of its own that ends with this one."""
 
@@ -85,6 +91,8 @@ class Worker(rq.Worker):
         #: In the process of a job: what it raised, and in how many seconds it runs again for that.
         self._error: BaseException | None = None
         self._runs_again_in_s: float | None = None
+        self._pulse = heartbeat_file(settings, queues)
+        self._pulse.parent.mkdir(parents=True, exist_ok=True)
         self._locks = WorkerLocks(settings.data_dir.absolute() / "workers")
         self.recover()
         name, self._lock = self._locks.register()
@@ -114,6 +122,11 @@ class Worker(rq.Worker):
         super().teardown()  # type: ignore[no-untyped-call]
         if not self.executions:
             self._locks.forget(self.name)
+
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """As rq; a file's time tells it to probes too, which then need neither Redis nor Python."""
+        super().heartbeat(*args, **kwargs)
+        self._pulse.touch()
 
     def subscribe(self) -> None:
         """Take no commands from Redis: rq would have whoever can write there end this worker or kill its job."""

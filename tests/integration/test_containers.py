@@ -127,6 +127,40 @@ def test_probes_of_kubernetes_succeed(containers: Containers) -> None:
     until(lambda: containers.get("/ready").status_code == 200, "everything is ready")
 
 
+@pytest.mark.parametrize("name", ["retrain", "prelabel"])
+def test_a_worker_is_alive_by_its_own_heartbeat(containers: Containers, name: str) -> None:
+    [worker] = pods()[f"segloop-{name}-worker"]["containers"]
+    beat = containers.folder / "data/heartbeats" / name
+    until(beat.exists, "the first heartbeat")
+
+    def succeeds(probe: str) -> bool:
+        command = [part.replace("/data/", f"{containers.folder}/data/") for part in worker[probe]["exec"]["command"]]
+        return subprocess.run(command, check=False).returncode == 0
+
+    assert succeeds("startupProbe")
+    os.utime(beat, (0, 0))
+    until(lambda: succeeds("livenessProbe"), "the next heartbeat")
+    containers.processes[f"{name}-worker"].send_signal(signal.SIGSTOP)
+    os.utime(beat, (0, 0))
+    assert not succeeds("livenessProbe")
+    containers.processes[f"{name}-worker"].send_signal(signal.SIGCONT)
+
+
+def test_the_queue_of_kubernetes_asks_for_its_password(containers: Containers, tmp_path: Path) -> None:
+    [valkey] = pods()["queue"]["containers"]
+    port = free_port()
+    environment = {**containers.environment, "QUEUE_PASSWORD": PASSWORD}
+    arguments = [str(tmp_path) if one == "/data" else one for one in valkey["args"]]
+    command = [*valkey["command"], *arguments, "--port", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: answers(redis.Redis(port=port, password=PASSWORD)), "it answers who knows the password")
+            assert not answers(redis.Redis(port=port))
+            assert PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        finally:
+            process.terminate()
+
+
 def test_metrics_of_all_processes_together_and_of_a_dead_one(containers: Containers) -> None:
     for _ in range(40):
         assert containers.get("/versions").status_code == 200

@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from segloop.queue import QUEUES
 from segloop.settings import Settings
 from tests.containers import ROOT, compose, dockerfile, manifests, pods
 
@@ -225,8 +226,9 @@ def test_pods_are_restricted(name: str) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
-        assert "memory" in container["resources"]["limits"]
+        assert container["resources"]["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
+        assert container["resources"]["limits"].keys() >= {"memory", "ephemeral-storage"}
+        assert "livenessProbe" in container
 
 
 def test_several_servers_behind_one_name() -> None:
@@ -240,8 +242,11 @@ def test_several_servers_behind_one_name() -> None:
         line.split("=", 1) for line in (ROOT / "deploy/kubernetes/base/settings.env").read_text("utf-8").splitlines()
     )
     assert settings["SEGLOOP_STORE"].startswith("s3://"), "hosts share the store"
-    host = re.split(r"[/:]+", settings["REDIS_URL"])[1].split(".")[0]
-    assert ("Service", host) in by_kind
+    for pod in (pods()[name] for name in pods() if name.startswith("segloop")):
+        [address] = [one["value"] for one in pod["containers"][0]["env"] if one["name"] == "REDIS_URL"]
+        found = re.fullmatch(r"redis://:\$\(QUEUE_PASSWORD\)@(\w+)\.segloop\.svc\.cluster\.local:6379/0", address)
+        assert found is not None
+        assert ("Service", found[1]) in by_kind
     address = settings["SEGLOOP_PUBLIC_URL"].removeprefix("http://").partition(":")[0].split(".")
     assert address[:2] == ["segloop", by_kind["Namespace", "segloop"]["metadata"]["name"]]
 
@@ -257,15 +262,63 @@ def test_kustomizations_name_what_there_is() -> None:
         for source in (source for container in pod["containers"] for source in container.get("envFrom", ())):
             assert next(iter(source.values()))["name"] in generated
     gpu = yaml.safe_load((folder / "gpu/kustomization.yaml").read_text("utf-8"))
-    assert (folder / "gpu" / gpu["resources"][0] / "kustomization.yaml").is_file()
     [patch] = gpu["patches"]
-    [change] = yaml.safe_load(patch["patch"])
-    *place, name = change["path"].removeprefix("/spec/template/spec/").split("/")
-    spec: Any = pods()[patch["target"]["name"]]
-    for step in place:
-        spec = spec[int(step) if step.isdecimal() else step]
-    assert "memory" in spec, "the patch adds to the limits"
-    assert name == "nvidia.com~1gpu"
+    for change in yaml.safe_load(patch["patch"]):
+        *place, _ = change["path"].removeprefix("/spec/template/spec/").split("/")
+        spec: Any = pods()[patch["target"]["name"]]
+        for step in place:
+            spec = spec[int(step) if step.isdecimal() else step]
+
+
+@pytest.fixture
+def overlays(tmp_path: Path) -> Path:
+    """A copy of deploy/kubernetes with its secrets filled in."""
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(ROOT / "deploy/kubernetes", folder)
+    shutil.copyfile(folder / "base/secrets.env.example", folder / "base/secrets.env")
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl, which has kustomize in it")
+@pytest.mark.parametrize("overlay", ["base", "cpu", "gpu", "external-services"])
+def test_overlays_are_built_and_valid(overlays: Path, overlay: str) -> None:
+    made = subprocess.run(
+        ["kubectl", "kustomize", overlays / overlay], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    objects = list(yaml.safe_load_all(made.stdout))
+    for one in objects:
+        kubernetes_validate.validate(one, "1.31", strict=True)
+    named = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+    assert (("StatefulSet", "queue") in named) == (overlay != "external-services")
+    assert (("NetworkPolicy", "queue") in named) == (overlay != "external-services")
+    retrain = named["StatefulSet", "segloop-retrain-worker"]["spec"]["template"]["spec"]
+    assert ("tolerations" in retrain) == (overlay == "gpu")
+    [container] = retrain["containers"]
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == (1 if overlay == "gpu" else None)
+    assert ("env" in container) == (overlay != "external-services")
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl, which has kustomize in it")
+def test_workers_are_scaled_by_the_queues_that_they_listen_to(overlays: Path) -> None:
+    path = overlays / "cpu/kustomization.yaml"
+    path.write_text(path.read_text("utf-8") + "components: [../keda]\n", "utf-8")
+    made = subprocess.run(
+        ["kubectl", "kustomize", path.parent], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    scaled = [one for one in yaml.safe_load_all(made.stdout) if one["kind"] == "ScaledObject"]
+    lists = {one["spec"]["triggers"][0]["metadata"]["listName"] for one in scaled}
+    assert lists == {f"rq:queue:{name}" for name in QUEUES}
+    assert {one["spec"]["scaleTargetRef"]["name"] for one in scaled} <= set(pods())
+
+
+def test_only_segloop_reaches_its_queue() -> None:
+    [policy] = [one for one in manifests() if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "queue"]
+    [source] = policy["spec"]["ingress"][0]["from"]
+    [expression] = source["podSelector"]["matchExpressions"]
+    assert set(expression["values"]) == {name for name in pods() if name.startswith("segloop")}
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"app": "segloop-queue"}
 
 
 def test_secrets_of_kubernetes_stay_out_of_git() -> None:
