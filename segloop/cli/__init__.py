@@ -11,6 +11,7 @@ from segloop.cli.completion import completion
 from segloop.cli.connecting import connect, doctor
 from segloop.cli.predicting import predict
 from segloop.cli.reference import cli_page, reference
+from segloop.cli.reporting import report
 from segloop.cli.running import serve, stop, up, worker
 from segloop.cli.sagemaker import sagemaker
 from segloop.cli.settings_page import settings, settings_page
@@ -41,7 +42,7 @@ def main() -> None:
 
 for command in (
     *(up, serve, worker),
-    *(connect, doctor),
+    *(connect, doctor, report),
     *(train, stop, predict, weights),
     *(versions, reproduce),
     *(sagemaker, aws, completion, settings, reference),

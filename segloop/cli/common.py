@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Run": ("up", "serve", "worker"),
     "Connect": ("connect", "doctor"),
+    "Look": ("report",),
     "Train and predict": ("train", "stop", "predict", "weights"),
     "Versions": ("versions", "reproduce"),
     "AWS": ("sagemaker", "aws"),

@@ -16,14 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from werkzeug.exceptions import Conflict
 
+from segloop.ledger import write_ledger
 from segloop.metrics import ConfusionMatrix
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.settings import Settings
 from segloop.web import create_app
-from segloop.web.ui.data import Studio
+from segloop.web.ui.actions import Actions
+from segloop.web.ui.data import ProjectLoader, Studio
 from segloop.web.ui.responses import minute
 from tests.job_context import begin
+from tests.label_studio_server import FakeLabelStudio
+from tests.ledgers import entry, ledger
 from tests.pages import CLASSES, PROJECT, PageWorld, add_version, curves, described
 
 SECURITY = ("Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy")
@@ -339,7 +344,8 @@ import json, sys
 from segloop.backend import Backend
 from segloop.settings import load_settings
 from segloop.web import create_app
-from segloop.web.ui.data import Studio
+from segloop.web.ui.actions import Actions
+from segloop.web.ui.data import ProjectLoader, Studio
 from segloop.web.ui.responses import minute
 
 settings = load_settings(env_file=None)
@@ -359,3 +365,58 @@ def test_a_server_shows_the_page_without_torch_and_sdk(world: PageWorld, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [[200, 200, 200], []]
+
+
+def answered_by(fake: Any, tasks: int, labelled: int) -> None:
+    """A Label Studio with a project of so many tasks."""
+
+    def listing(request: Any) -> tuple[int, dict[str, Any]]:
+        filtered = "total_annotations" in request.query["query"]
+        total = labelled if filtered else tasks
+        return 200, {"tasks": [], "total": total, "total_annotations": labelled, "total_predictions": 0}
+
+    fake.routes = {"GET /api/projects/29/": (200, {"id": 29, "title": "Streets"}), "GET /api/tasks/": listing}
+
+
+@pytest.fixture
+def connected(settings: Settings, redis_url: str) -> Iterator[tuple[PageWorld, FakeLabelStudio]]:
+    fake = FakeLabelStudio()
+    own = {"redis_url": redis_url, "label_studio_url": fake.url, "label_studio_api_key": SecretStr("0123456789abcdef")}
+    made = PageWorld(settings.model_copy(update=own))
+    yield made, fake
+    made.close()
+    fake.close()
+
+
+def test_start_training_is_disabled_while_nothing_is_labelled(connected: tuple[PageWorld, FakeLabelStudio]) -> None:
+    world, fake = connected
+    answered_by(fake, tasks=12, labelled=0)
+    shown = world.client.get("/ui/projects/29").text
+    assert re.search(r"<button[^>]* disabled[^>]*>Start training</button>", shown)
+    assert "No task is labelled yet: a training needs 2" in shown
+    assert not re.search(r'action="[^"]*/train"', shown)
+    page = get_json(world, "/ui/projects/29")
+    assert page["project"]["labels"] == {"tasks": 12, "labelled": 0, "unlabelled": 12}, "as the Data Manager counts"
+    assert page["report"]["project"] == "29"
+    with world.app.test_request_context(), pytest.raises(Conflict, match="No task is labelled yet"):
+        Actions(world.backend, ProjectLoader(world.backend, world.settings).cannot_train).train(PROJECT, {})
+    assert not world.jobs.live_retrain(PROJECT)
+
+
+def test_start_training_works_once_two_tasks_are_labelled(connected: tuple[PageWorld, FakeLabelStudio]) -> None:
+    world, fake = connected
+    answered_by(fake, tasks=12, labelled=2)
+    assert press(world, "train").status_code == 303
+    assert world.jobs.live_retrain(PROJECT)
+
+
+def test_the_page_asks_first_whether_it_helped(world: PageWorld, served: list[str]) -> None:
+    assert "no pre-label was labelled yet" in world.client.get("/ui/projects/29").text
+    write_ledger(world.registry, PROJECT, ledger([entry(1, 0, version=served[1]), entry(2, 50, version=served[1])]))
+    shown = world.client.get("/ui/projects/29").text
+    assert shown.index("Did this help?") < shown.index("Next retrain")
+    assert (
+        f'<span class="figure" id="unchanged">50 %</span>\n      <small>of 2 pre-labels of {served[1]}</small>' in shown
+    )
+    assert get_json(world, "/ui/projects/29")["report"]["now"]["changed_share"] == 0.25
+    assert "style=" not in shown

@@ -29,10 +29,14 @@ Action = Callable[[str, Mapping[str, str]], str]
 
 
 class Actions:
-    """The buttons. Each takes a project's key and the form, and returns the name of its notice."""
+    """The buttons. Each takes a project's key and the form, and returns the name of its notice.
 
-    def __init__(self, backend: Backend) -> None:
+    `cannot_train` says why a project cannot be trained; None where it can, or where that is not known.
+    """
+
+    def __init__(self, backend: Backend, cannot_train: Callable[[str], str | None]) -> None:
         self._backend = backend
+        self._cannot_train = cannot_train
 
     def all(self) -> dict[str, Action]:
         """The actions by their names in the address."""
@@ -45,7 +49,10 @@ class Actions:
         return (given.username if given else None) or "somebody on this machine"
 
     def train(self, project: str, form: Mapping[str, str]) -> str:
-        """Queue a full retrain, or join the one under way."""
+        """Queue a full retrain, or join the one under way; Conflict where too little is labelled for any."""
+        why_not = self._cannot_train(project)
+        if why_not:
+            raise Conflict(why_not)
         answer = self._backend.start_training(project)
         self._log(project, f"started a training: job {answer['job']} {answer['status']}")
         return str(answer["status"])

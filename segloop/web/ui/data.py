@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cachetools import LRUCache, TTLCache, cachedmethod
+from cachetools import LRUCache, cachedmethod
 
 from segloop.backend import Backend
-from segloop.errors import LabelStudioError, LabelStudioUnreachable, QueueUnavailable, RegistryError
-from segloop.labelstudio import LabelStudio
+from segloop.errors import QueueUnavailable, RegistryError
+from segloop.ledger import read_ledger
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
+from segloop.report import LEAST_LABELLED, Counts, Report, ReportFacts, Studio, cannot_train, report_of
 from segloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,21 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long Label Studio has to answer, and how long its answer, or that there is none, is shown, in seconds.
-STUDIO_TIMEOUT_S: Final = 3.0
-STUDIO_KEPT_S: Final = 20.0
 #: Versions of one project that are shown, the latest.
 MOST_VERSIONS: Final = 50
 _AT_ONCE: Final = 4
-
-
-@dataclass(frozen=True)
-class Counts:
-    """A project's title in Label Studio, how many tasks it has, and how many of them have an annotation."""
-
-    title: str
-    tasks: int
-    labelled: int
 
 
 @dataclass(frozen=True)
@@ -75,51 +63,13 @@ class Facts:
         return self.key.partition(".")[0]
 
 
-class Studio:
-    """Counts of Label Studio's projects, asked for at most every STUDIO_KEPT_S. Thread-safe."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._kept: TTLCache[str, Counts | str] = TTLCache(1024, STUDIO_KEPT_S)
-        self._away: TTLCache[str, str] = TTLCache(1, STUDIO_KEPT_S)
-        self._lock = threading.Lock()
-
-    @cached_property
-    def _label_studio(self) -> LabelStudio:
-        return LabelStudio.from_settings(self._settings, STUDIO_TIMEOUT_S)
-
-    def counts(self, project_id: str) -> Counts | str:
-        """Of a project; or one sentence why there are none."""
-        if not self._settings.label_studio_api_key.get_secret_value():
-            return "Label Studio is not asked for titles and counts: set LABEL_STUDIO_API_KEY."
-        with self._lock:
-            kept = self._kept.get(project_id) or self._away.get("")
-        if kept is not None:
-            return kept
-        try:
-            found = self._ask(project_id)
-        except LabelStudioUnreachable as error:
-            with self._lock:  # the other projects need not wait for it in turn
-                self._away[""] = f"{error}."
-            return f"{error}."
-        except LabelStudioError as error:
-            found = f"{error}."
-        with self._lock:
-            self._kept[project_id] = found
-        return found
-
-    def _ask(self, project_id: str) -> Counts | str:
-        project = self._label_studio.projects.get(int(project_id))
-        title, tasks, labelled = (project.get(key) for key in ("title", "task_number", "num_tasks_with_annotations"))
-        return Counts(str(title or ""), int(tasks or 0), int(labelled or 0))
-
-
 class ProjectLoader:
     """Reads the facts of projects. Thread-safe."""
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self.backend = backend
         self._studio = Studio(settings)
+        self._label_studio_url = settings.label_studio_public_url or settings.label_studio_url
         self._versions: LRUCache[Hashable, VersionInfo] = LRUCache(2048)
         self._galleries: LRUCache[tuple[str, str], Path] = LRUCache(256)
         self._lock = threading.Lock()
@@ -169,7 +119,38 @@ class ProjectLoader:
     def job(self, key: str) -> Facts:
         """Facts of one project's retrain alone: what is asked for every two seconds."""
         live, last, changes, away = self._queue(key)
-        return Facts(key, "", live=live, last=last, changes=changes, errors=tuple(away))
+        counts = self._studio.counts(key.partition(".")[0])
+        known = None if isinstance(counts, str) else counts
+        return Facts(key, "", counts=known, live=live, last=last, changes=changes, errors=tuple(away))
+
+    def cannot_train(self, key: str) -> str | None:
+        """Why a project cannot be trained: too little is labelled. None where it can, or where that is not known."""
+        counts = self._studio.counts(key.partition(".")[0])
+        if isinstance(counts, str) or counts.labelled >= LEAST_LABELLED:
+            return None
+        return cannot_train(counts.labelled)
+
+    def report(self, facts: Facts, versions: Sequence[VersionInfo]) -> Report:
+        """Whether the project is helped, from its facts and its versions, oldest first.
+
+        Raises:
+            RegistryError: the store cannot be read.
+        """
+        following = self._studio.next_tasks(facts.id, facts.champion.version) if facts.champion else []
+        return report_of(
+            ReportFacts(
+                key=facts.key,
+                label_studio_url=self._label_studio_url,
+                ledger=read_ledger(self.backend.registry, facts.key),
+                versions=versions,
+                champion=facts.champion,
+                counts=facts.counts,
+                changes=facts.changes,
+                thresholds=facts.thresholds,
+                is_training=facts.live is not None,
+                next_tasks=() if isinstance(following, str) else following,
+            )
+        )
 
     def versions(self, key: str) -> list[VersionInfo]:
         """The latest versions, oldest first; one that cannot be read is left out.

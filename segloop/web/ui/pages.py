@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from segloop.policy import Changes, Thresholds
 from segloop.registry import VersionInfo
 from segloop.registry.gallery import GalleryIndex
+from segloop.report import LEAST_LABELLED, cannot_train
 from segloop.versions import Metrics
 from segloop.web.ui.data import Facts
 from segloop.web.ui.retrain_view import job_of
@@ -15,6 +16,8 @@ from segloop.web.ui.retrain_view import job_of
 #: A page or a part of it, as templates and the JSON encoder read it.
 Page = dict[str, object]
 
+#: Images of a gallery that are shown at a time.
+GALLERY_PAGE: Final = 6
 #: Shades of a confusion matrix, by the share of a class's pixels.
 SHADES: Final = 10
 
@@ -43,7 +46,7 @@ def project_page(
     return {
         "page": "project",
         "project": project_of(facts, served),
-        "job": job_page(facts)["job"],
+        **{name: job_page(facts)[name] for name in ("job", "cannot_train")},
         "versions": [version_row(info, facts) for info in reversed(versions)],
         "generation": champion.generation if champion else 0,
         "rollback_to": rollback_to(facts),
@@ -59,9 +62,16 @@ def rollback_to(facts: Facts) -> str | None:
 
 
 def job_page(facts: Facts) -> Page:
-    """The retrain of a project: the live one, else the one that ended last, else None."""
+    """The retrain of a project: the live one, else the one that ended last, else None; and why none can begin."""
     status = facts.live or facts.last
-    return {"page": "job", "project": {"id": facts.id}, "job": job_of(status) if status else None}
+    counts = facts.counts
+    few = counts is not None and counts.labelled < LEAST_LABELLED
+    return {
+        "page": "job",
+        "project": {"id": facts.id},
+        "job": job_of(status) if status else None,
+        "cannot_train": cannot_train(counts.labelled) if counts and few else None,
+    }
 
 
 def project_of(facts: Facts, served: VersionInfo | None) -> Page:
@@ -192,6 +202,17 @@ def gallery_of(project_id: str, gallery: GalleryIndex, label_studio_url: str) ->
         }
         for number, image in enumerate(gallery.images)
     ]
+
+
+def paged(chosen: Any, number: str) -> Any:
+    """A version at length with one page of its gallery's images: of this number, counted from 1; else the first."""
+    if chosen is None:
+        return None
+    images = chosen["gallery"]
+    pages = max(-(-len(images) // GALLERY_PAGE), 1)
+    page = min(int(number), pages) if number.isascii() and number.isdigit() and int(number) else 1
+    shown = images[(page - 1) * GALLERY_PAGE : page * GALLERY_PAGE]
+    return {**chosen, "gallery": shown, "gallery_page": {"page": page, "pages": pages, "images": len(images)}}
 
 
 def difference(ours: float | None, theirs: float | None) -> float | None:

@@ -21,7 +21,7 @@ from segloop.web.ui.actions import NOTICES, Actions
 from segloop.web.ui.data import Facts, ProjectLoader
 from segloop.web.ui.errors import as_page
 from segloop.web.ui.formats import FILTERS
-from segloop.web.ui.pages import job_page, project_page, projects_page
+from segloop.web.ui.pages import job_page, paged, project_page, projects_page
 from segloop.web.ui.responses import show, wants_json
 from segloop.web.ui.security import TOKEN_FIELD, Tokens, add_headers, only_own_host
 
@@ -40,7 +40,7 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
         static_folder="static",
     )
     loader, tokens = ProjectLoader(backend, settings), Tokens(settings)
-    actions = Actions(backend)
+    actions = Actions(backend, loader.cannot_train)
     label_studio_url = settings.label_studio_public_url or settings.label_studio_url
     pages.before_request(only_own_host(settings))
     pages.after_request(add_headers)
@@ -71,6 +71,8 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
         gallery = loader.gallery(key, chosen.version) if chosen else None
         index = read_index(gallery) if gallery else None
         page = project_page(facts, versions, chosen, index, label_studio_url)
+        page["chosen"] = paged(page["chosen"], request.args.get("images", ""))
+        page["report"] = loader.report(facts, versions).model_dump(mode="json")
         page["notice"] = NOTICES.get(request.args.get("notice", ""))
         return show("project.html", page)
 

@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 
 from segloop.blind import is_blind
-from segloop.ledger import ClassEffort, Effort, Entry, time_saved, version_figures, winsorised
-
-
-def entry(number: int, changed: int | None = None, **known: object) -> Entry:
-    effort = None
-    if changed is not None:
-        sky = ClassEffort(
-            pixels=50, changed_px=changed, boundary_px=10, moved_px=changed and 5, regions_added=changed and 1
-        )
-        effort = Effort(pixels=100, changed_px=changed, classes={"Sky": sky})
-    given = {"annotator": 1, "kind": "scratch" if changed is None else "pre-labelled", "version": "v1", **known}
-    return Entry(number, number, effort=effort, **given)  # type: ignore[arg-type]
+from segloop.ledger import Entry, time_saved, version_figures, winsorised
+from tests.ledgers import entry
 
 
 def test_figures_of_a_version() -> None:

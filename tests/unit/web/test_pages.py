@@ -16,7 +16,7 @@ from segloop.registry import Champion, FileInfo, VersionInfo
 from segloop.registry.gallery import GalleryIndex
 from segloop.web.ui import formats
 from segloop.web.ui.data import Counts, Facts
-from segloop.web.ui.pages import confusion_of, job_page, next_retrain, project_page, projects_page
+from segloop.web.ui.pages import GALLERY_PAGE, confusion_of, job_page, next_retrain, paged, project_page, projects_page
 from segloop.web.ui.retrain_view import job_of
 
 KEY = "29.1795383040"
@@ -257,3 +257,32 @@ def test_vendored_files_are_those_of_their_packages() -> None:
     stated = {row[1].strip(): row[5].strip() for row in rows}
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in STATIC.glob("*.min.*")}
     assert found == stated
+
+
+def test_nothing_can_be_trained_before_two_tasks_are_labelled() -> None:
+    assert job_page(facts())["cannot_train"] is None
+    assert job_page(facts(counts=None))["cannot_train"] is None, "it is not known"
+    assert str(job_page(facts(counts=Counts("Streets", 10, 0)))["cannot_train"]).startswith("No task is labelled yet")
+    assert job_page(facts(counts=Counts("Streets", 10, 1)))["cannot_train"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "page", "first"),
+    [
+        ("", 1, 0),
+        ("2", 2, GALLERY_PAGE),
+        ("99", 3, 2 * GALLERY_PAGE),
+        ("0", 1, 0),
+        ("-1", 1, 0),
+        ("\u00b2", 1, 0),
+        ("x", 1, 0),
+    ],
+)
+def test_a_gallery_is_paged(asked: str, page: int, first: int) -> None:
+    images = [{"number": number} for number in range(2 * GALLERY_PAGE + 1)]
+    found = paged({"gallery": images}, asked)
+    assert found["gallery_page"] == {"page": page, "pages": 3, "images": len(images)}
+    assert found["gallery"][0]["number"] == first
+    assert len(found["gallery"]) == (1 if page == 3 else GALLERY_PAGE)
+    assert paged(None, "1") is None
+    assert paged({"gallery": []}, "1")["gallery_page"]["pages"] == 1
