@@ -32,6 +32,12 @@ class MaskError(BadRequest):
     """A mask, polygon or run-length code that is malformed or beyond its limits."""
 
 
+class TooLarge(BadRequest):
+    """A request with more in it than one request may have."""
+
+    http_status = 413
+
+
 class Unauthorized(SegloopError):
     """No credentials, or wrong ones."""
 

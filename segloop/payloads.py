@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from segloop.errors import BadRequest, UnknownProject
+from segloop.errors import BadRequest, TooLarge, UnknownProject
 
 Json = Mapping[str, Any]
 
 START_TRAINING = "START_TRAINING"
 ANNOTATION_ACTIONS = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED"})
+
+#: Tasks of one `/predict`, at most.
+MAX_TASKS = 20_000
 
 _PROJECT_KEY = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
@@ -95,11 +98,14 @@ def parse_predict(body: object) -> Predict:
 
     Raises:
         BadRequest: a field is missing or of the wrong type. A task without an id is accepted (Test Request).
+        TooLarge: it has more than MAX_TASKS tasks.
     """
     fields = _object(body, "the body of /predict")
     tasks = fields.get("tasks")
     if not isinstance(tasks, list):
         raise BadRequest(f"tasks is {_short(tasks)}; expected a list of tasks.")
+    if len(tasks) > MAX_TASKS:
+        raise TooLarge(f"tasks has {len(tasks)} tasks; at most {MAX_TASKS} can be predicted at a time: select fewer.")
     for position, task in enumerate(tasks):
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise BadRequest(f"tasks[{position}] is {_short(task)}; expected an object with an object 'data'.")

@@ -20,6 +20,9 @@ from segloop.images.exif import ORIENTATION, natural_size, of_png, read_exif, sp
 #: Formats that are opened. Others of Pillow's start programs (EPS) or are no images people label (PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
+#: Longest side of an image, in pixels: no browser shows a longer one, and no JPEG can have it.
+MAX_SIDE = 65_535
+
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 # libjpeg decodes fewer coefficients of each 8 x 8 block for these; others of its scales have no fast code.
 _REDUCTIONS = (8, 4, 2)
@@ -51,7 +54,9 @@ class Header:
         return next((factor for factor in _REDUCTIONS if _rounded(longest / factor) >= long_side), 1)
 
     def check(self, max_pixels: int) -> None:
-        """Raise ImageTooLarge for more than `max_pixels` pixels."""
+        """Raise ImageTooLarge for more than `max_pixels` pixels, or a side of more than MAX_SIDE."""
+        if max(self.width, self.height) > MAX_SIDE:
+            raise ImageTooLarge(f"image of {self.width} x {self.height} pixels has a side of more than {MAX_SIDE}")
         if self.width * self.height > max_pixels:
             raise ImageTooLarge(
                 f"image of {self.width} x {self.height} pixels is larger than SEGLOOP_IMAGE_MAX_PIXELS={max_pixels}"

@@ -26,6 +26,12 @@ _MISSING = (
 )
 
 
+#: Escapes of a data: URL, at most. Base64 needs none, or one in thirty characters.
+_MAX_ESCAPES = 2**20
+#: Characters that are unescaped at a time.
+_PIECE = 2**16
+
+
 def data_url(uri: str, max_bytes: int) -> bytes:
     """The bytes of a data: URL (RFC 2397), base64 or percent-encoded.
 
@@ -37,17 +43,31 @@ def data_url(uri: str, max_bytes: int) -> bytes:
     if not comma:
         raise ImageError("data: URL without a comma")
     # However it is escaped, a byte takes at most 4 characters (base64 with each character escaped), or is too large.
-    if len(body) > 4 * max_bytes:
+    if len(body) > 4 * max_bytes or body.count("%") > _MAX_ESCAPES:
         raise too_large("data: URL", max_bytes)
-    data = unquote_to_bytes(body)
+    data = _unescaped(body)
     if head.lower().rstrip().endswith(";base64"):
         try:
-            data = base64.b64decode(b"".join(data.split()), validate=True)
+            data = base64.b64decode(data.translate(None, b" \t\n\r\f\v"), validate=True)
         except binascii.Error as error:
             raise ImageError(f"data: URL is not base64: {error}") from error
     if len(data) > max_bytes:
         raise too_large("data: URL", max_bytes)
     return data
+
+
+def _unescaped(body: str) -> bytes:
+    """The bytes of percent-encoded text; a piece at a time, as an object is made of each escape."""
+    if "%" not in body:
+        return body.encode("utf-8", "surrogatepass")
+    data, start = bytearray(), 0
+    while start < len(body):
+        end = start + _PIECE
+        cut = body.rfind("%", max(start + 1, end - 2), end)  # an escape of which a part would be in the next piece
+        end = cut if cut > 0 and end < len(body) else end
+        data += unquote_to_bytes(body[start:end].encode("utf-8", "surrogatepass"))
+        start = end
+    return bytes(data)
 
 
 def read_below(folder: Path, relative: str, max_bytes: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segloop.masks.bitmask import bitmask_size, decode_bitmask, encode_bitmask, resize_nearest, same_aspect
+from segloop.masks.bitmask import bitmask_size, decode_bitmask, encode_bitmask, most_pixels, resize_nearest, same_aspect
 from segloop.masks.components import class_pixels, components, label_pieces, piece_at, remove_specks
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
@@ -23,6 +23,7 @@ __all__ = [
     "encode_rle",
     "label_pieces",
     "mask_polygons",
+    "most_pixels",
     "piece_at",
     "polygon_mask",
     "rectangle_mask",

@@ -18,7 +18,6 @@ from segloop.errors import MaskError
 
 _PREFIX = "data:image/png;base64,"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_PIXELS = 1 << 27
 _DATA_URL = re.compile(r"data:image/png(?:;[^,;]+)*;base64,", re.IGNORECASE)
 
 
@@ -41,22 +40,24 @@ def decode_bitmask(url: object, height: int, width: int) -> NDArray[np.uint8]:
     transparency, which the editor never writes, is read by its lightness: black is outside.
 
     Raises:
-        MaskError: not such a URL, not a whole PNG, of other proportions, or more pixels than its image and 134 million.
+        MaskError: not such a URL, not a whole PNG, of other proportions, or of more pixels than `most_pixels` says.
     """
     from PIL import Image
 
     data = _png(url)
     found_height, found_width = _png_size(data)
-    if found_width * found_height > max(_MAX_PIXELS, height * width):
+    if found_width * found_height > most_pixels(height, width):
         raise MaskError(f"a bitmask of {found_width}x{found_height} pixels is too large.")
+    if not same_aspect((found_height, found_width), (height, width)):
+        raise MaskError(f"a bitmask of {found_width}x{found_height} pixels does not fit an image of {width}x{height}.")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            alpha = np.asarray(image.convert("RGBA"))[..., 3] if transparent else np.asarray(image.convert("L"))
+            mode = ("RGBA" if transparent else "L") if image.mode != "LA" else "LA"
+            shown = image.convert(mode)
+            alpha = np.asarray(shown.getchannel("A") if transparent else shown)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError) as error:
         raise MaskError("a bitmask's imageDataURL holds a PNG that cannot be decoded.") from error
-    if not same_aspect(alpha.shape, (height, width)):
-        raise MaskError(f"a bitmask of {found_width}x{found_height} pixels does not fit an image of {width}x{height}.")
     return resize_nearest(np.ascontiguousarray(alpha), height, width)
 
 
@@ -67,6 +68,11 @@ def bitmask_size(url: object) -> tuple[int, int]:
         MaskError: not such a URL, or no PNG.
     """
     return _png_size(_png(url))
+
+
+def most_pixels(height: int, width: int) -> int:
+    """Pixels of a mask for an image of this size, at most, in the mask's own size: it may be larger, but not by any factor."""
+    return max(height * width, min(max(1 << 25, 16 * height * width), 1 << 27))
 
 
 def same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -16,6 +16,7 @@ from segloop.masks import (
     decode_bitmask,
     decode_rle,
     ellipse_mask,
+    most_pixels,
     polygon_mask,
     rectangle_mask,
     resize_nearest,
@@ -25,8 +26,6 @@ from segloop.masks import (
 
 Item = Mapping[str, Any]
 
-#: Pixels of a brush region whose original size is not the image's.
-_MAX_PIXELS = 1 << 27
 #: Percentages beyond this are refused: such a place is on no image.
 _FARTHEST_PERCENT = 1e6
 #: A mask has as many changes between its rows times this, at least, where it is read at a width that is not its own.
@@ -121,7 +120,7 @@ def _brush(item: Item, value: Mapping[str, Any], height: int, width: int) -> Sha
     if own is None or own[0] * own[1] != pixels or not same_aspect(own, (height, width)):
         said = "" if own is None else f", and its original size is {own[1]}x{own[0]}"
         raise MaskError(f"its mask has {pixels} pixels{said}; the image has {width}x{height}.")
-    if pixels > _MAX_PIXELS:
+    if pixels > most_pixels(height, width):
         raise MaskError(f"its original size of {own[1]}x{own[0]} pixels is too large.")
     return Shape(_solid(resize_nearest(decode_rle(rle, *own), height, width)), (own[1], own[0]))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from segloop.errors import (
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.metrics.uncertainty import Acquisition
 from segloop.results import Edges, Region, RegionWriter, Scene, interactive_regions
+from segloop.serving.pixels import PixelBudget
 from segloop.telemetry.notes import Stage, note
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ logger = logging.getLogger(__name__)
 #: Tasks of one request under way at once: while the network runs for one, the next are fetched and decoded, and the
 #: last one's masks are encoded. More would only take memory.
 TASKS_AT_ONCE = 4
+#: Tasks of one request that were begun, or are next, while the first of them is waited for.
+_TASKS_WAITING = 4 * TASKS_AT_ONCE
+
+#: Pixels under way at once in a process: an image of SEGLOOP_IMAGE_MAX_PIXELS, or many small ones.
+_under_way = PixelBudget(100_000_000)
+
+#: Lines of the log about failed tasks of one request.
+_LINES = 20
 
 _BATCH = ("batch",)
 _INTERACTIVE = ("interactive",)
@@ -109,16 +119,31 @@ class Predictor:
         blind task (the setting `blind_share`) are left out.
         """
         if len(tasks) == 1 and self._is_in_time():
-            return [self._outcome(tasks[0], partial(self._predict, tasks[0]))]
+            return [self._outcome(tasks[0], partial(self._predict, tasks[0]), iter(range(1)))]
         pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
+        waiting: deque[tuple[Task, Future[Prediction]]] = deque()
+        results: list[Prediction | NotNow] = []
+        lines = iter(range(_LINES))
+
+        def take() -> None:
+            task, answer = waiting.popleft()
+            results.append(self._outcome(task, partial(self._wait, answer), lines))
+
         try:
-            # each with the request's id and span
-            answers = [pool.submit(copy_context().run, self._predict, task) for task in tasks]
-            return [
-                self._outcome(task, partial(self._wait, answer)) for task, answer in zip(tasks, answers, strict=True)
-            ]
+            for task in tasks:
+                if self._is_late():
+                    break
+                if len(waiting) == _TASKS_WAITING:
+                    take()
+                # each with the request's id and span
+                waiting.append((task, pool.submit(copy_context().run, self._predict, task)))
+            while waiting:
+                take()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        if (left_out := sum(one.get("score") is None for one in results) - _LINES) > 0:
+            logger.warning("project %s: %d more tasks of the request have no prediction", self.model.project, left_out)
+        return results + self._left_over(len(tasks) - len(results))
 
     def answer(self, task: Task, context: Mapping[str, object]) -> Prediction:
         """Answer a smart tool: the region that its clicks or rectangle ask for.
@@ -147,11 +172,13 @@ class Predictor:
         result: list[Region] = []
         scored: list[tuple[float, Segmentation]] = []
         for tag, index, uri in self.config.addresses(_data(task)):
-            if self.deadline is not None and time.monotonic() >= self.deadline:
+            if self._is_late():
                 raise DeadlinePassed("the request's deadline had passed")
-            segmentation = self.model.segment(self.images.load(uri, _task_id(task)), self.deadline)
-            with Stage("encode"):
-                regions = self._writer(tag).scene_regions(self._scene(segmentation))
+            image = self.images.load(uri, _task_id(task))
+            with _under_way.taken(image.width * image.height, self.deadline):
+                segmentation = self.model.segment(image, self.deadline)
+                with Stage("encode"):
+                    regions = self._writer(tag).scene_regions(self._scene(segmentation))
             result += _placed(regions, index)
             scored.append((_score(segmentation, self.settings.acquisition), segmentation))
         if not scored:
@@ -170,10 +197,11 @@ class Predictor:
             if not any(_is_on(item, tag, index) for item in (items if isinstance(items, list) else ())):
                 continue
             image = self.images.load(uri, _task_id(task))
-            segmentation = self.model.segment(image, self.deadline)
-            edges = Edges(self.model.pixels(image, self.deadline), segmentation.cell_px / 2)
-            with Stage("encode"):
-                regions, score = interactive_regions(context, self._scene(segmentation), self._writer(tag), edges)
+            with _under_way.taken(image.width * image.height, self.deadline):
+                segmentation = self.model.segment(image, self.deadline)
+                edges = Edges(self.model.pixels(image, self.deadline), segmentation.cell_px / 2)
+                with Stage("encode"):
+                    regions, score = interactive_regions(context, self._scene(segmentation), self._writer(tag), edges)
             return {"result": _placed(regions, index), "score": score, "model_version": self.model.version}
         return {**failed(), "model_version": self.model.version}
 
@@ -191,6 +219,17 @@ class Predictor:
     def _scene(self, segmentation: Segmentation) -> Scene:
         return Scene(segmentation.class_map, self.model.classes, segmentation.confidence_grid)
 
+    def _is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _left_over(self, tasks: int) -> list[Prediction | NotNow]:
+        """What the last tasks get, for which no time is left."""
+        if tasks:
+            note("prediction", _BATCH, tasks)
+            note("failure", (DeadlinePassed.__name__,), tasks)
+            logger.warning("project %s: no time is left for %d tasks of the request", self.model.project, tasks)
+        return [NotNow() for _ in range(tasks)]
+
     def _is_in_time(self) -> bool:
         """Whether an image that takes as long as it may ends before the deadline: then no thread need watch over it."""
         return self.deadline is None or time.monotonic() + self.settings.image_timeout_s < self.deadline
@@ -201,18 +240,20 @@ class Predictor:
         except TimeoutError as error:
             raise DeadlinePassed("the request's deadline had passed") from error
 
-    def _outcome(self, task: Task, predict: Callable[[], Prediction]) -> Prediction | NotNow:
-        """A task's prediction, or why there is none in the log."""
+    def _outcome(self, task: Task, predict: Callable[[], Prediction], lines: Iterator[object]) -> Prediction | NotNow:
+        """A task's prediction, or why there is none in the log, as long as there are `lines` left."""
         note("prediction", _BATCH)
         try:
             return predict()
         except SegloopError as error:
             note("failure", (type(error).__name__,))
-            logger.warning("task %s of project %s has no prediction: %s", task.get("id"), self.model.project, error)
+            if next(lines, None) is not None:
+                logger.warning("task %s of project %s has no prediction: %s", task.get("id"), self.model.project, error)
             return failed() if _lasts(error) else NotNow()
         except Exception:
             note("failure", ("unexpected",))
-            logger.exception("task %s of project %s has no prediction", task.get("id"), self.model.project)
+            if next(lines, None) is not None:
+                logger.exception("task %s of project %s has no prediction", task.get("id"), self.model.project)
             return NotNow()
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import orjson
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from segloop import __version__
 from segloop.backend import Backend
 from segloop.errors import BadRequest
 from segloop.payloads import parse_event, parse_predict, parse_setup, parse_train
+from segloop.web.json_body import read_json
 from segloop.web.json_response import reply
 
 
@@ -26,19 +25,19 @@ def protocol(backend: Backend) -> Blueprint:
     @routes.post("/setup/<path:_why>")
     def setup(_why: str = "") -> Response:
         # below /setup: where Label Studio is sent so that the address it shows says why (segloop.web.refusals)
-        return reply(backend.setup(parse_setup(_body()), backend_url=request.host_url.rstrip("/")))
+        return reply(backend.setup(parse_setup(read_json()), backend_url=request.host_url.rstrip("/")))
 
     @routes.post("/predict")
     def predict() -> Response:
-        return reply(backend.predict(parse_predict(_body())))
+        return reply(backend.predict(parse_predict(read_json())))
 
     @routes.post("/webhook")
     def webhook() -> Response:
-        return reply(backend.fit(parse_event(_body())), 201)
+        return reply(backend.fit(parse_event(read_json())), 201)
 
     @routes.post("/train")
     def train() -> Response:
-        return reply(backend.fit(parse_train(_body())), 201)
+        return reply(backend.fit(parse_train(read_json())), 201)
 
     @routes.route("/versions", methods=["GET", "POST"])
     def versions() -> Response:
@@ -69,18 +68,8 @@ def protocol(backend: Backend) -> Blueprint:
     return routes
 
 
-def _body() -> object:
-    data, limit = request.get_data(cache=False), request.max_content_length
-    if request.content_length is None and limit is not None and len(data) >= limit:
-        raise RequestEntityTooLarge  # of a chunked body, werkzeug gives what is within the limit, without a word
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"The body is not JSON: {error}.") from error
-
-
 def _fields() -> dict[str, object]:
-    body = _body()
+    body = read_json()
     if not isinstance(body, dict):
         raise BadRequest(f"The body is a JSON {type(body).__name__}; expected an object.")
     return body

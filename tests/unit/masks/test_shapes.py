@@ -193,7 +193,9 @@ def png_of_size(width: int, height: int) -> str:
         (encode_bitmask(EDITOR_MASK)[:100], "base64|decoded"),
         (encode_bitmask(blobs(64))[:422], "decoded"),
         (png_of_size(60000, 60000), "too large"),
-        (png_of_size(7, 9), "decoded"),
+        (png_of_size(7, 9), "does not fit"),
+        (png_of_size(14, 12), "decoded"),
+        (png_of_size(11_500, 9_857), "too large"),
     ],
 )
 def test_bitmask_that_is_none(value: object, says: str) -> None:
