@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from pathlib import Path
+
+#: A disk with less space than this, in bytes, is full: no checkpoint fits.
+_FULL_BYTES = 16 * 2**20
 
 
 class SegloopError(Exception):
@@ -129,8 +133,22 @@ class DiskError(SegloopError):
             is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             reason, where = str(error), folder
         if is_full:
-            return cls(f"The disk of {folder} is full ({reason}): free some space, and begin again.")
+            return DiskFull(folder, reason)
         return cls(f"{where} cannot be used: {reason}.")
+
+
+class DiskFull(DiskError):
+    """This machine's disk is full; once there is space, the same works."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"The disk of {folder} is full ({reason}): free some space, and segloop goes on by itself.")
+
+    @classmethod
+    def check(cls, folder: Path) -> None:
+        """Raise it where the disk of a folder has no space for a file worth mentioning."""
+        free = shutil.disk_usage(folder).free
+        if free < _FULL_BYTES:
+            raise cls(folder, f"{free // 2**20} MiB are left")
 
 
 class TrainingError(SegloopError):

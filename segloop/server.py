@@ -20,7 +20,7 @@ from typing import Any
 
 from segloop.errors import SettingsError
 from segloop.processes import die_with_parent
-from segloop.settings import Settings, environment, load_settings, share_metrics, update_environ
+from segloop.settings import Settings, environment, forget_metrics, load_settings, share_metrics, update_environ
 from segloop.telemetry.logs import configure_logging
 
 logger = logging.getLogger("segloop.server")
@@ -75,8 +75,8 @@ def serve(settings: Settings, application: str = APPLICATION) -> None:
         log_dictconfig={"loggers": {_LOGGER: {"propagate": True}}},
     )
     # the address is this server's once it starts, so the folder of its metrics is too
-    folder = settings.data_dir.absolute() / "metrics" / f"{socket.gethostname()}-{port}"
-    server.on_startup(partial(share_metrics, folder))
+    server.on_startup(partial(share_metrics, f"{socket.gethostname()}-{port}"))
+    server.on_shutdown(forget_metrics)
     server.serve(target_loader=partial(_load, os.getpid()))
 
 

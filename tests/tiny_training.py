@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from segloop.files import write_bytes
+
 
 def main(base: Path) -> int:
     hyperparameters = json.loads((base / "input/config/hyperparameters.json").read_text(encoding="utf-8"))
@@ -23,7 +25,8 @@ def main(base: Path) -> int:
     print(f"epoch {done} begins", file=sys.stderr, flush=True)
     for epoch in range(done, int(hyperparameters["train_epochs"])):
         time.sleep(0.05)
-        checkpoint.write_text(str(epoch + 1), encoding="utf-8")
+        write_bytes(checkpoint, str(epoch + 1).encode())
+        (base / "output/data/filling").write_bytes(bytes(int(hyperparameters.get("fills_bytes", 0))))
         with (base / "output/data/progress.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch + 1}) + "\n")
         if stopped:

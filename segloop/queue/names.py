@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segloop.errors import (
+    DiskFull,
     ImageUnavailable,
     LabelStudioUnreachable,
     QueueUnavailable,
@@ -29,7 +30,7 @@ MAX_RETRIES = 3
 UNFINISHED = ("queued", "started", "scheduled")
 
 #: Errors that pass by themselves: a job that meets one is tried again later.
-OUTAGES = (ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable)
+OUTAGES = (DiskFull, ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable)
 
 
 class JobTimeout(BaseException):

@@ -3,6 +3,7 @@
 from segloop.settings.process import (
     Place,
     environment,
+    forget_metrics,
     metrics_folder,
     prefer_stable_span_names,
     share_cores,
@@ -18,6 +19,7 @@ __all__ = [
     "Place",
     "Settings",
     "environment",
+    "forget_metrics",
     "is_loopback",
     "load_settings",
     "metrics_folder",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +21,10 @@ _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[2]
 # read by prometheus-client when it is imported
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+#: Memory as a folder, on Linux; containers have 64 MiB of it.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is this user's alone
+#: What the metrics of many processes may take, in bytes.
+_METRICS_BYTES = 16 * 2**20
 # what torchrun sets, and what stands for a process alone
 _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 
@@ -66,11 +71,36 @@ def metrics_folder() -> str | None:
     return os.environ.get(_METRICS_FOLDER)
 
 
-def share_metrics(folder: Path) -> None:
-    """Have this process and its children share their metrics in a folder, which is emptied: a new server counts anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True)
-    os.environ[_METRICS_FOLDER] = str(folder)
+def share_metrics(name: str) -> None:
+    """Have this process and its children share their metrics in a folder of this name, a server's own; it counts anew.
+
+    The files are mapped into memory, and on a disk that is full the first write to a page of one kills the process. So
+    the folder is in memory, else where temporary files are, and never beside the data. Without room there, each process
+    answers with its own metrics.
+    """
+    for place in (_MEMORY, Path(tempfile.gettempdir())):
+        try:
+            if shutil.disk_usage(place).free < _METRICS_BYTES:
+                continue
+            own = place / f"segloop-{os.getuid()}"
+            own.mkdir(mode=0o700, exist_ok=True)
+            if own.is_symlink() or own.lstat().st_uid != os.getuid():
+                continue  # somebody else's
+            folder = own / f"metrics-{name}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+        except OSError:
+            continue
+        os.environ[_METRICS_FOLDER] = str(folder)
+        return
+    os.environ.pop(_METRICS_FOLDER, None)
+    _log.warning("There is no room for the metrics that server processes share: each answers with its own.")
+
+
+def forget_metrics() -> None:
+    """Remove the folder of `share_metrics`, at a server's end."""
+    if folder := os.environ.pop(_METRICS_FOLDER, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def trace_exporter() -> Literal["", "otlp", "console"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -12,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import IO, Literal
 
-from segloop.errors import TrainingError
+from segloop.errors import DiskFull, TrainingError
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.metrics.curves import ProgressFile
 from segloop.processes import die_with_parent, lock_file, terminate
@@ -52,7 +54,11 @@ class LocalTrainer:
             os.close(lock)
 
     def poll(self, run: Run) -> RunStatus:
-        """How the run is, from its exit status and its files."""
+        """How the run is, from its exit status and its files.
+
+        Raises:
+            DiskFull: it ended because the disk is full; submitted again, it goes on from its checkpoints.
+        """
         base = _base(run)
         process = self._running.get(run.id)
         code = process.poll() if process is not None else None
@@ -60,9 +66,13 @@ class LocalTrainer:
             return self._status("running", run)
         if _is_finished(base):
             return self._status("finished", run)
+        DiskFull.check(base)  # whatever it says that it ended for
         failure = base / "output" / "failure"
         if failure.is_file():
-            return RunStatus("failed", reason=failure.read_text(encoding="utf-8", errors="replace").strip()[-2000:])
+            reason = failure.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+            if os.strerror(errno.ENOSPC) in reason or os.strerror(errno.EDQUOT) in reason:
+                raise DiskFull(base, os.strerror(errno.ENOSPC))
+            return RunStatus("failed", reason=reason)
         if code is not None and code > 0 and code != 128 + signal.SIGTERM:
             return RunStatus("failed", reason=f"The training ended with status {code}: see {base / 'train.log'}.")
         return RunStatus("lost", reason=f"The training ended unfinished (status {code}); out of memory?")
@@ -141,6 +151,7 @@ def _link(link: Path, target: Path) -> None:
 def _tee(pipe: IO[bytes], log: Path) -> None:
     with pipe, log.open("ab", buffering=0) as file:
         while chunk := os.read(pipe.fileno(), 65536):
-            file.write(chunk)
+            with contextlib.suppress(OSError):  # a full disk: what it prints still has to be read
+                file.write(chunk)
             sys.stderr.buffer.write(chunk)
             sys.stderr.buffer.flush()

@@ -48,7 +48,7 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """The address is this server's, so the folder of its metrics is too; its processes are started after this."""
     ports = [str(address[1]) for address in server.cfg.address if isinstance(address, tuple)]
-    share_metrics(_settings.data_dir.absolute() / "metrics" / "-".join((socket.gethostname(), *ports)))
+    share_metrics("-".join((socket.gethostname(), *ports)))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from segloop.dataset import load_manifest
 from segloop.dataset.files import Objects
 from segloop.errors import (
     DiskError,
+    DiskFull,
+    EngineError,
     ImageError,
     ImageUnavailable,
     LabelStudioUnreachable,
@@ -35,11 +38,11 @@ from segloop.errors import (
 from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes, Compared
-from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout, Parked
+from segloop.queue import OUTAGES, PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, JobTimeout, Parked
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
-from segloop.versions import PromotionDecision
+from segloop.versions import EngineReport, PromotionDecision
 from tests.job_context import (
     PROJECT,
     FakeLabelStudio,
@@ -456,11 +459,39 @@ def test_a_full_disk_is_said_and_promotes_nothing(context: JobContext, monkeypat
 
     monkeypatch.setattr(Objects, "put", full)
     job_id = begin(context.jobs)
-    with pytest.raises(DiskError, match=r"disk of .* is full"):
+    with pytest.raises(DiskFull, match=r"disk of .* is full"):
         run_retrain(context, PROJECT, job_id)
-    assert "is full" in context.jobs.job_status(job_id)["progress"]["message"]
     assert (context.trainer.submitted, context.registry.champion(PROJECT)) == ([], None)  # type: ignore[attr-defined]
+    assert context.jobs.live_retrain(PROJECT) is not None, "it waits"
+    assert issubclass(DiskFull, OUTAGES), "the worker says why, and runs it again"
+    monkeypatch.setattr(Objects, "put", honest)
+    assert run_retrain(context, PROJECT, job_id)["promoted"]
+    [run] = context.trainer.submitted  # type: ignore[attr-defined]
+    assert len(load_manifest(run.snapshot).items) == 10
+
+
+def test_a_disk_that_fails_ends_a_retrain(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Objects, name: str, data: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Objects, "put", broken)
+    job_id = begin(context.jobs)
+    with pytest.raises(DiskError, match="Input/output error"):
+        run_retrain(context, PROJECT, job_id)
     assert context.jobs.live_retrain(PROJECT) is None
+
+
+def test_an_export_that_a_full_disk_stopped_is_made_later(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> EngineReport:
+        raise EngineError("the export failed with status 1")
+
+    job_id = begin(context.jobs)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+        with pytest.raises(DiskFull):
+            run_retrain(replace(context, export=no_space), PROJECT, job_id)
+        assert context.registry.versions(PROJECT) == []
+    assert run_retrain(context, PROJECT, job_id)["promoted"]
 
 
 def test_a_title_that_cannot_be_set_does_not_undo_a_promotion(context: JobContext) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Unpack
 from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
 from segloop.errors import (
     DiskError,
+    DiskFull,
     EngineError,
     ImageUnavailable,
     LabelStudioError,
@@ -66,8 +67,8 @@ def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult
     Raises:
         Parked: the training goes on elsewhere; this is to be called again.
         TrainingError, NothingToTrain, LabelStudioError: it cannot be done, and trying again would not help.
-        DiskError: this machine's disk is full or fails.
-        ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable: try again later.
+        DiskError: this machine's disk fails.
+        DiskFull, ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable: try again later.
     """
     retrain = Retrain.begin(context, project, job_id)
     return retrain.finish(retrain.work)
@@ -261,6 +262,7 @@ class Retrain:
         try:
             engines = self.context.export(candidate.bundle, judged_on, made, self.settings)
         except EngineError as error:
+            DiskFull.check(self.folder)  # then it may be made later
             logger.error("run %s: no models for other engines: %s", self.job_id, error)
             engines = EngineReport(error=str(error))
         else:
@@ -334,7 +336,10 @@ class Retrain:
             raise
         except OSError as error:
             broken = DiskError.of(self.folder, error)
-            self._fail(broken)
+            if isinstance(broken, DiskFull):
+                self._endure(broken)
+            else:
+                self._fail(broken)
             raise broken from error
         version, promoted = result["version"], result["promoted"]
         self.report(phase="done", message=result["reason"], version=version, promoted=promoted)

@@ -1,0 +1,100 @@
+"""A disk that is full, for real: a small file system in memory, filled to its last byte."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from segloop.errors import DiskFull
+from segloop.trainers.base import Run
+from segloop.trainers.local import LocalTrainer
+from tests.servers import running
+from tests.toys import BRUSH
+from tests.waiting import until
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+class Disk:
+    """A file system of 32 MiB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in (2**20, 4096, 1):
+                try:
+                    while file.write(b"x" * size):
+                        pass
+                except OSError:
+                    continue
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
+    yield Disk(folder)
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_serving_webhooks_and_metrics_go_on(disk: Disk, redis_url: str, tmp_path: Path) -> None:
+    with running(tmp_path, data_dir=disk.folder / "data", redis_url=redis_url, log_level="WARNING") as server:
+        children = server.children()
+        disk.fill()
+        event = {"action": "ANNOTATION_CREATED", "annotation": {"id": 1, "task": 1}}
+        event |= {"project": {"id": 7, "created_at": "2026-11-22T21:30:40.804663Z", "label_config": BRUSH}}
+        with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+            for task in range(40):
+                event["annotation"] = {"id": task, "task": task}
+                assert client.post("/webhook", json=event).status_code == 201
+                # a series each: the files of the metrics grow
+                assert client.get(f"/ui/{task}").status_code in (200, 400, 404)
+            assert client.post("/setup", json={"project": "7.1", "schema": BRUSH}).status_code == 200
+            metrics = client.get("/metrics")
+            assert metrics.status_code == 200
+            assert 'route="/webhook"' in metrics.text
+        assert server.children() == children, "nobody died"
+
+
+def test_a_training_waits_for_space_and_goes_on_from_its_checkpoint(disk: Disk) -> None:
+    for name in ("snapshot", "champion"):
+        (disk.folder / name).mkdir()
+    hyperparameters = {"train_epochs": "60", "fills_bytes": str(8 * 2**20)}
+    run = Run("retrain-1", disk.folder, disk.folder / "snapshot", disk.folder / "champion", hyperparameters)
+    trainer = LocalTrainer((sys.executable, str(TESTS / "tiny_training.py")))
+    trainer.submit(run)
+    until(lambda: ((trainer.poll(run).progress) or {}).get("epoch", 0) > 2)
+    disk.fill()
+    with pytest.raises(DiskFull, match="free some space"):
+        until(lambda: trainer.poll(run).state != "running")
+    disk.free()
+    trainer.submit(run)
+    until(lambda: trainer.poll(run).state != "running")
+    assert trainer.poll(run).state == "finished"
+    progress = (disk.folder / "base/output/data/progress.jsonl").read_text(encoding="utf-8")
+    assert progress.count('"epoch": 1}') == 1, "it did not begin anew"
+
+
+def test_metrics_are_not_beside_the_data(tmp_path: Path) -> None:
+    with running(tmp_path, log_level="WARNING") as server:
+        [child] = server.children()
+        [variable] = [
+            item for item in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if item.startswith(b"PROMETHEUS_")
+        ] or [b"="]
+        assert not (tmp_path / "data" / "metrics").exists()
+        assert os.fsencode(tmp_path) not in variable
