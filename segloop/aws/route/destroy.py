@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import Event
 from segloop.aws.route.deploy import sagemaker_name
 from segloop.aws.route.stack import Stack
+
+#: The route's buckets, by their names in the template.
+_BUCKETS = ("SourceBucket", "TargetBucket", "ArtifactsBucket")
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,17 @@ class Removal:
         removed: list[str] = []
         kept: list[str] = []
         # of buckets that are gone, somebody else may have one of the same name
-        made = self._stacks[-1].buckets()
         parameters = self._stacks[-1].describe().parameters
-        given = {parameters.get(f"Existing{name}", "") for name in ("SourceBucket", "TargetBucket", "ArtifactsBucket")}
+        given = {parameters.get(f"Existing{name}", "") for name in _BUCKETS} - {""}
+        # those that an earlier stack of this name made, and this one took up, have names by CloudFormation's rule
+        ours = re.compile(rf"{re.escape(self._name)}-({'|'.join(_BUCKETS).lower()})-[a-z0-9]+")
+        made = self._stacks[-1].buckets() | {bucket for bucket in given if ours.fullmatch(bucket)}
         for bucket in sorted(made & self._buckets.own()):
             (removed if self._delete_data or self._buckets.is_empty(bucket) else kept).append(bucket)
         if self._buckets.exists(code):
             removed.append(code)
         stacks = {stack.name: status for stack in self._stacks if (status := stack.describe().status)}
-        return Plan(stacks, tuple(removed), tuple(kept), tuple(sorted(given - made - {""})))
+        return Plan(stacks, tuple(removed), tuple(kept), tuple(sorted(given - made)))
 
     def run(self, say: Callable[[str], None], tell: Callable[[Event], None]) -> dict[str, list[str]]:
         """Take away; the stacks and buckets that are gone, and the buckets that are kept."""
