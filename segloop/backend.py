@@ -177,8 +177,7 @@ class Backend:
     def versions(self, project: object | None) -> VersionsResponse:
         """Versions of a project, oldest first, and the one that answers now; without a project, those of all."""
         if project is None:
-            names = [info.version for key in self._registry.projects() for info in self._registry.versions(key)]
-            return {"versions": names}
+            return {"versions": self._registry.all_version_names()}
         key = self.projects.connected(project)
         return {
             "versions": [info.version for info in self._registry.versions(key)],

@@ -6,6 +6,7 @@
 <store>/<project>/versions/<version>/<file>          a bundle's files; written before its version.json
 <store>/<project>/versions/<version>/version.json    makes the version visible; never changes
 <store>/<project>/<name>.json                        small state of a project, by read_json and write_json
+<store>/versions.json                                the names of all projects' versions; made anew where it is missing
 <store>/probe.json                                   written to see that it can be
 """
 
@@ -26,7 +27,7 @@ from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
 from segloop.registry.removal import REMOVED_FILE, RemovedModels
 from segloop.registry.s3 import S3Store
-from segloop.registry.store import FolderStore, Store
+from segloop.registry.store import Blob, FolderStore, Store
 from segloop.registry.versions import (
     Champion,
     check_project,
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 _CHAMPION = "champion.json"
 _NAMES = "names.json"
 _PROBE = "probe.json"
+_INDEX = "versions.json"
 # Attempts at a conditional write, with a pause between; each loss means that somebody else went ahead.
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
@@ -132,6 +134,8 @@ class Registry:
         version = self._claim_name(project, files, info.classes)
         is_removed = version in self.removed(project)
         if not is_removed and self._store.read(_version_key(project, version)) is not None:
+            # whoever wrote it may have died before it was listed
+            self._list(project, version)
             return version
         stored = info.model_copy(update={"version": version, "project": project, "files": files})
         for name in files:
@@ -139,6 +143,7 @@ class Registry:
         self._store.write_if(_version_key(project, version), stored.to_json(), None)
         if is_removed:
             self._removed.mark(project, version, None)
+        self._list(project, version)
         log.info("project %s: version %s is in the store", project, version)
         return version
 
@@ -171,6 +176,39 @@ class Registry:
             except RegistryError as error:
                 log.warning("project %s: version %s is left out: %s", project, name, error)
         return found
+
+    def all_version_names(self) -> list[str]:
+        """The names of the versions of all projects, by project and oldest first: one read of the store, however many they are.
+
+        A store of an earlier segloop, which has no list, is read through once.
+        """
+        blob = self._store.read(_INDEX)
+        listed = _index_of(blob)
+        if listed is None:
+            listed = self._all_names()
+            # where another was faster, theirs is as good
+            self._store.write_if(_INDEX, dump_json(listed, _INDEX), blob.tag if blob else None)
+        return [name for key in sorted(listed, key=project_order) for name in sorted(listed[key], key=_by_number)]
+
+    def _all_names(self) -> dict[str, list[str]]:
+        return {key: [info.version for info in self.versions(key)] for key in self.projects()}
+
+    def _list(self, project: str, version: str) -> None:
+        """Have a version in the list of all."""
+        for _ in range(_ATTEMPTS):
+            blob = self._store.read(_INDEX)
+            listed = _index_of(blob)
+            if listed is None:
+                # not left to whoever asks: what they read may be older than this version
+                listed = self._all_names()
+            elif version in listed.get(project, ()):
+                return
+            names = {*listed.get(project, ()), version}
+            changed = {**listed, project: sorted(names, key=_by_number)}
+            if self._store.write_if(_INDEX, dump_json(changed, _INDEX), blob.tag if blob else None):
+                return
+            time.sleep(_PAUSE_S)
+        raise RegistryError(f"{_INDEX} kept changing; too many processes write versions at once")
 
     def bundle(self, project: str, version: str, files: Collection[str] | None = None) -> Path:
         """A local folder with the version's files (or only those asked for), the sha256 of each verified by this call.
@@ -356,3 +394,14 @@ def _state_key(project: str, name: str) -> str:
     if not is_file_name(name) or not name.endswith(".json") or name in {_CHAMPION, _NAMES, REMOVED_FILE}:
         raise RegistryError(f"{name!r} cannot hold a project's state; write a plain name such as split.json")
     return f"{check_project(project)}/{name}"
+
+
+def _index_of(blob: Blob | None) -> dict[str, list[str]] | None:
+    """The list of all versions; None where there is none, or something else, and it is then made anew."""
+    try:
+        found: Any = json.loads(blob.data) if blob else None
+        return {
+            check_project(key): [str(name) for name in names if version_number(name)] for key, names in found.items()
+        }
+    except (ValueError, TypeError, AttributeError, UnknownProject):
+        return None

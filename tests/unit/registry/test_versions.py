@@ -239,3 +239,48 @@ def test_a_broken_or_hostile_version_json_is_an_error_and_does_not_hide_the_othe
     version = registry.add(PROJECT, make_bundle(b"weights"), make_info())
     assert version.startswith("v2-")
     assert [info.version for info in registry.versions(PROJECT)] == [version]
+
+
+class Counting:
+    """A store whose calls are counted."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.calls: list[tuple[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        def call(*args: Any) -> Any:
+            self.calls.append((name, str(args[0])))
+            return method(*args)
+
+        return call
+
+
+def test_the_versions_of_all_projects_are_one_read(
+    store: Store, tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    counting = Counting(store)
+    registry = Registry(counting, tmp_path / "cache")  # type: ignore[arg-type]
+    assert registry.all_version_names() == []
+    expected = []
+    for project in ("7.1", "29.1"):
+        expected += [registry.add(project, make_bundle(name), make_info()) for name in (b"one", b"two")]
+    counting.calls.clear()
+    assert registry.all_version_names() == expected
+    assert counting.calls == [("read", "versions.json")]
+
+
+def test_a_store_without_the_list_gets_it(registry: Registry, store: Store, make_bundle: Callable[..., Path]) -> None:
+    first = registry.add("7.1", make_bundle(b"one"), make_info())
+    for broken in (b"", b"[]", b'{"../x": ["v1-00000000"]}', b'{"7.1": 5}'):
+        store.write("versions.json", broken)
+        assert registry.all_version_names() == [first]
+    store.delete("versions.json")
+    second = registry.add("29.1", make_bundle(b"two"), make_info())
+    assert registry.all_version_names() == [first, second]
+    # its writer died before it was listed: the repeat lists it
+    store.write("versions.json", b'{"7.1": []}')
+    assert registry.add("29.1", make_bundle(b"two"), make_info()) == second
+    assert registry.all_version_names() == [second]
