@@ -87,11 +87,11 @@ class Pipeline:
             return RunStatus("lost", progress, "The execution of the pipeline was stopped.")
         return RunStatus("running", progress)
 
-    def since(self, moment: datetime, most: int) -> list[str]:
-        """The ARNs of the executions since then, the latest first, so many at the most."""
+    def since(self, moment: datetime) -> list[str]:
+        """The ARNs of all executions since then, the latest first."""
         with explained("sagemaker:ListPipelineExecutions"):
             pages = self._client.get_paginator("list_pipeline_executions").paginate(
-                PipelineName=self._name, CreatedAfter=moment, PaginationConfig={"MaxItems": most}
+                PipelineName=self._name, CreatedAfter=moment
             )
             return [one["PipelineExecutionArn"] for page in pages for one in page["PipelineExecutionSummaries"]]
 

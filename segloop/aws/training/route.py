@@ -23,8 +23,6 @@ from segloop.trainers.base import Run, RunStatus
 logger = logging.getLogger(__name__)
 
 ROUTE, PROJECT, GENERATION = "segloop_route", "segloop_project", "segloop_generation"
-#: Executions that are looked at for trainings that no event told of, at most.
-_EXECUTIONS = 100
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def route_trainings(settings: Settings, moment: datetime, attempts: int = ATTEMP
     """
     clients = Clients(settings, attempts)
     pipeline, jobs = Pipeline(clients, settings.sagemaker_route), TrainingJobs(clients)
-    for execution in reversed(pipeline.since(moment, _EXECUTIONS)):
+    for execution in reversed(pipeline.since(moment)):
         for job in pipeline.jobs(execution):
             found = jobs.describe(job)
             training = route_training(job, found.get("HyperParameters", {})) if found is not None else None
