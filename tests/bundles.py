@@ -52,6 +52,9 @@ class CrashingStore:
     def read(self, key: str) -> Blob | None:
         return self._store.read(key)
 
+    def size(self, key: str) -> int | None:
+        return self._store.size(key)
+
     def write(self, key: str, data: bytes) -> None:
         self._change()
         self._store.write(key, data)

@@ -1,4 +1,4 @@
-"""Commands about versions: list, show, promote, roll back, prune, reproduce."""
+"""Commands about versions: list, show, promote, roll back, repair, prune, reproduce."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Removed:
 
 @click.group()
 def versions() -> None:
-    """List, show, promote, roll back and prune the versions of a project."""
+    """List, show, promote, roll back, repair and prune the versions of a project."""
 
 
 @versions.command("list")
@@ -126,6 +126,24 @@ def rollback(reason: str, project: str | None, as_json: bool) -> None:
     """Serve the version again that was served before; once more goes one further back."""
     registry, key = open_store(load_settings(), project)
     _report(registry.rollback(key, reason), key, as_json)
+
+
+@versions.command()
+@shared_options
+def repair(project: str | None, as_json: bool) -> None:
+    """Make a damaged champion pointer again, from what is known of the versions.
+
+    The version is served that the pointer still names, else the newest that won its comparison, once its files are verified. Promotions and
+    rollbacks by hand are noted in the pointer alone: look at what is served afterwards.
+    """
+    registry, key = open_store(load_settings(), project)
+    champion = registry.repair(key)
+    if champion is not None:
+        _report(champion, key, as_json)
+    elif as_json:
+        print_json({"project": key, "repaired": False})
+    else:
+        click.echo(f"project {key}: the pointer is whole; nothing is repaired.")
 
 
 @versions.command()

@@ -38,6 +38,7 @@ from segloop.registry.versions import (
     parse_champion,
     parse_json,
     project_order,
+    rest_of_champion,
 )
 from segloop.settings import Settings
 from segloop.versions import FileInfo, VersionInfo, is_file_name, parse_version, version_number
@@ -268,11 +269,12 @@ class Registry:
         return self._read_champion(project)[0]
 
     def promote(self, project: str, version: str, reason: str) -> Champion:
-        """Make a version the champion; promoting the champion changes nothing.
+        """Make a version the champion, once its files are verified; promoting the champion changes nothing.
 
         Raises:
             VersionNotFound: the project has no such version.
             ModelRemoved: there is nothing of it left to serve.
+            RegistryError: one of its files is missing or damaged.
         """
         self.get(project, version)
         return self._swap(project, lambda current: version, reason)
@@ -282,7 +284,7 @@ class Registry:
 
         Raises:
             ModelRemoved: there is nothing of it left to serve.
-            RegistryError: there is none, or somebody else changed the champion meanwhile.
+            RegistryError: there is none, its files are damaged, or somebody else changed the champion meanwhile.
         """
         seen: list[int] = []
 
@@ -296,6 +298,49 @@ class Registry:
             return current.previous[-1]
 
         return self._swap(project, earlier, reason, back=True)
+
+    def repair(self, project: str) -> Champion | None:
+        """Write a champion pointer that cannot be read, or is lost, anew; None where it is whole, or none is needed.
+
+        The champion is the version that the rest of the pointer names, else the newest one that won its comparison; of
+        them the first whose files are all there. Promotions and rollbacks by hand are noted in the pointer alone, and lost.
+
+        Raises:
+            RegistryError: no version is whole.
+        """
+        key = f"{check_project(project)}/{_CHAMPION}"
+        blob = self._store.read(key)
+        try:
+            if blob is not None and parse_champion(parse_json(blob.data, key), key):
+                return None
+        except RegistryError as error:
+            log.warning("project %s: %s", project, error)
+        won = [info.version for info in self.versions(project) if info.decision is not None and info.decision.act]
+        named = rest_of_champion(b"" if blob is None else blob.data)
+        if blob is None and not won:
+            return None
+        known = self.version_names(project)
+        for version in dict.fromkeys((*(name for name in named if name in known), *reversed(won))):
+            try:
+                self._verify(project, version)
+            except RegistryError as error:
+                log.warning("project %s: %s cannot be served: %s", project, version, error)
+                continue
+            champion = Champion(
+                version=version,
+                # beyond any that it had, so that whoever compares generations sees a change
+                generation=int(time.time()),
+                promoted_at=datetime.now(UTC).isoformat(),
+                reason="Its pointer was damaged, and is made again from what is known of the versions.",
+                previous=tuple(name for name in won if name != version and _by_number(name) < _by_number(version)),
+            )
+            data = dump_json(dataclasses.asdict(champion), _CHAMPION)
+            if not self._store.write_if(key, data, blob.tag if blob else None):
+                raise RegistryError(f"{key} was changed meanwhile; look again")
+            return champion
+        raise RegistryError(
+            f"project {project}: {key} is damaged, and no version is whole that could be served instead"
+        )
 
     # -- small state of a project
 
@@ -337,17 +382,27 @@ class Registry:
     def _read_champion(self, project: str) -> tuple[Champion | None, str | None]:
         key = f"{check_project(project)}/{_CHAMPION}"
         blob = self._store.read(key)
-        return (parse_champion(parse_json(blob.data, key), key), blob.tag) if blob else (None, None)
+        if blob is None:
+            return None, None
+        try:
+            return parse_champion(parse_json(blob.data, key), key), blob.tag
+        except RegistryError as error:
+            raise RegistryError(f"{error}. Run: segloop versions repair --project {project}") from error
 
     def _swap(
         self, project: str, choose: Callable[[Champion | None], str], reason: str, *, back: bool = False
     ) -> Champion:
+        verified = ""
         for _ in range(_ATTEMPTS):
             current, tag = self._read_champion(project)
             version = choose(current)
             if current and current.version == version:
                 return current
             self._removed.check(project, version)
+            if version != verified:
+                self._verify(project, version)
+                verified = version
+                continue  # it may have taken a while
             previous = (
                 () if current is None else current.previous[:-1] if back else (*current.previous, current.version)
             )
@@ -365,6 +420,15 @@ class Registry:
                 return champion
             time.sleep(_PAUSE_S)
         raise RegistryError(f"the champion of project {project} kept changing; try again")
+
+    def _verify(self, project: str, version: str) -> None:
+        """Raise RegistryError where a file of a version is missing, cut or damaged, here or in the store."""
+        for name, file in self.get(project, version).files.items():
+            if self._store.size(f"{project}/versions/{version}/{name}") != file.bytes:
+                raise RegistryError(
+                    f"{name} of {project} {version} is missing in the store, or was cut; it is not served"
+                )
+        self.bundle(project, version)
 
     def _check_unneeded(self, project: str, version: str) -> None:
         if version in needed(self.champion(project)):

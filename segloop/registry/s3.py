@@ -41,6 +41,15 @@ class S3Store:
                 raise
             return Blob(reply["Body"].read(), reply["ETag"])
 
+    def size(self, key: str) -> int | None:
+        with self._errors():
+            try:
+                return int(self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"])
+            except aws_errors() as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+
     def write(self, key: str, data: bytes) -> None:
         with self._errors():
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)

@@ -35,6 +35,9 @@ class Store(Protocol):
     def read(self, key: str) -> Blob | None:
         """What the key holds, or None."""
 
+    def size(self, key: str) -> int | None:
+        """How many bytes the key holds; None if there is none."""
+
     def write(self, key: str, data: bytes) -> None:
         """Set the key."""
 
@@ -70,6 +73,13 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return Blob(data, hashlib.sha256(data).hexdigest())
+
+    def size(self, key: str) -> int | None:
+        with self._errors():
+            try:
+                return (self._root / key).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def write(self, key: str, data: bytes) -> None:
         with self._errors(), replacing(self._root / key, durable=True) as temporary:

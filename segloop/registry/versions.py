@@ -94,6 +94,12 @@ def dump_json(value: Any, where: str) -> bytes:
         raise RegistryError(f"{where} cannot be written as JSON: {error}") from error
 
 
+def rest_of_champion(data: bytes) -> list[str]:
+    """The version that a damaged champion.json still names as the one that is served; none or one."""
+    found = re.findall(rb'"version"\s*:\s*"([A-Za-z0-9-]{1,64})"', data)
+    return [name for name in (one.decode() for one in found[:1]) if version_number(name) is not None]
+
+
 def parse_champion(value: Any, where: str) -> Champion:
     """A champion.json's object, checked.
 
