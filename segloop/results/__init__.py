@@ -12,25 +12,28 @@ from segloop.results.annotations import (
     nothing_readable,
     region_labels,
 )
+from segloop.results.clicks import Sight
 from segloop.results.regions import Region, RegionWriter, Scene
-from segloop.results.smart import Click, Edges, Prompt, interactive_mask, interactive_regions, prompt
+from segloop.results.smart import Click, Prompt, Tools, boxed_mask, interactive_regions, prompt, prompted_mask
 
 __all__ = [
     "Canvas",
     "Click",
     "Drawing",
-    "Edges",
     "Problem",
     "Prompt",
     "Region",
     "RegionWriter",
     "Scene",
+    "Sight",
+    "Tools",
     "annotation_class_map",
+    "boxed_mask",
     "draw_annotation",
-    "interactive_mask",
     "interactive_regions",
     "misnamed_regions",
     "nothing_readable",
     "prompt",
+    "prompted_mask",
     "region_labels",
 ]

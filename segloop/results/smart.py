@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig
-from segloop.masks import Rectangle, piece_at, rectangle_mask, refine_boundary
+from segloop.masks import Rectangle, rectangle_mask, refine_boundary
+from segloop.results.clicks import Asked, Head, Mask, Place, Sight, next_mask
 from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.scores import mean_by_value
 
 #: Percentages beyond this are refused: such a place is on no image.
 _FARTHEST_PERCENT = 1e6
+#: More clicks and rectangles than this in one request are refused: each takes time.
+_MOST_PLACES = 100
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,21 @@ class Prompt:
     label: str | None = None
 
 
-@dataclass(frozen=True)
-class Edges:
-    """The image whose edges a boundary follows, uint8 (H, W, 3), within `band_px` pixels: about half a cell of the
-    network's grid."""
+def _compute(_key: Hashable, compute: Callable[[], Mask]) -> Mask:
+    return compute()
 
-    pixels: NDArray[np.uint8]
-    band_px: float
+
+@dataclass(frozen=True)
+class Tools:
+    """What clicks are answered with.
+
+    `band_px` is how far, in pixels, a boundary that the network drew moves to the picture's edges: about half a cell of its
+    grid. `keep` gives the mask of a key, or computes it: the masks of earlier clicks come from there.
+    """
+
+    band_px: float = 0.0
+    head: Head | None = None
+    keep: Callable[[Hashable, Callable[[], Mask]], Mask] = _compute
 
 
 def prompt(context: Mapping[str, object], config: LabelConfig, image: str) -> Prompt:
@@ -81,57 +93,62 @@ def prompt(context: Mapping[str, object], config: LabelConfig, image: str) -> Pr
         labels = value.get(kind) or value.get("labels")
         if isinstance(labels, Sequence) and not isinstance(labels, str) and labels and isinstance(labels[0], str):
             label = config.class_of.get(labels[0], labels[0])
+    if len(clicks) + len(boxes) > _MOST_PLACES:
+        raise BadRequest(
+            f"params.context.result holds more than {_MOST_PLACES} clicks and rectangles; accept the region first."
+        )
     return Prompt(tuple(clicks), tuple(boxes), label)
 
 
-def interactive_mask(
-    class_map: NDArray[np.uint8],
-    asked: Prompt,
-    label_value: int | None = None,
-    edges: Edges | None = None,
-) -> tuple[NDArray[np.bool_], int]:
-    """The pixels that a prompt asks for, bool (H, W), and the class value (1 and above) they have; 0 if there are none.
-
-    Positive clicks take the connected pieces of the first clicked class that they lie on; rectangles cut them off.
-    Rectangles alone take, within them, the class `label_value` if it is there, else the class with most pixels.
-    A negative click takes its piece away, or, where positive clicks lie on the same piece, the part of it that is
-    nearer to it than to any of them. Nothing is found on background.
-
-    With `edges`, the boundary of the pieces follows them, but for that of rectangles and between clicks; the pixels
-    under clicks keep their side.
+def boxed_mask(sight: Sight, boxes: Sequence[Rectangle], label_value: int = 0, band_px: float = 0.0) -> Mask:
+    """What rectangles alone ask for, bool (H, W): within them, the class `label_value` if it is there, else the class with
+    most pixels; where there is none, what is like their middle and unlike what is around them. Its boundary follows the
+    picture's edges within `band_px`, but for that of the rectangles.
 
     Raises:
-        MaskError: the image has another size than the class map, or the band is negative or not a number.
+        MaskError: the band is negative or not a number.
     """
-    height, width = class_map.shape
+    height, width = sight.class_map.shape
+    allowed = _allowed(boxes, height, width)
+    if allowed is None or not allowed.any():
+        return np.zeros((height, width), np.bool_)
+    value = _main_class(sight.class_map, allowed, label_value)
+    if value:
+        return _refined(np.equal(sight.class_map, value), allowed, sight.pixels, band_px) & allowed
+    rows, columns = np.nonzero(allowed)
+    middle = Place(int(rows[len(rows) // 2]), int(np.median(columns[rows == rows[len(rows) // 2]])))
+    return next_mask(sight, Asked((middle,), allowed, label_value), None)
+
+
+def prompted_mask(sight: Sight, asked: Prompt, label_value: int = 0, tools: Tools | None = None) -> Mask:
+    """The pixels bool (H, W) that a prompt asks for; none where all clicks are negative and there is no rectangle.
+
+    Rectangles come first, and nothing lies outside them. Each click in its turn changes the mask before it. The pixel under
+    a positive click is in, that under a negative one out; of two on one pixel the later one counts.
+
+    Raises:
+        MaskError: the band of `tools` is negative or not a number.
+    """
+    tools = tools or Tools()
+    height, width = sight.class_map.shape
+    clicks = _places(asked.clicks, height, width)
     allowed = _allowed(asked.boxes, height, width)
-    positive, negative = _pixels(asked, True, height, width), _pixels(asked, False, height, width)
-    if asked.boxes and not any(click.positive for click in asked.clicks):
-        value = _main_class(class_map, allowed, label_value)
-    else:
-        value = next((int(class_map[point]) for point in positive if class_map[point] not in (0, 255)), 0)
-    if value == 0:
-        return np.zeros(class_map.shape, np.bool_), 0
-    inside, outside = ([point for point in points if class_map[point] == value] for points in (positive, negative))
-    pieces = _pieces(class_map, value, inside, outside)
-    mask = pieces if edges is None else _refined(pieces, allowed, positive + negative, edges)
-    for click in outside:
-        if pieces[click]:
-            piece = piece_at(class_map, *click)
-            rivals = [point for point in inside if piece[point]]
-            mask = mask & ((pieces & ~piece) | _nearer(rivals, click, height, width))
-    if allowed is not None:
-        mask = mask & allowed
-    return mask, value if mask.any() else 0
+    mask = boxed_mask(sight, asked.boxes, label_value, tools.band_px) if asked.boxes else None
+    for count in range(1, len(clicks) + 1):
+        wanted = Asked(clicks[:count], allowed, label_value)
+        if mask is not None or wanted.first is not None:
+            mask = tools.keep(
+                (asked.boxes, label_value, wanted.clicks), partial(next_mask, sight, wanted, mask, tools.head)
+            )
+    return np.zeros((height, width), np.bool_) if mask is None else mask
 
 
 def interactive_regions(
-    context: Mapping[str, object], scene: Scene, writer: RegionWriter, edges: Edges | None = None
+    context: Mapping[str, object], sight: Sight, scene: Scene, writer: RegionWriter, tools: Tools | None = None
 ) -> tuple[list[Region], float | None]:
     """Answer a smart tool: the region's items and its mean confidence, or ([], None) where there is none.
 
-    The label chosen in the tool names the region; where no output tag has it, the class of its pixels does.
-    With `edges`, the region's boundary follows them.
+    The label chosen in the tool names the region; where no output tag has it, the class of most of its pixels does.
 
     Raises:
         BadRequest: the context is malformed.
@@ -139,11 +156,13 @@ def interactive_regions(
     """
     classes = scene.classes
     asked = prompt(context, writer.config, writer.image)
-    chosen = classes.index(asked.label) + 1 if asked.label in classes else None
-    mask, value = interactive_mask(scene.class_map, asked, chosen, edges)
+    mask = prompted_mask(sight, asked, classes.index(asked.label) + 1 if asked.label in classes else 0, tools)
+    if not mask.any():
+        return [], None
+    value = _main_class(scene.class_map, mask, None)
     found = classes[value - 1] if 1 <= value <= len(classes) else None
     label = next((name for name in (asked.label, found) if name in writer.outputs), None)
-    if label is None or value == 0:
+    if label is None:
         return [], None
     _, score = mean_by_value(mask.view(np.uint8), 2, scene.confidence)
     return writer.mask_regions(mask, label, scene.confidence), score
@@ -167,67 +186,27 @@ def _main_class(class_map: NDArray[np.uint8], allowed: NDArray[np.bool_] | None,
     return int(pixels.argmax())
 
 
-def _pieces(
-    class_map: NDArray[np.uint8], value: int, positive: list[tuple[int, int]], negative: list[tuple[int, int]]
-) -> NDArray[np.bool_]:
-    """The pieces of a class under positive clicks; without such, all of them but those under negative ones."""
-    if not positive:
-        pieces = np.equal(class_map, value)
-        for click in negative:
-            if pieces[click]:
-                pieces &= ~piece_at(class_map, *click)
-        return pieces
-    pieces = piece_at(class_map, *positive[0])
-    for click in positive[1:]:
-        if not pieces[click]:
-            pieces |= piece_at(class_map, *click)
-    return pieces
-
-
-def _refined(
-    mask: NDArray[np.bool_],
-    allowed: NDArray[np.bool_] | None,
-    clicks: list[tuple[int, int]],
-    edges: Edges,
-) -> NDArray[np.bool_]:
-    """A mask refined where the rectangles reach; close to clicks as it was."""
-    part = np.s_[0 : mask.shape[0], 0 : mask.shape[1]]
-    if allowed is not None:
-        rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
-        if not rows.size:
-            return mask
-        margin = math.ceil(2 * edges.band_px)
-        part = np.s_[
-            max(int(rows[0]) - margin, 0) : int(rows[-1]) + margin + 1,
-            max(int(columns[0]) - margin, 0) : int(columns[-1]) + margin + 1,
-        ]
+def _refined(mask: Mask, allowed: Mask, pixels: NDArray[np.uint8], band_px: float) -> Mask:
+    """A mask refined where the rectangles reach."""
+    rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
+    margin = math.ceil(2 * band_px)
+    part = np.s_[
+        max(int(rows[0]) - margin, 0) : int(rows[-1]) + margin + 1,
+        max(int(columns[0]) - margin, 0) : int(columns[-1]) + margin + 1,
+    ]
     refined = mask.copy()
-    refined[part] = refine_boundary(mask[part], edges.pixels[part], edges.band_px)
-    reach = math.ceil(edges.band_px / 4)
-    for row, column in clicks:
-        near = np.s_[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
-        refined[near] = mask[near]
+    refined[part] = refine_boundary(mask[part], pixels[part], band_px)
     return refined
 
 
-def _pixels(asked: Prompt, positive: bool, height: int, width: int) -> list[tuple[int, int]]:
-    """Row and column under each positive or negative click; clicks outside the image are passed over."""
+def _places(clicks: Sequence[Click], height: int, width: int) -> tuple[Place, ...]:
+    """The pixels under clicks; clicks outside the image are passed over."""
     found = []
-    for click in asked.clicks:
-        if click.positive == positive and 0 <= click.x <= 100 and 0 <= click.y <= 100:
+    for click in clicks:
+        if 0 <= click.x <= 100 and 0 <= click.y <= 100:
             row, column = int(click.y * height / 100), int(click.x * width / 100)
-            found.append((min(row, height - 1), min(column, width - 1)))
-    return found
-
-
-def _nearer(rivals: list[tuple[int, int]], click: tuple[int, int], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels at most as far from one of the rivals as from the click."""
-    rows, columns = np.arange(height)[:, None], np.arange(width)
-    distance = np.square(rows - click[0]) + np.square(columns - click[1])
-    nearer = np.zeros((height, width), np.bool_)
-    for row, column in rivals:
-        nearer |= np.square(rows - row) + np.square(columns - column) < distance
-    return nearer
+            found.append(Place(min(row, height - 1), min(column, width - 1), click.positive))
+    return tuple(found)
 
 
 def _percent(value: Mapping[str, object], key: str, default: float | None = None) -> float:

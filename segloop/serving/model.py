@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +24,7 @@ from segloop.telemetry.notes import Stage
 if TYPE_CHECKING:
     from segloop.images import Image
     from segloop.registry import Registry, VersionInfo
+    from segloop.results.clicks import Head
     from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Segmentation:
     the softmax of the winning class, on a coarser grid, float32 (h, w).
 
     `cell_px` is the side, in pixels of the image, of what the network gives one set of logits for: it sees no finer.
+    `probabilities` are those of background and each class on a coarser grid, float16 (C, h, w), which clicks start from.
     `certainty` is how sure the network is of the image (NaN where its logits are not finite), and `embedding` a unit
     vector float16 (D,) that is near that of images like it.
     """
@@ -50,10 +52,12 @@ class Segmentation:
     cell_px: float
     certainty: Certainty
     embedding: NDArray[np.float16]
+    probabilities: NDArray[np.float16]
 
     @property
     def nbytes(self) -> int:
-        return self.class_map.nbytes + self.confidence_grid.nbytes + self.embedding.nbytes
+        kept = self.class_map, self.confidence_grid, self.embedding, self.probabilities
+        return sum(array.nbytes for array in kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ class ServedModel:
     logits are divided by, so that its confidence matches its accuracy.
     `channels` are the network's output channels of background and of each class, where they are not simply
     0, 1, 2, ... (a pretrained network has other channels, and several may stand for one class).
+    `guide` is the version's trained head for clicks, if it has one.
     """
 
     version: str
@@ -76,6 +81,7 @@ class ServedModel:
     temperature: float = 1.0
     channels: tuple[tuple[int, ...], ...] | None = None
     cache: PredictionCache = field(default_factory=lambda: PredictionCache(0))
+    guide: Head | None = None
 
     @property
     def engine(self) -> Engine:
@@ -89,9 +95,15 @@ class ServedModel:
             ImageError: the image cannot be decoded.
             DeadlinePassed: `deadline`, of `time.monotonic`, came first.
         """
+        return self.cache.get(self._key(image), lambda: self._segment(image, deadline), deadline)
+
+    def mask(self, image: Image, key: Hashable, compute: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """A mask bool (H, W) that was made of an image and what the network says of it, computed or from the cache."""
+        return self.cache.get(("mask", self._key(image), key), compute)
+
+    def _key(self, image: Image) -> Hashable:
         network = (self.project, self.version, self.classes, self.channels, self.input_size, self.long_side)
-        key: Hashable = (image.sha256, *network)
-        return self.cache.get(key, lambda: self._segment(image, deadline), deadline)
+        return (image.sha256, *network)
 
     def pixels(self, image: Image, deadline: float | None = None) -> UInt8:
         """The pixels of an image, uint8 (H, W, 3), decoded or from the cache; errors as in `segment`."""
@@ -114,6 +126,7 @@ class ServedModel:
             cell_px,
             certainty(probabilities),
             embedding(probabilities),
+            probabilities.astype(np.float16),
         )
 
     def _logits(self, pixels: UInt8, deadline: float | None) -> Float32:

@@ -29,7 +29,7 @@ from segloop.errors import (
 )
 from segloop.label_config import ImageTag, LabelConfig
 from segloop.metrics.uncertainty import Acquisition
-from segloop.results import Edges, Region, RegionWriter, Scene, interactive_regions
+from segloop.results import Region, RegionWriter, Scene, Sight, Tools, interactive_regions
 from segloop.serving.pixels import PixelBudget
 from segloop.telemetry.notes import Stage, note
 
@@ -199,9 +199,11 @@ class Predictor:
             image = self.images.load(uri, _task_id(task))
             with _under_way.taken(image.width * image.height, self.deadline):
                 segmentation = self.model.segment(image, self.deadline)
-                edges = Edges(self.model.pixels(image, self.deadline), segmentation.cell_px / 2)
+                scene = self._scene(segmentation)
+                sight = Sight(self.model.pixels(image, self.deadline), scene.class_map, segmentation.probabilities)
+                tools = Tools(segmentation.cell_px / 2, self.model.guide, partial(self.model.mask, image))
                 with Stage("encode"):
-                    regions, score = interactive_regions(context, self._scene(segmentation), self._writer(tag), edges)
+                    regions, score = interactive_regions(context, sight, scene, self._writer(tag), tools)
             return {"result": _placed(regions, index), "score": score, "model_version": self.model.version}
         return {**failed(), "model_version": self.model.version}
 

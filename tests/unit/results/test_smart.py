@@ -9,20 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from segloop.errors import BadRequest, MaskError
+from segloop.errors import BadRequest
 from segloop.label_config import parse_label_config
 from segloop.masks import Rectangle, decode_rle
 from segloop.results import (
     Click,
-    Edges,
     Prompt,
     RegionWriter,
     Scene,
-    interactive_mask,
+    Sight,
+    Tools,
+    boxed_mask,
     interactive_regions,
     prompt,
+    prompted_mask,
 )
+from segloop.results.clicks import CHANNELS, GRID_STEP
 from tests.regions import ALL, BRUSH, CLASSES, item
 
 #: Road on the left (two pieces), See in the middle, background on the right.
@@ -37,51 +42,21 @@ SCENE = np.array(
 )
 
 
+def sight_of(class_map: np.ndarray, picture: np.ndarray | None = None) -> Sight:
+    """What a network that is sure of a class map says of a picture, by default one that is grey all over."""
+    chances = np.stack([np.where(class_map == value, 0.97, 0.01) for value in range(4)]).astype(np.float32)
+    pixels = np.full((*class_map.shape, 3), 128, np.uint8) if picture is None else picture
+    return Sight(pixels, class_map, chances)
+
+
 def at(row: int, column: int, positive: bool = True) -> Click:
+    """A click on a pixel of SCENE."""
     return Click((column + 0.5) * 100 / 8, (row + 0.5) * 100 / 4, positive)
 
 
-def test_a_click_takes_its_connected_piece() -> None:
-    mask, value = interactive_mask(SCENE, Prompt((at(0, 1),)))
-    assert value == 1
-    assert np.argwhere(mask).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    both, _ = interactive_mask(SCENE, Prompt((at(0, 1), at(3, 0))))
-    assert (both == (SCENE == 1)).all()
-
-
-@pytest.mark.parametrize("clicks", [(), (at(0, 7),), (at(0, 0, False),), (Click(150, 50),), (Click(-1, 50),)])
-def test_clicks_that_find_nothing(clicks: tuple[Click, ...]) -> None:
-    mask, value = interactive_mask(SCENE, Prompt(clicks))
-    assert value == 0
-    assert not mask.any()
-
-
-def test_the_last_pixel_can_be_clicked() -> None:
-    assert interactive_mask(np.ones((4, 8), np.uint8), Prompt((Click(100, 100),)))[1] == 1
-
-
-def test_a_negative_click_takes_away() -> None:
-    other_piece, _ = interactive_mask(SCENE, Prompt((at(0, 1), at(3, 0), at(3, 1, False))))
-    assert np.argwhere(other_piece)[:, 0].max() == 3
-    assert not other_piece[3, 1]
-    assert other_piece[3, 0]
-    same_piece, value = interactive_mask(SCENE, Prompt((at(0, 3), at(3, 3, False))))
-    assert value == 2
-    assert same_piece.sum(axis=1).tolist() == [2, 2, 0, 0]
-    in_box, _ = interactive_mask(SCENE, Prompt((at(3, 0, False),), (Rectangle(0, 0, 25, 100),)))
-    assert in_box.sum(axis=1).tolist() == [2, 2, 0, 0]
-
-
-def test_a_box_takes_the_label_else_the_largest_class_in_it() -> None:
-    everything = Rectangle(0, 0, 100, 100)
-    assert interactive_mask(SCENE, Prompt(boxes=(everything,)))[1] == 2
-    mask, value = interactive_mask(SCENE, Prompt(boxes=(everything,)), label_value=1)
-    assert value == 1
-    assert (mask == (SCENE == 1)).all()
-    assert interactive_mask(SCENE, Prompt(boxes=(everything,)), label_value=3)[1] == 2
-    top, _ = interactive_mask(SCENE, Prompt((at(0, 3),), (Rectangle(0, 0, 100, 50),)))
-    assert top.sum(axis=1).tolist() == [2, 2, 0, 0]
-    assert interactive_mask(SCENE, Prompt(boxes=(Rectangle(70, 0, 30, 100),)))[1] == 0
+def on(row: int, column: int, positive: bool = True) -> Click:
+    """A click on a pixel of `road_and_picture`."""
+    return Click((column + 0.5) * 100 / 160, (row + 0.5) * 100 / 120, positive)
 
 
 def road_and_picture(edge: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,72 +69,145 @@ def road_and_picture(edge: int) -> tuple[np.ndarray, np.ndarray]:
     return class_map, picture + noise
 
 
-def on_road(row: int, column: int, positive: bool = True) -> Click:
-    return Click((column + 0.5) * 100 / 160, (row + 0.5) * 100 / 120, positive)
+def iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    return float((mask & truth).sum() / (mask | truth).sum())
 
 
-@pytest.mark.parametrize("edge", [74, 86])
-def test_a_region_ends_where_the_picture_does(edge: int) -> None:
-    class_map, picture = road_and_picture(edge)
-    asked = Prompt((on_road(60, 60),))
-    coarse, _ = interactive_mask(class_map, asked, None, Edges(picture, 0))
-    assert (coarse == (class_map == 1)).all()
-    refined, value = interactive_mask(class_map, asked, None, Edges(picture, 10))
-    assert value == 1
-    assert np.abs(refined[40:80].sum(axis=1) - (edge - 40)).max() <= 2
+def test_a_click_takes_what_the_network_says_is_there() -> None:
+    class_map, picture = road_and_picture(80)
+    mask = prompted_mask(sight_of(class_map, picture), Prompt((on(60, 60),)))
+    assert iou(mask, class_map == 1) > 0.9
 
 
-def test_clicks_keep_their_side_where_the_picture_says_otherwise() -> None:
-    class_map, picture = road_and_picture(86)
-    refined, _ = interactive_mask(
-        class_map, Prompt((on_road(60, 60), on_road(60, 83, False))), None, Edges(picture, 10)
+def test_a_positive_click_on_background_is_never_left_without_a_region() -> None:
+    _, picture = road_and_picture(80)
+    nothing = np.zeros((120, 160), np.uint8)
+    mask = prompted_mask(sight_of(nothing, picture), Prompt((on(60, 60),)), 1)
+    assert mask[60, 60]
+    assert 500 < mask.sum() < 0.5 * mask.size
+    assert not mask[:, 85:].any()
+    more = prompted_mask(sight_of(nothing, picture), Prompt((on(60, 60), on(90, 45), on(60, 120, False))), 1)
+    road = np.zeros_like(more)
+    road[20:100, 40:80] = True
+    assert iou(more, road) > iou(mask, road)
+
+
+def test_a_further_click_adds_what_the_network_missed_and_a_negative_one_takes_away() -> None:
+    class_map, picture = road_and_picture(120)
+    sight, truth = sight_of(class_map, picture), np.zeros(class_map.shape, np.bool_)
+    truth[20:100, 40:120] = True
+    first = prompted_mask(sight, Prompt((on(60, 60),)), 1)
+    second = prompted_mask(sight, Prompt((on(60, 60), on(60, 100))), 1)
+    assert second[60, 100]
+    assert iou(second, truth) > iou(first, truth)
+    cut = prompted_mask(sight, Prompt((on(60, 60), on(60, 100), on(60, 140, False))), 1)
+    assert not cut[60, 140]
+    assert cut[60, 60]
+    assert cut[60, 100]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 119), st.integers(0, 159), st.booleans()),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda click: click[:2],
     )
-    assert refined[40, 83]
-    assert not refined[60, 83]
-    class_map, picture = road_and_picture(74)
-    refined, _ = interactive_mask(class_map, Prompt((on_road(60, 77),)), None, Edges(picture, 10))
-    assert refined[60, 77]
-    assert not refined[40, 77]
-
-
-def test_a_cut_between_clicks_stays_where_it_was() -> None:
+)
+def test_pixels_under_clicks_have_their_side_whatever_else_is_clicked(clicks: list[tuple[int, int, bool]]) -> None:
     class_map, picture = road_and_picture(86)
-    asked = Prompt((on_road(30, 60), on_road(81, 60, False)))
-    refined, _ = interactive_mask(class_map, asked, None, Edges(picture, 10))
-    assert refined[:55, :86].any(axis=1).sum() == 35
-    assert refined[40:55, 40:84].all()
-    assert not refined[56:].any()
-    everything = Prompt((on_road(30, 60),))
-    assert interactive_mask(class_map, everything, None, Edges(picture, 10))[0][56:, 82].any()
+    mask = prompted_mask(sight_of(class_map, picture), Prompt(tuple(on(*click) for click in clicks)))
+    for row, column, positive in clicks:
+        assert mask[row, column] == (positive and any(click[2] for click in clicks))
 
 
-def test_rectangles_still_cut_what_was_refined() -> None:
+def test_the_answer_depends_on_the_clicks_alone_and_fewer_clicks_give_the_mask_of_before() -> None:
+    class_map, picture = road_and_picture(86)
+    kept: dict[Any, np.ndarray] = {}
+
+    def keep(key: Any, compute: Any) -> np.ndarray:
+        if key not in kept:
+            kept[key] = compute()
+        return kept[key]
+
+    sight, clicks = sight_of(class_map, picture), (on(60, 60), on(30, 100), on(90, 60, False))
+    alone = [prompted_mask(sight, Prompt(clicks[:count])) for count in (1, 2, 3)]
+    remembered = [prompted_mask(sight, Prompt(clicks[:count]), 0, Tools(keep=keep)) for count in (3, 2, 1)]
+    assert all((one == other).all() for one, other in zip(alone, remembered[::-1], strict=True))
+    assert len(kept) == 3
+
+
+def test_a_further_click_leaves_alone_what_is_far_from_it() -> None:
+    class_map = np.zeros((120, 160), np.uint8)
+    class_map[:, :] = 1
+    class_map[40:60, 60:80] = 0
+    sight = sight_of(class_map)
+    first = prompted_mask(sight, Prompt((on(10, 10),)))
+    second = prompted_mask(sight, Prompt((on(10, 10), on(110, 150, False))))
+    assert not second[110, 150]
+    assert (first[:60, :60] == second[:60, :60]).all()
+
+
+@pytest.mark.parametrize("clicks", [(), (at(0, 0, False),), (Click(150, 50),), (Click(-1, 50),)])
+def test_clicks_that_ask_for_nothing(clicks: tuple[Click, ...]) -> None:
+    assert not prompted_mask(sight_of(SCENE), Prompt(clicks)).any()
+
+
+def test_the_last_pixel_can_be_clicked() -> None:
+    assert prompted_mask(sight_of(np.ones((4, 8), np.uint8)), Prompt((Click(100, 100),)))[3, 7]
+
+
+def test_a_box_takes_the_label_else_the_largest_class_in_it() -> None:
+    everything, sight = Rectangle(0, 0, 100, 100), sight_of(SCENE)
+    assert (boxed_mask(sight, (everything,)) == (SCENE == 2)).all()
+    assert (boxed_mask(sight, (everything,), label_value=1) == (SCENE == 1)).all()
+    assert (boxed_mask(sight, (everything,), label_value=3) == (SCENE == 2)).all()
+    top = boxed_mask(sight, (Rectangle(0, 0, 100, 50),))
+    assert top.sum(axis=1).tolist() == [2, 2, 0, 0]
+    assert not boxed_mask(sight, ()).any()
+    assert not boxed_mask(sight, (Rectangle(150, 150, 5, 5),)).any()
+
+
+def test_a_box_on_background_holds_a_region() -> None:
+    _, picture = road_and_picture(80)
+    sight = sight_of(np.zeros((120, 160), np.uint8), picture)
+    box = Rectangle(20, 12, 35, 75)
+    mask = boxed_mask(sight, (box,), 1)
+    assert mask.any()
+    assert not mask[:, 100:].any()
+
+
+def test_a_box_followed_by_clicks_is_refined_within_it() -> None:
+    class_map, picture = road_and_picture(80)
+    sight, box = sight_of(class_map, picture), Rectangle(20, 10, 50, 50)
+    refined = prompted_mask(sight, Prompt((on(30, 60), on(50, 70, False)), (box,)), 1)
+    assert refined[30, 60]
+    assert not refined[50, 70]
+    assert not refined[73:].any()
+    assert not refined[:, :31].any()
+
+
+def test_a_box_follows_the_picture() -> None:
     class_map, picture = road_and_picture(86)
     box = Rectangle(25, 25, 27.5, 50)  # columns 40 to 84, rows 30 to 90
-    refined, _ = interactive_mask(class_map, Prompt(boxes=(box,)), None, Edges(picture, 10))
+    refined = boxed_mask(sight_of(class_map, picture), (box,), 0, 10)
     assert np.flatnonzero(refined.any(axis=0)).tolist() == list(range(40, 84))
     assert np.flatnonzero(refined.any(axis=1)).tolist() == list(range(30, 90))
-    elsewhere, value = interactive_mask(class_map, Prompt(boxes=(Rectangle(80, 80, 10, 10),)), 1, Edges(picture, 10))
-    assert value == 0
-    assert not elsewhere.any()
 
 
-def test_interactive_answer_follows_the_picture() -> None:
-    class_map, picture = road_and_picture(86)
-    value = {"x": 37.5, "y": 50, "width": 0.2}
-    context = {"result": [item("keypointlabels", value, "Road")]}
-    [coarse], _ = interactive_regions(context, Scene(class_map, CLASSES), RegionWriter(BRUSH, "image"))
-    [refined], _ = interactive_regions(
-        context, Scene(class_map, CLASSES), RegionWriter(BRUSH, "image"), Edges(picture, 10.0)
-    )
-    columns = [decode_rle(answer["value"]["rle"], 120, 160)[60].nonzero()[0].max() for answer in (coarse, refined)]
-    assert columns == [79, 85]
+def test_a_head_adds_to_the_evidence() -> None:
+    class_map, picture = road_and_picture(80)
+    sight, clicks = sight_of(class_map, picture), (on(60, 60),)
 
+    def against(seen: np.ndarray) -> np.ndarray:
+        assert seen.shape[:2] == (1, CHANNELS)
+        assert not [side for side in seen.shape[2:] if side % GRID_STEP]
+        return np.full((1, 1, *seen.shape[2:]), -60, np.float32)
 
-def test_a_picture_of_another_size_is_refused() -> None:
-    class_map, picture = road_and_picture(86)
-    with pytest.raises(MaskError, match="size"):
-        interactive_mask(class_map, Prompt((on_road(60, 60),)), None, Edges(picture[:100], 10))
+    mask = prompted_mask(sight, Prompt(clicks), 1, Tools(head=against))
+    assert mask[60, 60]
+    assert mask.sum() < 100
 
 
 def keypoint(row: int, column: int, label: str | None = "Road", **more: Any) -> dict[str, Any]:
@@ -167,32 +215,32 @@ def keypoint(row: int, column: int, label: str | None = "Road", **more: Any) -> 
     return item("keypointlabels", {"x": click.x, "y": click.y, "width": 0.2}, label, **more)
 
 
+def answered(context: dict[str, Any], writer: RegionWriter, confidence: np.ndarray | None = None) -> Any:
+    return interactive_regions(context, sight_of(SCENE), Scene(SCENE, CLASSES, confidence), writer)
+
+
 def test_interactive_answer() -> None:
     confidence = np.full(SCENE.shape, 0.5, np.float32)
     context = {"result": [keypoint(0, 3, "Tree", is_positive=True)]}
-    items, score = interactive_regions(context, Scene(SCENE, CLASSES, confidence), RegionWriter(ALL, "image"))
+    [only], score = answered(context, RegionWriter(ALL, "image"), confidence)
     assert score == 0.5
-    [only] = items
     assert only["value"]["brushlabels"] == ["Tree"]
     assert only["from_name"] == "brush"
-    assert (decode_rle(only["value"]["rle"], 4, 8) == (SCENE == 2) * 255).all()
-    [polygon], _ = interactive_regions(context, Scene(SCENE, CLASSES), RegionWriter(ALL, "image", "polygon"))
+    assert decode_rle(only["value"]["rle"], 4, 8)[0, 3]
+    [polygon], _ = answered(context, RegionWriter(ALL, "image", "polygon"))
     assert polygon["type"] == "polygonlabels"
-    assert interactive_regions(
-        {"result": [keypoint(0, 7)]}, Scene(SCENE, CLASSES, confidence), RegionWriter(ALL, "image")
-    ) == ([], None)
-    assert interactive_regions({"result": []}, Scene(SCENE, CLASSES, confidence), RegionWriter(ALL, "image")) == (
-        [],
-        None,
-    )
+    assert answered({"result": []}, RegionWriter(ALL, "image"), confidence) == ([], None)
 
 
 def test_interactive_answer_takes_the_pixels_class_where_no_tag_has_the_label() -> None:
     for label in ("Object", None):
-        [only], _ = interactive_regions(
-            {"result": [keypoint(0, 3, label)]}, Scene(SCENE, CLASSES), RegionWriter(BRUSH, "image")
-        )
+        [only], _ = answered({"result": [keypoint(0, 3, label)]}, RegionWriter(BRUSH, "image"))
         assert only["value"]["brushlabels"] == ["See"]
+
+
+def test_too_many_clicks_are_refused() -> None:
+    with pytest.raises(BadRequest, match="100"):
+        prompt({"result": [keypoint(0, 3)] * 101}, ALL, "image")
 
 
 PAYLOADS = Path(__file__).parents[2] / "payloads"

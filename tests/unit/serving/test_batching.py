@@ -131,9 +131,9 @@ def test_a_failure_reaches_those_whose_batch_it_was_and_nobody_else():
 
 
 def segmentation(pixels: int) -> Segmentation:
-    return Segmentation(
-        np.zeros((1, pixels), np.uint8), np.zeros((1, 1), np.float32), 16.0, Certainty(1, 1, 1), np.zeros(0, np.float16)
-    )
+    nothing = np.zeros(0, np.float16)
+    grid = np.zeros((1, 1), np.float32)
+    return Segmentation(np.zeros((1, pixels), np.uint8), grid, 16.0, Certainty(1, 1, 1), nothing, nothing)
 
 
 def test_the_cache_holds_at_most_its_bytes_and_drops_the_least_recently_used():

@@ -1,0 +1,300 @@
+"""Clicks become a mask: what the network says, how far each pixel is from each click along the picture, and a trained
+head where the version has one.
+
+A mask is made click by click, each from the mask before it, in a window around what is clicked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segloop.formats import BACKGROUND, IGNORED
+from segloop.masks import piece_at
+from segloop.masks.geodesic import edge_costs, geodesic_distances
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+#: A trained head: what a view shows, float32 (1, CHANNELS, h, w), h and w multiples of GRID_STEP, to what it adds to the
+#: evidence of the mask, float32 (1, 1, h, w).
+Head = Callable[[Float32], Float32]
+
+#: Channels of `View.channels`.
+CHANNELS: Final = 12
+#: Sides of a view are multiples of this many pixels.
+GRID_STEP: Final = 16
+#: Longest side of a view, in pixels of its own.
+VIEW_PX: Final = 192
+#: Side of the smallest window as a share of the image's long side, and how much wider a window is than what it is for.
+_LEAST_WINDOW, _MARGIN = 0.2, 1.6
+#: The weight of edges, and the distance by which a click's evidence falls to 1/e, as a share of the view's long side.
+_EDGE_WEIGHT, _REACH = 5.0, 0.5
+#: The weight of distances, and the most that the network's log-odds count for.
+_CLICK_WEIGHT, _MOST_ODDS = 16.0, 4.0
+#: How near a negative click is taken to be where there is none, and where the network sees nothing under the others either.
+_NOWHERE, _BLIND = 0.1, 0.3
+#: Evidence of a pixel under a click, which nothing outweighs.
+_CERTAIN: Final = 50.0
+#: Radius of the disk of a click, in pixels of a view.
+_DISK_PX: Final = 3
+#: A further click changes the pieces of the mask that come as near to it as this, as a share of the view's long side.
+_NEAR = 0.06
+
+
+@dataclass(frozen=True)
+class Sight:
+    """An image and what the network says of it: pixels uint8 (H, W, 3), the class map uint8 (H, W), and probabilities
+    (C, h, w) of background and each class, on a coarser grid."""
+
+    pixels: UInt8
+    class_map: UInt8
+    probabilities: Float32 | NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A click on a pixel of the image."""
+
+    row: int
+    column: int
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for: the clicks in their order, where it may lie (bool (H, W); None: anywhere), and the class value of the
+    chosen label (0: none is chosen)."""
+
+    clicks: tuple[Place, ...]
+    allowed: Mask | None = None
+    value: int = 0
+
+    @property
+    def first(self) -> Place | None:
+        """The first positive click."""
+        return next((place for place in self.clicks if place.positive), None)
+
+
+def first_piece(sight: Sight, asked: Asked) -> Mask:
+    """The network's own piece under the first positive click, bool (H, W); nothing on background."""
+    place = asked.first
+    if place is None or sight.class_map[place.row, place.column] in (BACKGROUND, IGNORED):
+        return np.zeros(sight.class_map.shape, np.bool_)
+    return piece_at(sight.class_map, place.row, place.column)
+
+
+def next_mask(
+    sight: Sight, asked: Asked, before: Mask | None, head: Head | None = None, side_px: int = VIEW_PX
+) -> Mask:
+    """The mask bool (H, W) after the last click asked for; `before` is the one before that click, None before the first."""
+    view = View.around(sight, asked, before, side_px)
+    evidence = view.evidence()
+    if head is not None:
+        evidence = evidence + head(view.channels()[None])[0, 0]
+    return settled(view, evidence)
+
+
+def settled(view: View, evidence: Float32) -> Mask:
+    """The mask bool (H, W) that evidence (h, w) on a view gives: with the positive clicks and without the negative ones, in
+    pieces that a positive click lies on, and changed near the last click alone."""
+    height, width = view.sight.class_map.shape
+    top, left, down, across = view.window
+    for place in view.asked.clicks:
+        row, column = view.cell(place)
+        if 0 <= row < evidence.shape[0] and 0 <= column < evidence.shape[1]:
+            evidence[row, column] = _CERTAIN if place.positive else -_CERTAIN
+    found = np.zeros((height, width), np.bool_) if view.before is None else view.before.copy()
+    found[top : top + down, left : left + across] = (
+        cv2.resize(evidence, (across, down), interpolation=cv2.INTER_LINEAR) > 0
+    )
+    if view.asked.allowed is not None:
+        found &= view.asked.allowed
+    found = _near(found, view)
+    _hold(found, view.asked.clicks)
+    return _clicked(found, view.asked.clicks)
+
+
+def _hold(mask: Mask, clicks: Sequence[Place]) -> None:
+    """Put the pixels under clicks on their side."""
+    for place in clicks:
+        mask[place.row, place.column] = place.positive
+
+
+def _near(found: Mask, view: View) -> Mask:
+    """The mask before, but for the pieces of its change that come near the last click; all that is found at first."""
+    if view.before is None:
+        return found
+    last, reach = view.asked.clicks[-1], max(1, round(_NEAR * max(view.window[2:])))
+    changed = (found ^ view.before).view(np.uint8)
+    _, pieces = cv2.connectedComponents(changed, connectivity=8)
+    near = np.s_[max(last.row - reach, 0) : last.row + reach + 1, max(last.column - reach, 0) : last.column + reach + 1]
+    kept = np.zeros(int(pieces.max()) + 1, np.bool_)
+    kept[np.unique(pieces[near])] = True
+    kept[0] = False
+    return np.asarray(view.before ^ kept[pieces], np.bool_)
+
+
+def _clicked(mask: Mask, clicks: Sequence[Place]) -> Mask:
+    """The pieces of a mask that positive clicks lie on; all of it where there are none."""
+    places = [(place.row, place.column) for place in clicks if place.positive]
+    if not places:
+        return mask
+    _, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    return np.asarray(np.isin(pieces, [pieces[place] for place in places]), np.bool_)
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of an image around what is clicked, at a size of its own.
+
+    `window` is top, left, height and width, in pixels of the image.
+    """
+
+    sight: Sight
+    asked: Asked
+    before: Mask | None
+    window: tuple[int, int, int, int]
+    side_px: int = VIEW_PX
+
+    @classmethod
+    def around(cls, sight: Sight, asked: Asked, before: Mask | None, side_px: int = VIEW_PX) -> View:
+        """The view of the clicks, of the mask before, and, at first, of the network's piece."""
+        height, width = sight.class_map.shape
+        shape = first_piece(sight, asked) if before is None else before
+        left, top, across, down = cv2.boundingRect(shape.view(np.uint8))
+        rows, columns = [place.row for place in asked.clicks], [place.column for place in asked.clicks]
+        if across:
+            rows, columns = [*rows, top, top + down - 1], [*columns, left, left + across - 1]
+        least = _LEAST_WINDOW * max(height, width) * (1 if across else 2)
+        spans = [_span(each, least, side) for each, side in ((rows, height), (columns, width))]
+        return cls(sight, asked, before, (spans[0][0], spans[1][0], spans[0][1], spans[1][1]), side_px)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the view, in pixels of its own."""
+        down, across = self.window[2:]
+        scale = min(1.0, self.side_px / max(down, across))
+        return tuple(max(1, round(side * scale / GRID_STEP)) * GRID_STEP for side in (down, across))  # type: ignore[return-value]
+
+    def cell(self, place: Place) -> tuple[int, int]:
+        """Row and column, in the view, of a pixel of the image."""
+        top, left, down, across = self.window
+        return (place.row - top) * self.size[0] // down, (place.column - left) * self.size[1] // across
+
+    def _seen(self, whole: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the view shows of a whole map."""
+        top, left, down, across = self.window
+        part = whole[top : top + down, left : left + across]
+        return cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+    @cached_property
+    def colours(self) -> UInt8:
+        """What the picture shows, uint8 (h, w, 3)."""
+        return self._seen(self.sight.pixels)
+
+    @cached_property
+    def probabilities(self) -> Float32:
+        """Of background and each class, float32 (C, h, w)."""
+        rows, columns = self.sight.probabilities.shape[1:]
+        height, width = self.sight.class_map.shape
+        top, left, down, across = self.window
+        scale_y, scale_x = self.size[0] / down, self.size[1] / across
+        # from the cells of the network's grid to those of the view, by their centres
+        to_x, to_y = scale_x * width / columns, scale_y * height / rows
+        affine = np.array(
+            [[to_x, 0, to_x / 2 - left * scale_x - 0.5], [0, to_y, to_y / 2 - top * scale_y - 0.5]], np.float64
+        )
+        return np.stack(
+            [
+                cv2.warpAffine(plane, affine, self.size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                for plane in self.sight.probabilities.astype(np.float32, copy=False)
+            ]
+        )
+
+    def _cells(self, positive: bool) -> list[tuple[int, int]]:
+        height, width = self.size
+        cells = [self.cell(place) for place in self.asked.clicks if place.positive == positive]
+        return [cell for cell in cells if 0 <= cell[0] < height and 0 <= cell[1] < width]
+
+    @cached_property
+    def distances(self) -> Float32:
+        """How far each pixel is from the positive and from the negative clicks along the picture, float32 (2, h, w), in
+        lengths by which a click's evidence falls to 1/e."""
+        seeds = np.zeros((2, *self.size), np.bool_)
+        for place, positive in enumerate((True, False)):
+            for cell in self._cells(positive):
+                seeds[place][cell] = True
+        unit = np.float32(_REACH * max(self.size))
+        smooth = np.asarray(cv2.GaussianBlur(self.colours, (3, 3), 0), np.uint8)
+        return geodesic_distances(seeds, edge_costs(smooth, _EDGE_WEIGHT)) / unit
+
+    @cached_property
+    def odds(self) -> Float32:
+        """The network's log-odds of the classes that are clicked, and of the chosen label: float32 (h, w), within MOST_ODDS.
+
+        The more clicks say that pixels of a class are no part of it, the less the class counts.
+        """
+        votes: dict[int, list[int]] = {self.asked.value: [1, 0]} if self.asked.value else {}
+        for place in self.asked.clicks:
+            value = int(self.sight.class_map[place.row, place.column])
+            if value != IGNORED:
+                votes.setdefault(value, [0, 0])[not place.positive] += 1
+        found = np.full(self.size, -_MOST_ODDS, np.float32)
+        for value, (ours, against) in votes.items():
+            if ours:
+                share = np.clip(self.probabilities[value], 1e-3, 1 - 1e-3)
+                # that the network sees nothing there does not say that all that it sees nothing of is meant
+                most = _MOST_ODDS if value else 0.0
+                odds = np.clip(np.log(share / (1 - share)), -_MOST_ODDS, most)
+                found = np.maximum(found, odds * np.float32(max(ours - against, 0) / (ours + against)))
+        return found
+
+    def _is_blind(self) -> bool:
+        """Whether the network sees nothing but background under the positive clicks."""
+        seen = self.sight.class_map
+        return not any(
+            seen[place.row, place.column] not in (BACKGROUND, IGNORED) for place in self.asked.clicks if place.positive
+        )
+
+    def evidence(self) -> Float32:
+        """How much speaks for each pixel, float32 (h, w): the network's log-odds, and how much nearer it is to the positive
+        clicks than to the negative ones."""
+        near = np.exp(-self.distances)
+        nowhere = _BLIND if self._is_blind() else _NOWHERE
+        away = near[1] if self._cells(False) else np.maximum(near[1], nowhere)
+        return np.asarray(self.odds + _CLICK_WEIGHT * (near[0] - away), np.float32)
+
+    def channels(self) -> Float32:
+        """What a head sees, float32 (CHANNELS, h, w)."""
+        height, width = self.size
+        found = np.zeros((CHANNELS, height, width), np.float32)
+        found[:3] = self.colours.transpose(2, 0, 1) * np.float32(1 / 64) - 2
+        found[3:5] = np.exp(-self.distances)
+        for place, positive in enumerate((True, False), start=5):
+            for row, column in self._cells(positive):
+                cv2.circle(found[place], (column, row), _DISK_PX, 1.0, cv2.FILLED)
+        found[7] = self.odds / 2
+        piece = first_piece(self.sight, self.asked)
+        found[8] = self._seen(piece * np.uint8(255)) * np.float32(1 / 255)
+        if self.before is not None:
+            found[9] = self._seen(self.before * np.uint8(255)) * np.float32(1 / 255)
+            found[10] = 1
+        if self.asked.allowed is not None:
+            found[11] = 1 - self._seen(self.asked.allowed * np.uint8(255)) * np.float32(1 / 255)
+        return found
+
+
+def _span(places: Sequence[int], least: float, side: int) -> tuple[int, int]:
+    """Begin and length of a window along an axis that has some places well inside."""
+    low, high = min(places), max(places) + 1
+    length = min(side, max(int((high - low) * _MARGIN), int(least), 2 * GRID_STEP))
+    begin = min(max((low + high - length) // 2, 0), side - length)
+    return begin, length
