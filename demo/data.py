@@ -44,6 +44,11 @@ COLOURS = (
 IMAGES = (".jpg", ".jpeg", ".png")
 
 
+#: What is above the two rows of labels.
+DRAW = "Draw with the brush:"
+CLICK = "Click, and segloop finds the region (Auto-Annotation, the smart tool, a label, Ctrl+click):"
+
+
 @dataclass(frozen=True)
 class Example:
     """An image file and its true mask."""
@@ -90,8 +95,10 @@ class DemoData:
         )
         return (
             '<View><Image name="image" value="$image" zoom="true"/>'
-            f'<BrushLabels name="tag" toName="image">{labels}</BrushLabels>'
-            f'<KeyPointLabels name="click" toName="image" smart="true">{keypoints}</KeyPointLabels></View>'
+            f'<Header value="{DRAW}" size="6"/>'
+            f'<BrushLabels name="tag" toName="image" smart="false">{labels}</BrushLabels>'
+            f'<Header value="{CLICK}" size="6"/>'
+            f'<KeyPointLabels name="click" toName="image" smart="true" smartOnly="true">{keypoints}</KeyPointLabels></View>'
         )
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from difflib import unified_diff
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
@@ -37,6 +38,7 @@ Sampling = Literal["uncertainty", "sequential", "uniform", "keep"]
 class _Options(TypedDict):
     interactive: bool
     sampling: Sampling
+    smart_tags: bool
     as_json: bool
 
 
@@ -90,6 +92,11 @@ class Report:
     show_default=True,
     help="The order in which people get tasks: least sure first, or another; keep leaves it as it is.",
 )
+@click.option(
+    "--smart-tags",
+    is_flag=True,
+    help="Add what clicks need to the labeling setup, and show the change. [default: ask, in a terminal]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def connect(project: int, url: str, label_studio_url: str, **options: Unpack[_Options]) -> None:
     """Connect segloop to a project of Label Studio.
@@ -102,6 +109,7 @@ def connect(project: int, url: str, label_studio_url: str, **options: Unpack[_Op
     Examples:
       segloop connect --project 7
       segloop connect --project 7 --url http://segloop.internal:9090
+      segloop connect --project 7 --smart-tags
     """
     settings = _settings(label_studio_url)
     from segloop.doctor.server import local_address
@@ -117,10 +125,28 @@ def connect(project: int, url: str, label_studio_url: str, **options: Unpack[_Op
     with closing(LabelStudio.from_settings(settings)) as api:
         connection = _Connection(api, settings, project, address, options["interactive"], options["sampling"])
         report = connection.make()
+        if options["interactive"]:
+            _offer_smart_tags(api, project, asked=options["smart_tags"], may_ask=not options["as_json"])
     if options["as_json"]:
         print_json(report)
     else:
         _print_connected(report)
+
+
+def _offer_smart_tags(api: LabelStudio, project: int, *, asked: bool, may_ask: bool) -> None:
+    """Change a project's labeling setup so that a click asks for a region, if somebody wants that who has seen the change."""
+    from segloop.label_config import with_smart_tags
+
+    before = str(api.projects.get(project).get("label_config") or "")
+    after = with_smart_tags(before)
+    if after == before or not (asked or (may_ask and sys.stdin.isatty() and sys.stderr.isatty())):
+        return
+    for line in unified_diff(
+        before.splitlines(), after.splitlines(), "labeling setup", "with smart tags", lineterm="", n=1
+    ):
+        say(line)
+    if asked or click.confirm("Change the labeling setup, so that a click asks for a region?", err=True):
+        api.projects.change(project, label_config=after)
 
 
 def _settings(label_studio_url: str) -> Settings:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from segloop.doctor.findings import Finding, failure, ok, skipped, warning
 from segloop.errors import LabelConfigError
-from segloop.label_config import parse_label_config
+from segloop.label_config import has_smart_clicks, parse_label_config, smart_tag_problem
 from segloop.labelstudio import ANNOTATION_ACTIONS, SECRET_HEADER, Refusals
 from segloop.labelstudio.entries import BackendEntry, ProjectEntry, WebhookEntry
 from segloop.settings import Settings, is_loopback
@@ -63,6 +63,18 @@ def label_config(config: str) -> Finding:
             "add one of them under Settings > Labeling Interface; docs/labels.md has examples",
         )
     return ok(f"{len(predicted)} classes: {', '.join(predicted)}"[:200])
+
+
+def smart_tags(config: str) -> Finding:
+    """Whether people find the smart keypoint of a label config, if it has one."""
+    if problem := smart_tag_problem(config):
+        return warning(
+            f"the labeling setup hides the smart tool: {problem}",
+            "run segloop connect with --smart-tags, or change it under Settings > Labeling Interface",
+        )
+    if not has_smart_clicks(config):
+        return skipped('the labeling setup has no KeyPointLabels with smart="true": clicks ask for no region')
+    return ok("a click of the smart keypoint asks for a region")
 
 
 def backend_address(url: str, refusals: Refusals) -> Finding:

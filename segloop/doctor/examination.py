@@ -146,6 +146,7 @@ class Examination:
         config = facts.project.label_config
         asked = facts.url or settings.public_url or server.local_address(settings)
         self._check("label-config", lambda: connection.label_config(config))
+        self._check("smart-tags", lambda: connection.smart_tags(config))
         self._check("live-predictions", lambda: connection.live_predictions(facts.project))
         self._check("backend-address", lambda: connection.backend_address(asked, facts.refusals))
         self._check("private-addresses", lambda: connection.private_addresses(asked, facts.refusals))

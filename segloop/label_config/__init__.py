@@ -2,6 +2,7 @@
 
 from segloop.label_config.config import OUTPUT_TAGS, SHAPE_TAGS, Control, ImageTag, Label, LabelConfig, Preference
 from segloop.label_config.parse import MAX_CLASSES, parse_label_config
+from segloop.label_config.smart import has_smart_clicks, smart_tag_problem, with_smart_tags
 from segloop.label_config.variables import Repeat
 
 __all__ = [
@@ -14,5 +15,8 @@ __all__ = [
     "LabelConfig",
     "Preference",
     "Repeat",
+    "has_smart_clicks",
     "parse_label_config",
+    "smart_tag_problem",
+    "with_smart_tags",
 ]

@@ -36,11 +36,12 @@ VIEW_PX: Final = 192
 #: Side of the smallest window as a share of the image's long side, and how much wider a window is than what it is for.
 _LEAST_WINDOW, _MARGIN = 0.2, 1.6
 #: The weight of edges, and the distance by which a click's evidence falls to 1/e, as a share of the view's long side.
-_EDGE_WEIGHT, _REACH = 5.0, 0.5
+_EDGE_WEIGHT, _REACH = 5.0, 0.35
 #: The weight of distances, and the most that the network's log-odds count for.
 _CLICK_WEIGHT, _MOST_ODDS = 16.0, 4.0
-#: How near a negative click is taken to be where there is none, and where the network sees nothing under the others either.
-_NOWHERE, _BLIND = 0.1, 0.3
+#: How near a negative click is taken to be where there is none; and where the network sees nothing under the others either, how
+#: far the places are that tell how far the region goes, as a share of the view's long side.
+_NOWHERE, _BLIND_RING = 0.1, 0.45
 #: Evidence of a pixel under a click, which nothing outweighs.
 _CERTAIN: Final = 50.0
 #: Radius of the disk of a click, in pixels of a view.
@@ -264,12 +265,22 @@ class View:
             seen[place.row, place.column] not in (BACKGROUND, IGNORED) for place in self.asked.clicks if place.positive
         )
 
+    def _blind_reach(self) -> np.float32:
+        """How far a region goes of which nothing is known but its clicks: half as far as the nearer of the places on a ring
+        around them, so that an edge within the ring ends it."""
+        rows, columns = np.ogrid[: self.size[0], : self.size[1]]
+        apart = np.full(self.size, np.inf)
+        for row, column in self._cells(True):
+            apart = np.minimum(apart, np.hypot(rows - row, columns - column))
+        ring = np.abs(apart - _BLIND_RING * max(self.size)) < 2
+        return np.float32(np.percentile(self.distances[0][ring], 20) / 2 if ring.any() else 1.0)
+
     def evidence(self) -> Float32:
         """How much speaks for each pixel, float32 (h, w): the network's log-odds, and how much nearer it is to the positive
         clicks than to the negative ones."""
         near = np.exp(-self.distances)
-        nowhere = _BLIND if self._is_blind() else _NOWHERE
-        away = near[1] if self._cells(False) else np.maximum(near[1], nowhere)
+        nowhere = np.exp(-self._blind_reach()) if self._is_blind() else np.float32(_NOWHERE)
+        away = near[1] if self._cells(False) else nowhere
         return np.asarray(self.odds + _CLICK_WEIGHT * (near[0] - away), np.float32)
 
     def channels(self) -> Float32:

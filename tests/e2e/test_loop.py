@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import httpx
@@ -65,31 +66,46 @@ def test_the_masks_of_a_prediction_are_on_the_canvas(loop: Loop, project: Projec
     wait_until_drawn(page, class_maps[task], COLOURS[: len(loop.data.classes)], BAND_PX)
 
 
-def test_a_smart_tool_click_returns_a_region(loop: Loop, project: Project, page: Page) -> None:
+def test_clicks_over_pre_labels_as_the_page_describes_them(loop: Loop, project: Project, page: Page) -> None:
+    """docs/labels.md, "Smart tools", step by step, with the pre-labels where they are."""
     task = project.unlabelled[-1]
     open_task(page, loop.label_studio, project.id, task)
+    regions = page.locator(".lsf-outliner-item").count()
+    assert regions >= 2
     masks = prediction_masks(project, task)
     name = max(masks, key=lambda name: masks[name].sum())
-    row, column = middle(masks[name])
-    # a click on a region selects it, so the prediction's own regions go first
-    while page.locator(".lsf-outliner-item").count():
-        page.locator(".lsf-outliner-item").first.click()
-        page.keyboard.press("Backspace")
-        page.wait_for_timeout(300)
+    other = max((one for one in masks if one != name), key=lambda one: masks[one].sum())
     page.get_by_text("Auto-Annotation").click()
-    index = loop.data.classes.index(name)
-    page.locator(".lsf-label", has_text=name).nth(1).click()
-    page.locator(".lsf-tool_smart").first.hover()
-    page.click(".lsf-toolbar__smart [aria-label=key-point-tool]")
+    page.locator(".lsf-tool_smart").click()
+    first = clicked(page, name, middle(masks[name]), ["Control"])
+    place = middle(masks[other] & ~first)
+    second = clicked(page, name, place, ["Control"])
+    assert second[place]
+    assert second.sum() > first.sum()
+    assert (second & first).sum() > 0.9 * first.sum()
+    third = clicked(page, name, place, ["Control", "Alt"])
+    assert not third[place]
+    accept = page.locator("[data-testid=bottombar-accept-suggestions-button]")
+    accept.click()
+    expect(accept).to_have_count(0)
+    expect(page.locator(".lsf-outliner-item")).to_have_count(regions + 1)
+
+
+def clicked(page: Page, label: str, place: tuple[int, int], keys: list[Literal["Control", "Alt"]]) -> np.ndarray:
+    """Choose a label of the row for clicks, click on a pixel with keys held, and wait for the region: its mask."""
+    page.locator(".lsf-label", has_text=label).nth(1).click()
+    row, column = place
     with page.expect_response(lambda response: "interactive-annotating" in response.url) as caught:
+        for key in keys:
+            page.keyboard.down(key)
         page.mouse.click(*point_on_page(page, column, row, WIDTH, HEIGHT))
+        for key in keys:
+            page.keyboard.up(key)
     answer = caught.value.json()
     assert "data" in answer, f"Label Studio could not get a region: {answer}"
     [found] = answer["data"]["result"]
-    assert found["value"]["brushlabels"] == [loop.data.classes[index]]
-    mask = decode_rle(found["value"]["rle"], HEIGHT, WIDTH) > 0
-    assert mask[row, column]
-    expect(page.locator("[data-testid=bottombar-accept-suggestions-button]")).to_be_visible()
+    assert found["value"]["brushlabels"] == [label]
+    return np.asarray(decode_rle(found["value"]["rle"], HEIGHT, WIDTH) > 0)
 
 
 def test_a_worker_killed_in_the_middle_of_a_training_ends_in_a_promoted_version(loop: Loop) -> None:
