@@ -50,6 +50,12 @@ TRAINING_S = 3600.0
 #: How often somebody opens a task during the training and the swap, in seconds.
 OPEN_EVERY_S = 0.5
 
+#: How a click asks for a region (docs/labels.md, "Smart tools").
+GESTURE = (
+    "turn on Auto-Annotation below the image, choose the smart tool (the last button of the toolbar), choose a label of the lower "
+    "row, hold Ctrl (Cmd on a Mac) and click. For more of the region choose the label and Ctrl-click again; for less of it add Alt."
+)
+
 console = Console()
 
 
@@ -122,7 +128,9 @@ class Demo:
 
     def set_up(self) -> None:
         """Create the project with all images, and connect segloop as anybody would."""
-        self.project = self.label_studio.create_project("segloop demo", self.data.label_config)
+        self.project = self.label_studio.create_project(
+            "segloop demo", self.data.label_config, description=f"To correct a region by clicks: {GESTURE}"
+        )
         ids = self.label_studio.upload_images(self.project["id"], [e.image for e in (*self.data.train, *self.data.val)])
         self.train_tasks, self.val_tasks = ids[: len(self.data.train)], ids[len(self.data.train) :]
         api = LabelStudio(
@@ -348,6 +356,7 @@ def show(demo: Demo, stay: bool) -> int:
     if stay:
         console.print(f"\nLook at it: [b]{demo.label_studio.url}/projects/{demo.project['id']}[/]")
         console.print(f"Login [b]{demo.label_studio.email}[/], password [b]{demo.label_studio.password}[/].")
+        console.print(f"There, open a task without annotations. To correct a region by clicks: {GESTURE}")
         console.print(f"Why the new version was promoted: [b]{demo.segloop.url}/ui/[/]")
         console.print(f"Login [b]{demo.segloop.user}[/], password [b]{demo.segloop.password}[/]. Ctrl-C ends it all.")
         try:

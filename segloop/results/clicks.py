@@ -135,9 +135,9 @@ def _near(found: Mask, view: View) -> Mask:
         return found
     last, reach = view.asked.clicks[-1], max(1, round(_NEAR * max(view.window[2:])))
     changed = (found ^ view.before).view(np.uint8)
-    _, pieces = cv2.connectedComponents(changed, connectivity=8)
+    count, pieces = cv2.connectedComponents(changed, connectivity=8)
     near = np.s_[max(last.row - reach, 0) : last.row + reach + 1, max(last.column - reach, 0) : last.column + reach + 1]
-    kept = np.zeros(int(pieces.max()) + 1, np.bool_)
+    kept = np.zeros(count, np.bool_)
     kept[np.unique(pieces[near])] = True
     kept[0] = False
     return np.asarray(view.before ^ kept[pieces], np.bool_)
@@ -148,8 +148,13 @@ def _clicked(mask: Mask, clicks: Sequence[Place]) -> Mask:
     places = [(place.row, place.column) for place in clicks if place.positive]
     if not places:
         return mask
-    _, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    return np.asarray(np.isin(pieces, [pieces[place] for place in places]), np.bool_)
+    count, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    if count == 2:
+        return mask
+    kept = np.zeros(count, np.bool_)
+    kept[[pieces[place] for place in places]] = True
+    kept[0] = False
+    return np.asarray(kept[pieces], np.bool_)
 
 
 @dataclass(frozen=True)
@@ -201,24 +206,19 @@ class View:
         """What the picture shows, uint8 (h, w, 3)."""
         return self._seen(self.sight.pixels)
 
-    @cached_property
-    def probabilities(self) -> Float32:
-        """Of background and each class, float32 (C, h, w)."""
-        rows, columns = self.sight.probabilities.shape[1:]
+    def _share(self, value: int) -> Float32:
+        """The network's probability of a class, or of background, float32 (h, w)."""
         height, width = self.sight.class_map.shape
         top, left, down, across = self.window
+        grid = self.sight.probabilities[value].astype(np.float32, copy=False)
         scale_y, scale_x = self.size[0] / down, self.size[1] / across
         # from the cells of the network's grid to those of the view, by their centres
-        to_x, to_y = scale_x * width / columns, scale_y * height / rows
+        to_y, to_x = scale_y * height / grid.shape[0], scale_x * width / grid.shape[1]
         affine = np.array(
             [[to_x, 0, to_x / 2 - left * scale_x - 0.5], [0, to_y, to_y / 2 - top * scale_y - 0.5]], np.float64
         )
-        return np.stack(
-            [
-                cv2.warpAffine(plane, affine, self.size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                for plane in self.sight.probabilities.astype(np.float32, copy=False)
-            ]
-        )
+        seen = cv2.warpAffine(grid, affine, self.size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(seen, np.float32)
 
     def _cells(self, positive: bool) -> list[tuple[int, int]]:
         height, width = self.size
@@ -251,7 +251,7 @@ class View:
         found = np.full(self.size, -_MOST_ODDS, np.float32)
         for value, (ours, against) in votes.items():
             if ours:
-                share = np.clip(self.probabilities[value], 1e-3, 1 - 1e-3)
+                share = np.clip(self._share(value), 1e-3, 1 - 1e-3)
                 # that the network sees nothing there does not say that all that it sees nothing of is meant
                 most = _MOST_ODDS if value else 0.0
                 odds = np.clip(np.log(share / (1 - share)), -_MOST_ODDS, most)
