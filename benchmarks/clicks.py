@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=FOLDER, help="folder with train and val, each images and masks")
     parser.add_argument("--drive", default=DRIVE, help="drive that no bundle was trained on")
     parser.add_argument("--every", type=int, default=1, help="measure on every n-th image of the drive")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of these images")
     parser.add_argument("--method", nargs="+", default=[*METHODS], choices=METHODS)
     given = parser.parse_args()
     if not (given.data / "train" / "images").is_dir():
@@ -79,7 +80,7 @@ def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     data = from_folder(given.data, 10**6, 10**6)
-    examples = [one for one in data.train if one.group == given.drive][:: given.every]
+    examples = [one for one in data.train if one.group == given.drive][given.first :: given.every]
     for name, folder in (one.split("=", 1) for one in given.bundle):
         network = Network.load(Path(folder), torch.device("cpu"))
         seen = [(sight_of(network, example), example.truth(len(data.classes))) for example in examples]

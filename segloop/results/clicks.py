@@ -34,7 +34,7 @@ GRID_STEP: Final = 16
 #: Longest side of a view, in pixels of its own.
 VIEW_PX: Final = 192
 #: Side of the smallest window as a share of the image's long side, and how much wider a window is than what it is for.
-_LEAST_WINDOW, _MARGIN = 0.2, 1.6
+_LEAST_WINDOW, _MARGIN = 0.16, 1.4
 #: The weight of edges, and the distance by which a click's evidence falls to 1/e, as a share of the view's long side.
 _EDGE_WEIGHT, _REACH = 5.0, 0.35
 #: The weight of distances, and the most that the network's log-odds count for.
@@ -42,6 +42,10 @@ _CLICK_WEIGHT, _MOST_ODDS = 16.0, 4.0
 #: How near a negative click is taken to be where there is none; and where the network sees nothing under the others either, how
 #: far the places are that tell how far the region goes, as a share of the view's long side.
 _NOWHERE, _BLIND_RING = 0.1, 0.45
+#: The side of a cell of colours, in levels of CIELAB; how much nearer to a click a pixel must be for its colour to count than for its
+#: place; the weight of a pixel of the mask before, and the most that colours count for.
+_COLOUR_STEP: Final = 8
+_COLOUR_REACH, _PART, _MOST_LIKENESS = 3.0, 0.5, 3.0
 #: Evidence of a pixel under a click, which nothing outweighs.
 _CERTAIN: Final = 50.0
 #: Radius of the disk of a click, in pixels of a view.
@@ -281,7 +285,27 @@ class View:
         near = np.exp(-self.distances)
         nowhere = np.exp(-self._blind_reach()) if self._is_blind() else np.float32(_NOWHERE)
         away = near[1] if self._cells(False) else nowhere
-        return np.asarray(self.odds + _CLICK_WEIGHT * (near[0] - away), np.float32)
+        return np.asarray(self.odds + self._likeness() + _CLICK_WEIGHT * (near[0] - away), np.float32)
+
+    def _likeness(self) -> Float32:
+        """The log-odds of the colours: how much more often each is in the mask before, and near positive clicks, than elsewhere
+        and near negative ones, float32 (h, w), within MOST_LIKENESS."""
+        if self.before is None:
+            return np.zeros(self.size, np.float32)
+        inside = self._seen(self.before * np.uint8(255)) > 127
+        near = np.exp(-_COLOUR_REACH * self.distances)
+        cells = (cv2.cvtColor(self.colours, cv2.COLOR_RGB2LAB) // _COLOUR_STEP).astype(np.int32)
+        side = 256 // _COLOUR_STEP + 1
+        index = (cells[..., 0] * side + cells[..., 1]) * side + cells[..., 2]
+        shares = []
+        for place, part in enumerate((inside, ~inside)):
+            weight = np.where(part, np.float32(_PART), np.float32(0)) + near[place]
+            counts = np.bincount(index.ravel(), weight.ravel(), side**3).astype(np.float32).reshape(side, side, side)
+            for axis in range(3):
+                counts = counts / 2 + (np.roll(counts, 1, axis) + np.roll(counts, -1, axis)) / 4
+            shares.append(counts / max(float(counts.sum()), 1e-6))
+        odds = np.log((shares[0] + 1e-4) / (shares[1] + 1e-4)).ravel()[index]
+        return np.asarray(np.clip(cv2.GaussianBlur(odds, (5, 5), 0), -_MOST_LIKENESS, _MOST_LIKENESS), np.float32)
 
     def channels(self) -> Float32:
         """What a head sees, float32 (CHANNELS, h, w)."""
