@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -168,6 +169,30 @@ def connect(name: str, region: str, as_json: bool, project: int, webhook_url: st
         changed = f" ({', '.join(item.changed)})" if item.changed else ""
         synced = f", {item.synced} synced" if item.synced is not None else ""
         click.echo(f"{item.what}: {item.done}{changed}, {item.place}{synced}")
+
+
+@aws.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--project", "-p", type=int, required=True, help="Id of the project in Label Studio.")
+@_route
+def upload(folder: Path, name: str, region: str, as_json: bool, project: int) -> None:
+    """Send the images of a FOLDER to the source bucket; a repeat sends what is not there yet."""
+    from rich.progress import Progress
+
+    from segloop.aws.route import Upload
+
+    out = console(stderr=True)
+    with Progress(console=out, disable=not out.is_terminal) as progress:
+        bar = progress.add_task("images")
+        result = Upload(_account(region), name, project).run(
+            folder, lambda done, whole: progress.update(bar, completed=done, total=whole)
+        )
+    if as_json:
+        print_json(result)
+        return
+    others = f", {result.others} other files are left alone" if result.others else ""
+    click.echo(f"{result.place}: {result.sent} images sent, {result.there} were there{others}")
+    click.echo(f"Next, so that they become tasks: segloop aws connect --name {name} --project {project}")
 
 
 @aws.command()

@@ -6,5 +6,16 @@ from segloop.aws.route.deploy import Deployment
 from segloop.aws.route.destroy import Removal
 from segloop.aws.route.options import Options
 from segloop.aws.route.status import RouteStatus, route_status
+from segloop.aws.route.upload import Upload
 
-__all__ = ["Backfill", "Connection", "Deployment", "Options", "Removal", "RouteStatus", "Storages", "route_status"]
+__all__ = [
+    "Backfill",
+    "Connection",
+    "Deployment",
+    "Options",
+    "Removal",
+    "RouteStatus",
+    "Storages",
+    "Upload",
+    "route_status",
+]
