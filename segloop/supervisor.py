@@ -57,6 +57,11 @@ def up(settings: Settings) -> None:
         os.close(running)
 
 
+def valkey_folder(settings: Settings) -> Path:
+    """Where the embedded Valkey keeps its file."""
+    return settings.data_dir.absolute() / "valkey"
+
+
 def valkey_command(settings: Settings) -> list[str]:
     """The command of the embedded Valkey: on a socket of this user alone, keeping everything it was told.
 
@@ -70,7 +75,7 @@ def valkey_command(settings: Settings) -> list[str]:
         binary = get_binary_path()
     except ValkeyServerError as error:
         raise SettingsError(f"There is no embedded Valkey here ({error}): set REDIS_URL to a Redis server.") from error
-    folder = settings.data_dir.absolute() / "valkey"
+    folder = valkey_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     own = settings.valkey_socket.parent
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -177,7 +182,8 @@ def _configuration(settings: Settings, folder: Path) -> str:
     if not missing_extra("worker"):
         programs |= {name: (30, [sys.executable, "-m", "worker", name], 30) for name in ("retrain", "prelabel")}
     if not settings.redis_url:
-        programs["valkey"] = (10, valkey_command(settings), 10)
+        mending = [sys.executable, "-m", "segloop.valkey_file", str(valkey_folder(settings))]
+        programs["valkey"] = (10, [*mending, *valkey_command(settings)], 10)
     text = _section(
         "supervisord",
         {
