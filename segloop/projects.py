@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segloop.errors import BadRequest, SegloopError, UnknownProject
 from segloop.payloads import project_key
+from segloop.serving.loading import SingleFlight
+from segloop.serving.swap import STORE_PATIENCE_S
 from segloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 #: How old what a process knows of a project may get before the store is asked again, in seconds.
 FRESH_S: Final = 5.0
 _FILE: Final = "project.json"
+_NOTES: Final = "the store has not answered yet; what is known of the project"
 
 
 class ProjectNotes(BaseModel):
@@ -101,6 +104,7 @@ class Projects:
         self._settings = settings
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
+        self._reading = SingleFlight()
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="project-notes")
 
     def key(self, project: str) -> str:
@@ -165,11 +169,14 @@ class Projects:
                 self._aside.submit(self._read_again if known.stored else self._write, project, known)
         if known is not None:
             return known
+        deadline = time.monotonic() + STORE_PATIENCE_S
         try:
-            read = self._make(project, read_notes(self._registry, project))
+            # in a thread of its own: a request must not wait for a store that hangs
+            notes = self._reading.get(project, lambda: read_notes(self._registry, project), _NOTES, deadline)
         except SegloopError as error:
-            logger.error("project %s: its notes cannot be read: %s", project, error)
-            return self._make(project, ProjectNotes())
+            logger.error("project %s: its notes cannot be read now, and are later: %s", project, error)
+            notes = ProjectNotes()
+        read = self._make(project, notes)
         with self._lock:
             return self._known.setdefault(project, read)
 

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segloop.aws.clients import aws_errors, code_of, s3_client
+from segloop.aws.clients import ClientOptions, aws_errors, code_of, s3_client
 from segloop.errors import RegistryError, SettingsError
 from segloop.registry.store import Blob
+
+#: For what is small: a server's requests may wait for it.
+_QUICK = ClientOptions(connect_timeout_s=3, read_timeout_s=10, attempts=3)
 
 _MISSING = {"NoSuchKey", "404"}
 # 412: somebody else wrote; 409: somebody else is writing now; 404: the key that If-Match names is gone.
@@ -29,7 +32,9 @@ class S3Store:
             raise SettingsError(f"setting store: {url!r} names no bucket; write s3://bucket/prefix")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         with self._errors():
-            self._client = s3_client()
+            self._client = s3_client(_QUICK)
+            # bundles: hundreds of megabytes, in threads that nobody waits for
+            self._files = s3_client()
 
     def read(self, key: str) -> Blob | None:
         with self._errors():
@@ -78,11 +83,11 @@ class S3Store:
 
     def upload(self, path: Path, key: str) -> None:
         with self._errors():
-            self._client.upload_file(str(path), self._bucket, self._prefix + key)
+            self._files.upload_file(str(path), self._bucket, self._prefix + key)
 
     def download(self, key: str, path: Path) -> None:
         with self._errors():
-            self._client.download_file(self._bucket, self._prefix + key, str(path))
+            self._files.download_file(self._bucket, self._prefix + key, str(path))
 
     def delete(self, key: str) -> None:
         with self._errors():

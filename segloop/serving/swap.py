@@ -32,6 +32,11 @@ RETRY_S = 30.0
 #: How often a process that is not ready tries to load what it lacks, in seconds.
 PRELOAD_AGAIN_S = 5.0
 
+#: How long a request waits for the store, in seconds: Label Studio gives /setup 3 s.
+STORE_PATIENCE_S = 1.0
+
+_POINTER = "the store has not answered yet; what is served"
+
 Loader = Callable[["Registry", str, str, "Settings"], ServedModel]
 
 
@@ -49,6 +54,9 @@ class ServedModels:
         self._load = load
         self._cache = PredictionCache(settings.prediction_cache_bytes)
         self._loading = SingleFlight()
+        self._reading = SingleFlight()
+        # projects whose pointer could not be read the last time
+        self._unread: set[str] = set()
         self._pretrained = PretrainedModels(settings, self._cache, self._loading)
         self._models: OrderedDict[str, ServedModel] = OrderedDict()
         self._champions: dict[str, tuple[float, str | None]] = {}
@@ -240,13 +248,20 @@ class ServedModels:
         read_at, version = self._champions.get(project, (-1e9, None))
         if not fresh and now - read_at < self._settings.swap_poll_s:
             return version
+        deadline = None if fresh else now + STORE_PATIENCE_S
         try:
-            champion = self._registry.champion(project)
-        except SegloopError:
+            # in a thread of its own: a request must not wait for a store that hangs
+            champion = self._reading.get(project, lambda: self._registry.champion(project), _POINTER, deadline)
+        except SegloopError as error:
             if read_at < 0:
                 raise
-            logger.exception("project %s: the champion pointer cannot be read; taking %s", project, version)
+            if project not in self._unread:
+                logger.warning(
+                    "project %s: the champion pointer cannot be read; taking %s: %s", project, version, error
+                )
+            self._unread.add(project)
         else:
             version = champion.version if champion is not None else None
+            self._unread.discard(project)
         self._champions[project] = (now, version)
         return version
