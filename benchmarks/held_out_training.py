@@ -29,7 +29,7 @@ from segloop.training.container import Container
 from segloop.training.distributed import form_team
 from segloop.training.evaluation import EvaluatedImage, Network, evaluate
 from segloop.training.examples import Examples, Views, stages, steps_per_pass
-from segloop.training.learner import computes_bfloat16, criterion
+from segloop.training.learner import computes_bfloat16, criterion, take_back_preference
 from segloop.training.recipe import (
     RANDOM_WEIGHTS_RATE,
     WEIGHT_DECAY,
@@ -133,6 +133,7 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
                 part = islice(batches, per_epoch - run.step % per_epoch)
                 train_one_epoch(run, learner, part, team, lambda _loss: None)
         estimate_statistics(module, views, size, team.device)
+        take_back_preference(module.segmentation_head, run.class_weights)
     effort = Effort(run.step, size, clock.elapsed_s)
     return Network(module, manifest.classes, settings.input_size, team.device, settings.long_side), effort
 

@@ -30,7 +30,7 @@ from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
 from segloop.training.examples import Examples, Stage, Views
 from segloop.training.input_size import choose_input_size
-from segloop.training.learner import computes_bfloat16, criterion
+from segloop.training.learner import computes_bfloat16, criterion, take_back_preference
 from segloop.training.recipe import (
     WEIGHT_DECAY,
     TerminatedError,
@@ -116,6 +116,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
             report(container, stop_asked, step)
             tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
         estimate_head_statistics(network, features, min(features.count, len(items)))
+        take_back_preference(network.classifier, run.class_weights)
         seconds = clock.elapsed_s
         message = "Measuring the new version on the held-out tasks."
         container.report(Progress(phase="evaluating", message=message))

@@ -38,7 +38,13 @@ from segloop.training.distributed import Team, form_team
 from segloop.training.evaluation import Evaluation, Network, evaluate
 from segloop.training.examples import Examples, Views, stages, steps_per_pass
 from segloop.training.input_size import choose_input_size
-from segloop.training.learner import Learner, computes_bfloat16, is_compiled, target_weight
+from segloop.training.learner import (
+    Learner,
+    computes_bfloat16,
+    is_compiled,
+    take_back_preference,
+    target_weight,
+)
 from segloop.training.run import Clock, Run, restore, save_checkpoint
 from segloop.training.tracking import tracking
 from segloop.versions import RecipeInfo, VersionInfo
@@ -164,6 +170,7 @@ def train(
             container.report(Progress(phase="evaluating", message="Measuring the network on the held-out tasks."))
             twin.load_state_dict(network.state_dict())
             estimate_statistics(twin, views, settings.train_batch_size, device)
+            take_back_preference(twin.classifier, run.class_weights)
             ready = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
             return evaluate(ready, container.snapshot, manifest.classes, container.report)
 
