@@ -297,14 +297,10 @@ class View:
         cells = (cv2.cvtColor(self.colours, cv2.COLOR_RGB2LAB) // _COLOUR_STEP).astype(np.int32)
         side = 256 // _COLOUR_STEP + 1
         index = (cells[..., 0] * side + cells[..., 1]) * side + cells[..., 2]
-        shares = []
-        for place, part in enumerate((inside, ~inside)):
-            weight = np.where(part, np.float32(_PART), np.float32(0)) + near[place]
-            counts = np.bincount(index.ravel(), weight.ravel(), side**3).astype(np.float32).reshape(side, side, side)
-            for axis in range(3):
-                counts = counts / 2 + (np.roll(counts, 1, axis) + np.roll(counts, -1, axis)) / 4
-            shares.append(counts / max(float(counts.sum()), 1e-6))
-        odds = np.log((shares[0] + 1e-4) / (shares[1] + 1e-4)).ravel()[index]
+        weights = ((part * np.float64(_PART) + near[place]).ravel() for place, part in enumerate((inside, ~inside)))
+        counts = (np.asarray(np.bincount(index.ravel(), weight, side**3), np.float64) for weight in weights)
+        ours, theirs = (_spread(each.reshape(side, side, side)) for each in counts)
+        odds = np.log((ours + 1e-4) / (theirs + 1e-4)).astype(np.float32).ravel()[index]
         return np.asarray(np.clip(cv2.GaussianBlur(odds, (5, 5), 0), -_MOST_LIKENESS, _MOST_LIKENESS), np.float32)
 
     def channels(self) -> Float32:
@@ -325,6 +321,13 @@ class View:
         if self.asked.allowed is not None:
             found[11] = 1 - self._seen(self.asked.allowed * np.uint8(255)) * np.float32(1 / 255)
         return found
+
+
+def _spread(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Counts by colour, float64 (L, A, B), as shares that sum to 1, each spread over the colours beside it."""
+    for axis in range(3):
+        counts = counts / 2 + (np.roll(counts, 1, axis) + np.roll(counts, -1, axis)) / 4
+    return counts / max(float(counts.sum()), 1e-6)
 
 
 def _span(places: Sequence[int], least: float, side: int) -> tuple[int, int]:
