@@ -6,8 +6,8 @@ centre of the largest error, up to 20. Prints a JSON line for each network and m
 clicks, the mean number of clicks to an IoU of 0.80, 0.85 and 0.90 (20 where never), the largest fall of the mean IoU from one
 click to the next, IoU after 5 clicks by class and by size of the piece, and the time of a click.
 
-Beside segloop's tool, with the same clicks: what it was before (pieces of the class map), distances along the picture alone,
-OpenCV's GrabCut, and scikit-image's random walker. Times are those of one thread of this process, the network's left out.
+Beside segloop's tool, with the same clicks: what it was before (pieces of the class map); the tool with a network that sees
+nothing, which is left with the picture; OpenCV's GrabCut; and scikit-image's random walker. Times are those of one thread of this process, the network's left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.camvid import FOLDER
-from benchmarks.clicks_peers import before, distances, grab_cut, random_walk
+from benchmarks.clicks_peers import before, grab_cut, random_walk, without_network
 from demo.data import Example, from_folder
 from segloop.masks import label_pieces
 from segloop.network.transforms import class_map_of, probability_grid
@@ -184,7 +184,7 @@ def segloop(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | No
 METHODS: dict[str, Method] = {
     "segloop": segloop,
     "before": before,
-    "distances": distances,
+    "without-network": without_network,
     "grabcut": grab_cut,
     "random-walker": random_walk,
 }

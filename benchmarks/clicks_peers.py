@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +49,7 @@ def before(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | Non
     return found
 
 
-def distances(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | None) -> Mask:
+def without_network(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | None) -> Mask:
     """segloop's tool with a network that sees nothing."""
     blind = Sight(sight.pixels, np.zeros_like(sight.class_map), np.full_like(sight.probabilities, 0.5))
     return next_mask(blind, Asked(clicks), mask)
@@ -84,7 +86,9 @@ def random_walk(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask 
         seeds[place] = 1 if one.positive else 2
     if not (seeds == 1).any() or not (seeds == 2).any():
         return np.zeros((height, width), np.bool_)
-    chances = random_walker(small / 255, seeds, beta=130, mode="cg_j", channel_axis=2, return_full_prob=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of probabilities a little beyond 0 and 1
+        chances = random_walker(small / 255, seeds, beta=130, mode="cg_j", channel_axis=2, return_full_prob=True)
     ours = cv2.resize(chances[0].astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return _under_positive(np.greater(ours, 0.5), clicks)
 

@@ -39,6 +39,8 @@ _LEAST_WINDOW, _MARGIN = 0.16, 1.4
 _EDGE_WEIGHT, _REACH = 5.0, 0.35
 #: The weight of distances, and the most that the network's log-odds count for.
 _CLICK_WEIGHT, _MOST_ODDS = 16.0, 4.0
+#: By how much each further click lowers the weight of log-odds: they have 1 / (1 + so much for each).
+_DOUBT = 0.5
 #: How near a negative click is taken to be where there is none; and where the network sees nothing under the others either, how
 #: far the places are that tell how far the region goes, as a share of the view's long side.
 _NOWHERE, _BLIND_RING = 0.1, 0.45
@@ -52,6 +54,8 @@ _CERTAIN: Final = 50.0
 _DISK_PX: Final = 3
 #: A further click changes the pieces of the mask that come as near to it as this, as a share of the view's long side.
 _NEAR = 0.06
+#: And within so many times its distance from the mask's boundary; at least within this share of the view's long side.
+_ABOUT, _LEAST_ABOUT = 3.0, 0.03
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,23 @@ def _near(found: Mask, view: View) -> Mask:
     kept = np.zeros(count, np.bool_)
     kept[np.unique(pieces[near])] = True
     kept[0] = False
-    return np.asarray(view.before ^ kept[pieces], np.bool_)
+    change = np.asarray(kept[pieces], np.bool_) & _about(view.before, view)
+    return np.asarray(view.before ^ change, np.bool_)
+
+
+def _about(before: Mask, view: View) -> Mask:
+    """Where the last click may change a mask, bool (H, W): people click in the middle of what is wrong, so that its size is about
+    the click's distance from the mask's boundary."""
+    last = view.asked.clicks[-1]
+    side = np.equal(before, before[last.row, last.column])
+    if side.all():
+        return np.ones(side.shape, np.bool_)
+    inside = cv2.distanceTransform(np.pad(side.view(np.uint8), 1), cv2.DIST_L2, 3)
+    depth = float(inside[last.row + 1, last.column + 1])
+    about = np.zeros(side.shape, np.uint8)
+    radius = int(max(_ABOUT * depth, _LEAST_ABOUT * max(view.window[2:])))
+    cv2.circle(about, (last.column, last.row), radius, 1, cv2.FILLED)
+    return np.equal(about, 1)
 
 
 def _clicked(mask: Mask, clicks: Sequence[Place]) -> Mask:
@@ -285,7 +305,9 @@ class View:
         near = np.exp(-self.distances)
         nowhere = np.exp(-self._blind_reach()) if self._is_blind() else np.float32(_NOWHERE)
         away = near[1] if self._cells(False) else nowhere
-        return np.asarray(self.odds + self._likeness() + _CLICK_WEIGHT * (near[0] - away), np.float32)
+        # the more clicks it took, the less the network knows of this
+        trust = np.float32(1 / (1 + _DOUBT * (len(self.asked.clicks) - 1)))
+        return np.asarray(self.odds * trust + self._likeness() + _CLICK_WEIGHT * (near[0] - away), np.float32)
 
     def _likeness(self) -> Float32:
         """The log-odds of the colours: how much more often each is in the mask before, and near positive clicks, than elsewhere

@@ -149,6 +149,17 @@ def test_a_further_click_leaves_alone_what_is_far_from_it() -> None:
     assert (first[:60, :60] == second[:60, :60]).all()
 
 
+def test_a_click_near_the_boundary_changes_little_and_one_far_from_it_may_change_much() -> None:
+    class_map = np.zeros((120, 160), np.uint8)
+    class_map[20:100, 20:140] = 1
+    sight, first = sight_of(class_map), (on(60, 40),)
+    before = prompted_mask(sight, Prompt(first))
+    edge = np.flatnonzero(before[60])[-1]
+    near, far = (prompted_mask(sight, Prompt((*first, on(60, column, False)))) for column in (edge - 3, 100))
+    assert 0 < (before & ~near).sum() < 300
+    assert (before & ~far).sum() > 2 * (before & ~near).sum()
+
+
 @pytest.mark.parametrize("clicks", [(), (at(0, 0, False),), (Click(150, 50),), (Click(-1, 50),)])
 def test_clicks_that_ask_for_nothing(clicks: tuple[Click, ...]) -> None:
     assert not prompted_mask(sight_of(SCENE), Prompt(clicks)).any()
