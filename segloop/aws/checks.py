@@ -178,9 +178,16 @@ def _text(shape: Any, value: str, path: str) -> Iterator[tuple[str, str]]:
     if shape.enum and value not in shape.enum:
         yield path, f"{value!r} is none that this version of boto3 knows: correct it, or update boto3"
     pattern = shape.metadata.get("pattern")
-    # Python's expressions have no \p{...}.
-    if pattern and r"\p" not in pattern and not re.fullmatch(pattern, value):
+    if pattern and not _matches(pattern, value):
         yield path, f"{value!r} does not match {pattern}"
+
+
+def _matches(pattern: str, value: str) -> bool:
+    """Whether a text matches a pattern of Java's, as far as Python can tell, whose expressions have no \\p{...} among others."""
+    try:
+        return re.fullmatch(pattern, value) is not None
+    except re.error:
+        return True
 
 
 def _check_spot(settings: Settings) -> None:

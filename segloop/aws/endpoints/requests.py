@@ -12,7 +12,8 @@ from segloop.registry import VersionInfo
 from segloop.settings import Settings
 
 _IMAGE = "pytorch-inference:2.6.0-{processor}-py312"
-_VARIANT = "segloop"
+#: The name of an endpoint's only variant.
+VARIANT = "segloop"
 #: How long an update with alarms watches them before the old instances end, in seconds.
 WATCH_S = 300
 #: How long a container may take to install what its image lacks and to load the version, in seconds.
@@ -95,7 +96,7 @@ def _container(settings: Settings, region: str, spec: EndpointSpec, archive: str
 
 
 def _variant(spec: EndpointSpec, model_name: str) -> dict[str, object]:
-    named = {"VariantName": _VARIANT, "ModelName": model_name}
+    named = {"VariantName": VARIANT, "ModelName": model_name}
     if spec.serverless_mb:
         return {
             **named,
