@@ -124,9 +124,13 @@ class Worker(rq.Worker):
             self._locks.forget(self.name)
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
-        """As rq; a file's time tells it to probes too, which then need neither Redis nor Python."""
+        """As rq; a file's time tells it to probes too, which then need neither Redis nor Python.
+
+        The file comes first: a worker whose job goes on while Redis is away is alive.
+        """
+        with contextlib.suppress(OSError):
+            self._pulse.touch()
         super().heartbeat(*args, **kwargs)
-        self._pulse.touch()
 
     def subscribe(self) -> None:
         """Take no commands from Redis: rq would have whoever can write there end this worker or kill its job."""

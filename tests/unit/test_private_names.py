@@ -25,6 +25,7 @@ HOOKS: list[tuple[type, str, str]] = [
     (Worker, "subscribe", ""),
     (Worker, "teardown", ""),
     (Worker, "run_maintenance_tasks", ""),
+    (Worker, "heartbeat", "timeout pipeline"),
     (Worker, "maintain_heartbeats", "job execution"),
     (Worker, "execute_job", "job queue"),
     (Worker, "fork_work_horse", "job queue"),
