@@ -61,6 +61,7 @@ OTEL = [
     "opentelemetry-sdk>=1.36",
 ]
 GUNICORN = ["gunicorn>=25"]
+COCO = ["pycocotools>=2.0.8"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 
 EXTRAS_REQUIRE = {
@@ -70,10 +71,12 @@ EXTRAS_REQUIRE = {
     "otel": OTEL,
     # `gunicorn _wsgi:app`, in the place of segloop's own server
     "gunicorn": GUNICORN,
+    # `segloop import coco` and `segloop predict --coco`
+    "coco": COCO,
     # curves of trainings, by SEGLOOP_TENSORBOARD_DIR
     "tensorboard": TENSORBOARD,
     # what requirements.lock has, but for label-studio-ml (requirements-label-studio-ml.in)
-    "all": [*WORKER, *AWS, *OTEL, *GUNICORN, *TENSORBOARD],
+    "all": [*WORKER, *AWS, *OTEL, *GUNICORN, *COCO, *TENSORBOARD],
     "test": [
         "axe-playwright-python>=0.1.8",
         "cfn-lint>=1.50",
@@ -90,7 +93,6 @@ EXTRAS_REQUIRE = {
         "mypy>=1.13",
         "playwright>=1.49",
         "promql-parser>=0.5",
-        "pycocotools>=2.0.8",
         "pytest>=8.3",
         "pyyaml>=6",
         "pytest-timeout>=2.3",

@@ -151,6 +151,10 @@ class DiskFull(DiskError):
             raise cls(folder, f"{free // 2**20} MiB are left")
 
 
+class DatasetError(SegloopError):
+    """A data set on disk is not what its layout says, or cannot be read."""
+
+
 class TrainingError(SegloopError):
     """A training run failed; the text is its reason."""
 

@@ -9,6 +9,7 @@ from segloop.cli.aws import aws
 from segloop.cli.common import Group
 from segloop.cli.completion import completion
 from segloop.cli.connecting import connect, doctor
+from segloop.cli.importing import import_command
 from segloop.cli.predicting import predict
 from segloop.cli.reference import cli_page, reference
 from segloop.cli.reporting import report
@@ -42,7 +43,7 @@ def main() -> None:
 
 for command in (
     *(up, serve, worker),
-    *(connect, doctor, report),
+    *(connect, doctor, report, import_command),
     *(train, stop, predict, weights),
     *(versions, reproduce),
     *(sagemaker, aws, completion, settings, reference),

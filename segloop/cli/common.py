@@ -26,6 +26,7 @@ SECTIONS = {
     "Run": ("up", "serve", "worker"),
     "Connect": ("connect", "doctor"),
     "Look": ("report",),
+    "Data": ("import",),
     "Train and predict": ("train", "stop", "predict", "weights"),
     "Versions": ("versions", "reproduce"),
     "AWS": ("sagemaker", "aws"),

@@ -11,6 +11,7 @@ from segloop.labelstudio.backends import (
     Connected,
     Refusals,
 )
+from segloop.labelstudio.imports import Imports
 from segloop.labelstudio.predictions import Predictions
 from segloop.labelstudio.projects import Projects
 from segloop.labelstudio.storages import EnsuredStorage, Keys, SourceStorage, Storages, TargetStorageEntry
@@ -51,6 +52,7 @@ class LabelStudio:
         self.projects = Projects(self.api)
         self.tasks = Tasks(self.api)
         self.predictions = Predictions(self.api)
+        self.imports = Imports(self.api)
         self.views = Views(self.api)
         self.storages = Storages(self.api)
         self.webhooks = Webhooks(self.api)

@@ -98,19 +98,21 @@ class Tasks:
     ) -> Iterator[list[dict[str, Any]]]:
         """Pages of the tasks with an annotation (a skip too), whole; with `since`, those updated since then.
 
-        Each task is `{"id", "data", "annotations", "predictions"}` with annotations as Label Studio serves them, and the
-        predictions that these began as; addresses in `data` are not resolved (an s3:// address stays one). Ids ascend through the tasks with a submitted
-        annotation, then through those that are skipped only. Tasks added or labelled meanwhile never hide
-        another one.
+        Each task is `{"id", "data", "annotations"}` with annotations as Label Studio serves them, and `"predictions"` where
+        these began as some; addresses in `data` are not resolved (an s3:// address stays one). Ids ascend through the
+        tasks with a submitted annotation, then through those that are skipped only. Tasks added or labelled meanwhile
+        never hide another one.
         """
         updated = () if since is None else (_updated_since(since),)
         for kind in (_LABELLED, _SKIPPED_ONLY):
             listing = _Listing(project_id, (*_up_to(upto), *kind, *updated), _FULL_PAGE, whole=True)
             for page in self._pages(listing, after):
-                yield [
-                    {**{name: task[name] for name in ("id", "data", "annotations")}, "predictions": _parents(task)}
-                    for task in page
-                ]
+                yield [_whole(task) for task in page]
+
+    def data(self, project_id: int) -> Iterator[dict[str, Any]]:
+        """The `data` of every task of a project, in the order of their ids, addresses not resolved."""
+        for page in self._pages(_Listing(project_id, (), _LIGHT_PAGE)):
+            yield from (task["data"] for task in page)
 
     def unlabelled(self, project_id: int, without_version: str | None = None) -> Iterator[dict[str, Any]]:
         """Tasks without an annotation, and without a prediction of `without_version` if one is named, in the order of
@@ -189,10 +191,12 @@ class Tasks:
         return decoded(self._api.url, f"listing tasks of project {listing.project_id}", response), response
 
 
-def _parents(task: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The predictions of a task that one of its annotations began as."""
+def _whole(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a task, with the predictions that its annotations began as, if there are any."""
+    kept = {name: task[name] for name in ("id", "data", "annotations")}
     parents = {annotation.get("parent_prediction") for annotation in task["annotations"]}
-    return [prediction for prediction in task.get("predictions") or () if prediction.get("id") in parents]
+    seen = [prediction for prediction in task.get("predictions") or () if prediction.get("id") in parents]
+    return {**kept, "predictions": seen} if seen else kept
 
 
 def _past(after: int) -> Filter:

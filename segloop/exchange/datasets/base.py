@@ -1,0 +1,118 @@
+"""What a data set is, whatever its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segloop.errors import DatasetError
+from segloop.formats import BACKGROUND, IGNORED
+
+UInt8 = NDArray[np.uint8]
+#: A pixel's colour to its class's value.
+Colours = Mapping[tuple[int, int, int], int]
+
+#: Files that are taken for images.
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+MOST_CLASSES: Final = IGNORED - 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and its truth.
+
+    Attributes:
+        name: the image's path in the data set, with slashes: the same in every run.
+        image: its file.
+        class_map: reads the truth, uint8 (H, W): 0 background, i + 1 the class i, 255 ignored. Raises DatasetError.
+    """
+
+    name: str
+    image: Path
+    class_map: Callable[[], UInt8]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Classes in their order, images, and what of the data set was left out, a sentence each."""
+
+    classes: tuple[str, ...]
+    examples: Sequence[Example]
+    problems: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if len(self.classes) > MOST_CLASSES:
+            raise DatasetError(f"the data set has {len(self.classes)} classes; segloop takes up to {MOST_CLASSES}")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise DatasetError(f"the data set names the class {twice!r} twice")
+
+
+def read_indices(file: Path, values: Mapping[int, int]) -> UInt8:
+    """The class map of a mask whose pixels are numbers (grey or palette); those that `values` lacks are ignored.
+
+    Raises:
+        DatasetError: it cannot be read, or its pixels are colours.
+    """
+    image = _opened(file)
+    if image.mode not in ("L", "P", "1", "I", "I;16"):
+        raise DatasetError(f"{file} holds colours ({image.mode}), not class numbers")
+    lookup = np.full(65536, IGNORED, np.uint8)
+    for number, value in values.items():
+        if 0 <= number < len(lookup):
+            lookup[number] = value
+    return lookup[np.asarray(image).astype(np.uint16)]
+
+
+def read_colours(file: Path, colours: Colours) -> UInt8:
+    """The class map of a mask whose classes are colours (RGB, or a palette's); those that `colours` lacks are ignored.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    pixels = np.asarray(_opened(file).convert("RGB")).astype(np.uint32)
+    codes = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
+    found, places = np.unique(codes, return_inverse=True)
+    known = {(red << 16) | (green << 8) | blue: value for (red, green, blue), value in colours.items()}
+    values = np.array([known.get(int(code), IGNORED) for code in found], np.uint8)
+    return values[places].reshape(codes.shape)
+
+
+def values_of(numbers: Mapping[int, str]) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The classes of named numbers in their order, and the value of each number; "background" is no class."""
+    classes, values = [], {}
+    for number, name in sorted(numbers.items()):
+        if name.casefold() == "background":
+            values[number] = BACKGROUND
+        elif name.casefold() in ("void", "ignore", "ignored", "unlabeled", "unlabelled"):
+            values[number] = IGNORED
+        else:
+            classes.append(name)
+            values[number] = len(classes)
+    return tuple(classes), values
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files below a folder, by name.
+
+    Raises:
+        DatasetError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is no folder")
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+def _opened(file: Path) -> Image.Image:
+    try:
+        image = Image.open(file)
+        image.load()
+    except Exception as error:  # Pillow raises anything, up to struct.error
+        raise DatasetError(f"{file} cannot be read as a mask: {error}") from error
+    return image

@@ -1,0 +1,110 @@
+"""COCO: one JSON file of instances, as polygons or run-length codes. Later instances lie over earlier ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from segloop.errors import DatasetError
+from segloop.exchange.datasets.base import Dataset, Example, UInt8
+
+Json = Mapping[str, Any]
+#: Numbers of the shortest polygon: pycocotools takes four for a box.
+_SHORTEST: Final = 6
+
+
+def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
+    """The data set of an instances file; `images` is the folder that its file names are in.
+
+    An image without its file is left out. Crowds count as their class. Keypoints and boxes alone say nothing of pixels.
+
+    Raises:
+        DatasetError: it is no such file, or pycocotools, of the extra `coco`, is not installed.
+    """
+    if find_spec("pycocotools") is None:
+        raise DatasetError("COCO's masks are read by pycocotools, which is not here: run pip install 'segloop[coco]'")
+    try:
+        content = orjson.loads(file.read_bytes())
+        names = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+        regions: dict[int, list[Json]] = defaultdict(list)
+        for annotation in content.get("annotations", []):
+            regions[int(annotation["image_id"])].append(annotation)
+        known = [
+            (int(one["id"]), str(one["file_name"]), int(one["height"]), int(one["width"])) for one in content["images"]
+        ]
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DatasetError(f"{file} is no COCO file of instances: {type(error).__name__} {error}") from error
+    values = {category: number for number, category in enumerate(sorted(names), start=1)}
+    examples, problems = [], []
+    for ident, name, height, width in known:
+        path = images / name
+        if not path.resolve().is_relative_to(images.resolve()):
+            problems.append(f"{name} lies outside {images}")
+        elif not path.is_file():
+            problems.append(f"{name} is not in {images}")
+        elif not 0 < height * width <= max_pixels:
+            problems.append(f"{name} claims {width} x {height} pixels")
+        else:
+            draw = partial(_draw, regions[ident], (height, width), values, name)
+            examples.append(Example(name, path, draw))
+    return Dataset(tuple(names[category] for category in sorted(names)), examples, tuple(problems))
+
+
+def _draw(regions: Sequence[Json], size: tuple[int, int], values: Mapping[int, int], name: str) -> UInt8:
+    class_map = np.zeros(size, np.uint8)
+    for region in sorted(regions, key=lambda one: not one.get("iscrowd")):
+        shape = region.get("segmentation")
+        if not shape:
+            continue
+        try:
+            value = values[int(region["category_id"])]
+            class_map[_mask(shape, *size)] = value
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            what = f"annotation {region.get('id')} of {name} cannot be drawn"
+            raise DatasetError(f"{what}: {type(error).__name__} {error}") from error
+    return class_map
+
+
+def _mask(shape: Any, height: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    from pycocotools import mask as coco
+
+    if isinstance(shape, Mapping):
+        if [int(side) for side in shape["size"]] != [height, width]:
+            raise ValueError(f"its code is of {shape['size']}, the image of {[height, width]}")
+        counts = shape["counts"]
+        # pycocotools decodes what is no code without a word
+        runs = counts if isinstance(counts, list) else _runs(counts if isinstance(counts, bytes) else counts.encode())
+        if sum(runs) != height * width or min(runs) < 0:
+            raise ValueError("its counts do not cover the image")
+        code = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    else:
+        polygons = [[float(number) for number in one] for one in shape if len(one) >= _SHORTEST and len(one) % 2 == 0]
+        if not polygons:
+            return np.zeros((height, width), bool)
+        code = coco.merge(coco.frPyObjects(polygons, height, width))
+    return np.asarray(coco.decode(code), dtype=bool)
+
+
+def _runs(code: bytes) -> list[int]:
+    """The run lengths of COCO's compressed code: five bits a character, each run from the third on as a difference."""
+    runs: list[int] = []
+    place = 0
+    while place < len(code):
+        value = shift = 0
+        more = True
+        while more:
+            bits = code[place] - 48
+            value |= (bits & 31) << shift
+            more, place, shift = bool(bits & 32), place + 1, shift + 5
+        value -= (bits & 16) << 1 << (shift - 5)
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs

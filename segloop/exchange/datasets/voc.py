@@ -1,0 +1,67 @@
+"""Pascal VOC: JPEGImages, SegmentationClass, and lists in ImageSets/Segmentation; VOC's own classes or a labelmap.txt."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from segloop.errors import DatasetError
+from segloop.exchange.datasets.base import Dataset, Example, images_in, read_colours, read_indices, values_of
+from segloop.network.voc_classes import VOC_CLASSES
+
+
+def read_voc(root: Path, split: str = "") -> Dataset:
+    """The images of a VOC folder that have a mask; with a split, those that its list names.
+
+    Masks hold VOC's class numbers (255 is ignored). With a `labelmap.txt`, as CVAT writes it (`name:r,g,b:parts:actions`), they
+    are read by colour.
+
+    Raises:
+        DatasetError: it is no such folder, or has no such list.
+    """
+    masks = root / "SegmentationClass"
+    images = {file.stem: file for file in images_in(root / "JPEGImages")}
+    known = {file.stem: file for file in images_in(masks)}
+    labelmap = root / "labelmap.txt"
+    if labelmap.is_file():
+        named = _labelmap(labelmap)
+        classes, values = values_of(dict(enumerate(named)))
+        colours = {colour: values[number] for number, colour in enumerate(named.values())}
+        read = partial(read_colours, colours=colours)
+    else:
+        classes, values = values_of(dict(enumerate(["background", *VOC_CLASSES])))
+        read = partial(read_indices, values=values)
+    wanted = _listed(root, split) if split else sorted(known)
+    problems = [
+        f"{name} has no image" if name in known else f"{name} has no mask"
+        for name in wanted
+        if name not in images or name not in known
+    ]
+    examples = [
+        Example(f"JPEGImages/{images[name].name}", images[name], partial(read, known[name]))
+        for name in wanted
+        if name in images and name in known
+    ]
+    return Dataset(classes, examples, tuple(problems))
+
+
+def _listed(root: Path, split: str) -> list[str]:
+    file = root / "ImageSets" / "Segmentation" / f"{Path(split).name}.txt"
+    try:
+        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DatasetError(f"there is no list {file}") from error
+
+
+def _labelmap(file: Path) -> dict[str, tuple[int, int, int]]:
+    found: dict[str, tuple[int, int, int]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        name, _, rest = line.partition(":")
+        if not name.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            red, green, blue = (int(word) for word in rest.split(":")[0].split(","))
+        except ValueError as error:
+            raise DatasetError(f"{file}, line {line!r}: expected name:r,g,b:parts:actions") from error
+        found[name.strip()] = (red, green, blue)
+    return found

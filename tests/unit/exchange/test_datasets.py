@@ -1,0 +1,181 @@
+"""Data sets in their layouts, written here and read back: the class maps are those that were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from segloop.errors import DatasetError
+from segloop.exchange.datasets import Dataset, read_cityscapes, read_coco, read_masks, read_voc
+from tests.datasets import HEIGHT, TRUTH, WIDTH, photo, write_cityscapes, write_coco, write_masks, write_voc
+
+# pycocotools' own, with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+LIMIT = 10**6
+
+
+def maps(dataset: Dataset) -> dict[str, np.ndarray]:
+    return {example.name: example.class_map() for example in dataset.examples}
+
+
+def test_coco_polygons_and_both_run_length_codes(tmp_path: Path) -> None:
+    dataset = read_coco(write_coco(tmp_path), tmp_path / "photos", LIMIT)
+    assert dataset.classes == ("road", "sky")
+    found = maps(dataset)
+    assert list(found) == ["a.png", "deep/b.png", "c.png"]
+    for name in found:
+        assert np.array_equal(found[name], TRUTH), name
+    assert dataset.problems == ("gone.png is not in " + str(tmp_path / "photos"),)
+
+
+def changed(tmp_path: Path, **annotation: Any) -> Dataset:
+    file = write_coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["annotations"][0] |= annotation
+    file.write_text(json.dumps(content))
+    return read_coco(file, tmp_path / "photos", LIMIT)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [HEIGHT, WIDTH], "counts": [1, 2]},
+        {"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]},
+        {"size": [1, 10**9], "counts": [10**9]},
+        {"size": [HEIGHT, WIDTH], "counts": "\x00bad"},
+        {"counts": [1]},
+        {"size": [HEIGHT, WIDTH], "counts": ""},
+        {"size": [HEIGHT, WIDTH], "counts": "QQ"},
+        [[1, 2, "x", 4, 5, 6]],
+        7,
+    ],
+)
+def test_a_bad_code_costs_its_image_alone(tmp_path: Path, segmentation: Any) -> None:
+    dataset = changed(tmp_path, segmentation=segmentation)
+    with pytest.raises(DatasetError, match="cannot be drawn"):
+        dataset.examples[0].class_map()
+    assert np.array_equal(dataset.examples[1].class_map(), TRUTH)
+
+
+def test_coco_outside_its_folder_or_beyond_the_limit_is_left_out(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    (tmp_path / "secret.png").write_bytes(b"x")
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "../secret.png"
+    content["images"][1]["width"] = 10**9
+    file.write_text(json.dumps(content))
+    dataset = read_coco(file, tmp_path / "photos", LIMIT)
+    assert [example.name for example in dataset.examples] == ["c.png"]
+    assert len(dataset.problems) == 3
+    assert "outside" in dataset.problems[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"images": 3, "categories": []}', '{"categories": [{"id": 1}], "images": []}']
+)
+def test_what_is_no_coco_file_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"bad\.json"):
+        read_coco(tmp_path / "bad.json", tmp_path, LIMIT)
+
+
+def test_a_polygon_without_area_is_nothing(tmp_path: Path) -> None:
+    class_map = changed(tmp_path, segmentation=[[0, 0, 9, 9]]).examples[0].class_map()
+    assert set(np.unique(class_map)) == {0, 2}
+
+
+def test_pycocotools_gives_back_what_it_was_given() -> None:
+    code = coco_mask.encode(np.asfortranarray(TRUTH == 2).astype(np.uint8))
+    assert np.array_equal(coco_mask.decode(code), TRUTH == 2)
+
+
+@pytest.mark.parametrize("kind", ["grey", "palette", "colours"])
+def test_folders_of_masks(tmp_path: Path, kind: str) -> None:
+    names = write_masks(tmp_path, kind)
+    dataset = read_masks(tmp_path / "masks", tmp_path / "photos", names)
+    assert dataset.classes == ("road", "sky")
+    found = maps(dataset)
+    assert list(found) == ["a.png", "deep/b.png"]
+    for class_map in found.values():
+        assert np.array_equal(class_map[:, :-2], TRUTH[:, :-2])
+        assert (class_map[:, -2:] == 255).all(), "what has no name is ignored"
+    assert dataset.problems == (f"unlabelled.png has no mask in {tmp_path / 'masks'}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("background\nroad\nsky\n", ("road", "sky")),
+        ("# a comment\n\n0 background\n2\ttraffic light\n1 road\n255 void\n", ("road", "traffic light")),
+    ],
+)
+def test_files_of_names(tmp_path: Path, text: str, classes: tuple[str, ...]) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    (tmp_path / "masks").mkdir()
+    assert read_masks(tmp_path / "masks", tmp_path / "masks", tmp_path / "names.txt").classes == classes
+
+
+@pytest.mark.parametrize("text", ["", "1\n", "1 2 road\n", "1 road\n1 2 3 sky\n", "road\nroad\n"])
+def test_files_that_name_nothing_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DatasetError):
+        read_masks(tmp_path / "masks", tmp_path / "masks", tmp_path / "names.txt")
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    dataset = read_voc(tmp_path)
+    assert len(dataset.classes) == 20
+    car, person = dataset.classes.index("car") + 1, dataset.classes.index("person") + 1
+    expected = np.where(TRUTH == 1, car, np.where(TRUTH == 2, person, 0))
+    for class_map in maps(dataset).values():
+        assert np.array_equal(class_map[:, :-2], expected[:, :-2])
+        assert (class_map[:, -2:] == 255).all(), "VOC's boundary"
+    assert [example.name for example in read_voc(tmp_path, "val").examples] == ["JPEGImages/b.jpg"]
+    with pytest.raises(DatasetError, match="no list"):
+        read_voc(tmp_path, "test")
+
+
+def test_pascal_voc_with_a_labelmap(tmp_path: Path) -> None:
+    write_voc(tmp_path, labelmap=True)
+    dataset = read_voc(tmp_path)
+    assert dataset.classes == ("road", "sky")
+    for class_map in maps(dataset).values():
+        assert np.array_equal(class_map, TRUTH)
+
+
+def test_cityscapes(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path)
+    dataset = read_cityscapes(tmp_path)
+    road, sky = dataset.classes.index("road") + 1, dataset.classes.index("sky") + 1
+    expected = np.where(TRUTH == 1, road, np.where(TRUTH == 2, sky, 255))
+    found = maps(dataset)
+    assert len(found) == 2
+    for class_map in found.values():
+        assert np.array_equal(class_map, expected), "labels of other ids are ignored"
+    assert [example.name for example in read_cityscapes(tmp_path, "val").examples] == [
+        "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png"
+    ]
+    assert dataset.problems == ("train/bonn/bonn_000009_000019_leftImg8bit.png has no labels in gtFine",)
+    with pytest.raises(DatasetError, match="gtFine"):
+        read_cityscapes(tmp_path / "leftImg8bit")
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", photo().tobytes()])
+def test_a_mask_that_is_no_image_is_one_line(tmp_path: Path, data: bytes) -> None:
+    names = write_masks(tmp_path, "grey")
+    (tmp_path / "masks" / "a.png").write_bytes(data)
+    dataset = read_masks(tmp_path / "masks", tmp_path / "photos", names)
+    with pytest.raises(DatasetError, match=r"a\.png"):
+        dataset.examples[0].class_map()
+    Image.fromarray(photo()).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DatasetError, match="colours"):
+        dataset.examples[0].class_map()
