@@ -9,6 +9,7 @@ from segloop.cli.aws import aws
 from segloop.cli.common import Group
 from segloop.cli.completion import completion
 from segloop.cli.connecting import connect, doctor
+from segloop.cli.exporting import export_command
 from segloop.cli.importing import import_command
 from segloop.cli.predicting import predict
 from segloop.cli.reference import cli_page, reference
@@ -45,7 +46,7 @@ for command in (
     *(up, serve, worker),
     *(connect, doctor, report, import_command),
     *(train, stop, predict, weights),
-    *(versions, reproduce),
+    *(versions, reproduce, export_command),
     *(sagemaker, aws, completion, settings, reference),
 ):
     main.add_command(command)

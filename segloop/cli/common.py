@@ -28,7 +28,7 @@ SECTIONS = {
     "Look": ("report",),
     "Data": ("import",),
     "Train and predict": ("train", "stop", "predict", "weights"),
-    "Versions": ("versions", "reproduce"),
+    "Versions": ("versions", "reproduce", "export"),
     "AWS": ("sagemaker", "aws"),
 }
 

@@ -12,7 +12,8 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -95,19 +96,41 @@ def to_onnx(network: SegmentationNetwork, file: Path, input_size: int) -> None:
     Raises:
         EngineError: torch cannot export it.
     """
-    network = without_resize(network.eval())
+    with _exporting():
+        program = _program(network, input_size)
+        made = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True)
+        if made is None:
+            raise EngineError("torch gave no ONNX program")
+        made.save(file)
+
+
+def to_torch(network: SegmentationNetwork, file: Path, input_size: int) -> None:
+    """Write a network as a program of `torch.export`, which needs no code of segloop; inputs as in `to_onnx`.
+
+    Raises:
+        EngineError: torch cannot export it.
+    """
+    with _exporting():
+        torch.export.save(_program(network, input_size), file)
+
+
+def _program(network: SegmentationNetwork, input_size: int) -> torch.export.ExportedProgram:
     side = torch.export.Dim
     sides = {2: STRIDE_PX * side("rows", min=1, max=1024), 3: STRIDE_PX * side("columns", min=1, max=1024)}
     height, width = network_size(3, 4, max(input_size, 2 * STRIDE_PX))
     example = torch.zeros(1, 3, height, width)
+    return torch.export.export(without_resize(network.eval()), (example,), dynamic_shapes={"images": sides})
+
+
+@contextmanager
+def _exporting() -> Iterator[None]:
+    """Within, torch's exporter does not warn of itself, and whatever it raises is an EngineError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of itself
-            program = torch.export.export(network, (example,), dynamic_shapes={"images": sides})
-            made = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True)
-        if made is None:
-            raise EngineError("torch gave no ONNX program")
-        made.save(file)
+            warnings.simplefilter("ignore")
+            yield
+    except EngineError:
+        raise
     except Exception as error:  # the exporter raises many kinds
         raise EngineError(f"torch cannot export the network: {str(error).splitlines()[0]}") from error
 
@@ -276,6 +299,9 @@ def main() -> int:
     source.add_argument("--bundle", type=Path, help="a version's folder")
     source.add_argument("--pretrained", action="store_true", help="the network that the settings' weights give")
     parser.add_argument("--snapshot", type=Path, help="the snapshot folder it was trained on, for an int8 model")
+    parser.add_argument(
+        "--format", choices=["onnx", "torch"], help="write model.onnx or model.pt2 of the bundle instead"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--parent", type=int, help="process id of the caller: the export ends with it")
     given = parser.parse_args()
@@ -284,15 +310,21 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format, settings.secrets)
+        if given.bundle is not None and given.format is not None:
+            network, info = load_bundle(given.bundle)
+            write, name = {"onnx": (to_onnx, "model.onnx"), "torch": (to_torch, "model.pt2")}[given.format]
+            given.out.mkdir(parents=True, exist_ok=True)
+            write(network, given.out / name, info.input_size)
+            return 0
         if given.bundle is not None:
             export(given.bundle, given.snapshot, given.out)
             return 0
-        network = pretrained_network(settings)
-        if network is None:
+        pretrained = pretrained_network(settings)
+        if pretrained is None:
             return NOTHING_TO_EXPORT
         given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="segloop-export-") as scratch:
-            to_onnx(network, Path(scratch) / "network.onnx", settings.input_size or PRETRAINED_INPUT_SIZE)
+            to_onnx(pretrained, Path(scratch) / "network.onnx", settings.input_size or PRETRAINED_INPUT_SIZE)
             to_openvino(Path(scratch) / "network.onnx", given.out / f"{EXACT}.xml")
     except SegloopError as error:
         sys.exit(str(error))
