@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import click
+import orjson
 
 from segloop.cli.common import only, print_json
 from segloop.errors import ImageError, SegloopError
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from segloop.exchange.coco_results import CocoResults
     from segloop.images import Image
     from segloop.registry import Registry
     from segloop.serving import Segmentation, ServedModel
@@ -29,6 +31,7 @@ class _Options(TypedDict):
     version: str | None
     project: str | None
     masks: bool
+    coco: Path | None
     as_json: bool
 
 
@@ -50,6 +53,9 @@ class Row(TypedDict):
 )
 @click.option("--version", help="Version that predicts. [default: the one that is served]")
 @click.option("--masks", is_flag=True, help="Write class maps too: PNG, a pixel's value is its class, 0 is background.")
+@click.option(
+    "--coco", type=click.Path(dir_okay=False, path_type=Path), help="Write all class maps to this COCO file too."
+)
 @click.option("--project", "-p", help="Id of the project; needed only where the store has several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def predict(images: tuple[str, ...], out: Path, **options: Unpack[_Options]) -> None:
@@ -63,7 +69,9 @@ def predict(images: tuple[str, ...], out: Path, **options: Unpack[_Options]) -> 
     Examples:
       segloop predict street.jpg --out overlays
       segloop predict photos 'more/*.png' --out overlays --masks --version v3-1a2b3c4d
+      segloop predict photos --out overlays --coco predictions.json
     """
+    from segloop.exchange.coco_results import CocoResults
     from segloop.images.decode import allow_pixels
 
     settings = load_settings()
@@ -74,7 +82,8 @@ def predict(images: tuple[str, ...], out: Path, **options: Unpack[_Options]) -> 
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.ClickException(f"{out} cannot be made: {error.strerror}") from error
-    overlays = _Overlays(model, settings, out, options["masks"])
+    results = CocoResults(model.classes) if options["coco"] else None
+    overlays = _Overlays(model, settings, out, options["masks"], results)
     written: list[Row] = []
     failed = False
     if not as_json:
@@ -92,10 +101,19 @@ def predict(images: tuple[str, ...], out: Path, **options: Unpack[_Options]) -> 
         if not as_json:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items() if share)
             click.echo(f"{row['overlay']}  {row['width']} x {row['height']}  {shares}")
+    if results is not None and options["coco"] is not None:
+        _write_json(options["coco"], results.content())
     if as_json:
         print_json({"version": model.version, "classes": list(model.classes), "images": written})
     if failed:
         raise SystemExit(1)
+
+
+def _write_json(file: Path, content: object) -> None:
+    try:
+        file.write_bytes(orjson.dumps(content))
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _model(settings: Settings, project: str | None, version: str | None) -> ServedModel:
@@ -165,6 +183,7 @@ class _Overlays:
     settings: Settings
     out: Path
     masks: bool
+    results: CocoResults | None = None
     taken: set[str] = field(default_factory=set)
 
     def write(self, path: Path) -> Row:
@@ -193,6 +212,8 @@ class _Overlays:
             mask = self.out / f"{stem}.mask.png"
             write_class_map(mask, segmentation.class_map, colours)
             row["mask"] = str(mask)
+        if self.results is not None:
+            self.results.add(str(path), segmentation.class_map)
         return row
 
     def _image(self, path: Path) -> Image:

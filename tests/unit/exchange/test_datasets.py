@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from segloop.errors import DatasetError
+from segloop.exchange.coco_results import CocoResults
 from segloop.exchange.datasets import Dataset, read_cityscapes, read_coco, read_masks, read_voc
 from tests.datasets import HEIGHT, TRUTH, WIDTH, photo, write_cityscapes, write_coco, write_masks, write_voc
 
@@ -84,6 +85,21 @@ def test_what_is_no_coco_file_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(DatasetError, match=r"bad\.json"):
         read_coco(tmp_path / "bad.json", tmp_path, LIMIT)
+
+
+def test_predictions_as_coco_are_read_back_the_same(tmp_path: Path) -> None:
+    results = CocoResults(("road", "sky"))
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    results.add("a.png", TRUTH)
+    results.add("b.png", np.zeros_like(TRUTH))
+    content = results.content()
+    (tmp_path / "predictions.json").write_text(json.dumps(content))
+    dataset = read_coco(tmp_path / "predictions.json", tmp_path, LIMIT)
+    assert dataset.classes == ("road", "sky")
+    assert np.array_equal(dataset.examples[0].class_map(), TRUTH)
+    road, sky = content["annotations"]
+    assert (road["bbox"], road["area"]) == ([0, 20, WIDTH, HEIGHT - 20], WIDTH * (HEIGHT - 20))
+    assert list(coco_mask.toBbox(sky["segmentation"])) == sky["bbox"]
 
 
 def test_a_polygon_without_area_is_nothing(tmp_path: Path) -> None:
