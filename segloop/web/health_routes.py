@@ -1,4 +1,4 @@
-"""The routes that operators ask: `/metrics` and `/ready`."""
+"""The routes that operators ask: `/metrics`, `/ready` and `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from segloop.errors import BadRequest
 from segloop.settings import Settings
 from segloop.web.json_response import reply
 from segloop.web.metrics import Metrics
+from segloop.web.openapi import description
 from segloop.web.readiness import READY, Readiness
 
 
@@ -33,5 +34,9 @@ def operations(backend: Backend, settings: Settings) -> Blueprint:
         response = reply({"ready": is_ready, "parts": state}, 200 if is_ready else 503)
         response.headers["Cache-Control"] = "no-store"
         return response
+
+    @routes.get("/openapi.json")
+    def openapi() -> Response:
+        return reply(description())
 
     return routes

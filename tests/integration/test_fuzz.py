@@ -1,0 +1,123 @@
+"""Every route of `/openapi.json` against broken variants of its examples: a refusal with a sentence, never a 500."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segloop.settings import Settings
+from segloop.web.openapi import description
+from tests.world import World
+
+PROJECT = "29.1795383040"
+#: Variants of each operation.
+BUDGET = 150
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([-1, 0, 2**31, 2**63 - 1, 2**64 - 1, 1e308, -0.0, 1e-300])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(
+        ["", "29", "29.1", "9" * 30, "../..", "\x00", "\ud83d\ude00", "<View/>", "data:,%41", "image", "Road"]
+    )
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+OPERATIONS = [(method, path) for path, methods in description()["paths"].items() for method in methods]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value within a JSON value is."""
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*at, key))
+
+
+@st.composite
+def broken(draw: st.DrawFn, example: Any) -> Any:
+    """An example in which some values are others, or gone."""
+    made = copy.deepcopy(example)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.sampled_from(list(places(made))))
+        if not at:
+            return draw(VALUES)
+        holder = made
+        for key in at[:-1]:
+            holder = holder[key]
+        if draw(st.integers(0, 4)) == 0:
+            del holder[at[-1]]
+        else:
+            holder[at[-1]] = draw(VALUES)
+    return made
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, valkey: Any) -> Iterator[World]:
+    folder: Path = tmp_path_factory.mktemp("fuzz")
+    own = {
+        "data_dir": folder,
+        "weights": "none",
+        "redis_url": valkey.connection_url,
+        "label_studio_url": "http://127.0.0.1:9",
+    }
+    made = World(Settings(_env_file=None, input_size=64, **own))
+    made.promote(PROJECT)
+    yield made
+    made.close()
+
+
+def test_the_description_has_every_route(world: World) -> None:
+    served = world.client.get("/openapi.json").json
+    assert served == description()
+    rules = world.client.application.url_map.iter_rules()
+    routes = {
+        (method.lower(), rule.rule)
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if not rule.rule.startswith("/ui") and "<" not in rule.rule and rule.endpoint.partition(".")[0] != "ui"
+    }
+    assert routes == set(OPERATIONS)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_no_variant_of_an_example_breaks_a_route(world: World, method: str, path: str) -> None:
+    operation = description()["paths"][path][method]
+    queries = [parameter["name"] for parameter in operation.get("parameters", ())]
+    example = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example", {})
+    is_free = not queries and method == "get"
+
+    @settings(
+        max_examples=3 if is_free else BUDGET, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        if method == "post":
+            answer = world.client.post(path, json=data.draw(broken(example)))
+        else:
+            text = st.text(max_size=30) | st.sampled_from(["29", PROJECT, "9" * 40, "29.", "-1", "store"])
+            answer = world.client.get(path, query_string={name: data.draw(text) for name in queries})
+        assert (
+            answer.status_code < 500
+            or (answer.status_code == 503 and "Retry-After" in answer.headers)
+            or path == "/ready"
+        )
+        if answer.status_code >= 400 and path != "/ready":
+            assert set(answer.json) == {"error"}
+            assert answer.json["error"]
+            assert not re.search(r"Traceback|File \"", answer.text)
+
+    check()
