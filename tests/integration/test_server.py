@@ -126,6 +126,26 @@ def test_held_connections_keep_health_from_nobody(segloop: Server, sent: bytes, 
             client.close()
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"zz\r\n{}\r\n0\r\n\r\n",
+        b"-1\r\n{}\r\n0\r\n\r\n",
+        b"f" * 40 + b"\r\n{}\r\n",
+        b"2;\x00\r\n{}\r\n0\r\n\r\n",
+        b"2\r\n{}zz0\r\n\r\n",
+    ],
+    ids=["no number", "negative", "endless", "a bad extension", "no end"],
+)
+def test_a_chunk_that_is_none_is_a_400(segloop: Server, chunk: bytes) -> None:
+    head_of_post = head(f"{AUTHORIZED}Transfer-Encoding: chunked").replace(b"/predict", b"/validate")
+    with closing(segloop.connect(head_of_post + chunk)) as client:
+        answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 400"), answer
+    assert segloop.answers()
+    assert "Traceback" not in segloop.log
+
+
 def test_who_has_no_password_holds_no_thread_with_half_a_body(segloop: Server) -> None:
     clients = [segloop.connect(head("Content-Length: 1000") + b"[1,") for _ in range(3 * HELD)]
     try:
