@@ -112,14 +112,11 @@ class Connection:
         """
         self._open_prefix()
         source, target = self._source(), self._target()
-        # first: each annotation that the target storage's sync writes is counted by it
+        images = self._storage("source storage", source)
+        # before the target storage: each annotation that its sync writes is counted by the description
         description = self._description()
-        return [
-            description,
-            self._storage("source storage", source),
-            self._storage("target storage", target),
-            self._webhook(webhook_url or self._outputs["WebhookUrl"]),
-        ]
+        annotations = self._storage("target storage", target)
+        return [images, annotations, description, self._webhook(webhook_url or self._outputs["WebhookUrl"])]
 
     def _source(self) -> SourceStorage:
         given = self._storages
