@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from segloop.exchange.importing import Place
     from segloop.labelstudio import LabelStudio
 
-_FOLDER = click.Path(exists=True, path_type=Path)
+_PATH = click.Path(path_type=Path)
 
 
 class _Options(TypedDict):
@@ -35,11 +35,11 @@ class _Options(TypedDict):
 
 @click.command("import")
 @click.argument("layout", type=click.Choice(["coco", "masks", "voc", "cityscapes"]))
-@click.argument("source", type=_FOLDER)
+@click.argument("source", type=_PATH)
 @click.option("--project", "-p", type=int, required=True, help="Id of the project in Label Studio.")
-@click.option("--images", type=_FOLDER, help="Folder of the images (coco, masks). [default: the source's folder]")
+@click.option("--images", type=_PATH, help="Folder of the images (coco, masks). [default: the source's folder]")
 @click.option(
-    "--names", type=_FOLDER, help="File that names the classes of masks: `7 Road`, `128 64 128 Road` or `Road`."
+    "--names", type=_PATH, help="File that names the classes of masks: `7 Road`, `128 64 128 Road` or `Road`."
 )
 @click.option("--split", default="", help="Import this split alone (voc, cityscapes), such as train.")
 @click.option("--address", help="The images are below this address already (https://, s3://), and are not uploaded.")
