@@ -46,7 +46,7 @@ IMAGES = (".jpg", ".jpeg", ".png")
 
 #: What is above the two rows of labels.
 DRAW = "Draw with the brush:"
-CLICK = "Click, and segloop finds the region (Auto-Annotation, the smart tool, a label, Ctrl+click):"
+CLICK = "Click, and segloop finds the region:"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_clicks_over_pre_labels_as_the_page_describes_them(loop: Loop, project: 
     masks = prediction_masks(project, task)
     name = max(masks, key=lambda name: masks[name].sum())
     other = max((one for one in masks if one != name), key=lambda one: masks[one].sum())
-    page.get_by_text("Auto-Annotation").click()
+    page.get_by_text("Auto-Annotation", exact=True).click()
     page.locator(".lsf-tool_smart").click()
     first = clicked(page, name, middle(masks[name]), ["Control"])
     place = middle(masks[other] & ~first)
