@@ -185,4 +185,4 @@ def test_the_page_shows_commands_and_options_that_exist() -> None:
     }
     assert set(re.findall(r"`(--[a-z0-9-]+)", text)) <= known
     own = {option for one in aws.commands["deploy"].params for option in one.opts}
-    assert own - set(re.findall(r"--[a-z0-9-]+", text)) == {"--image", "--log-days", "--region", "--store"}
+    assert own - set(re.findall(r"--[a-z0-9-]+", text)) == {"--log-days", "--region", "--store"}
