@@ -1,12 +1,11 @@
-"""Clicks become a mask: what the network says, how far each pixel is from each click along the picture, and a trained
-head where the version has one.
+"""Clicks become a mask: what the network says, how far each pixel is from each click along the picture, and its colours.
 
 A mask is made click by click, each from the mask before it, in a window around what is clicked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -23,12 +22,6 @@ UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-#: A trained head: what a view shows, float32 (1, CHANNELS, h, w), h and w multiples of GRID_STEP, to what it adds to the
-#: evidence of the mask, float32 (1, 1, h, w).
-Head = Callable[[Float32], Float32]
-
-#: Channels of `View.channels`.
-CHANNELS: Final = 12
 #: Sides of a view are multiples of this many pixels.
 GRID_STEP: Final = 16
 #: Longest side of a view, in pixels of its own.
@@ -50,8 +43,6 @@ _COLOUR_STEP: Final = 8
 _COLOUR_REACH, _PART, _MOST_LIKENESS = 3.0, 0.5, 3.0
 #: Evidence of a pixel under a click, which nothing outweighs.
 _CERTAIN: Final = 50.0
-#: Radius of the disk of a click, in pixels of a view.
-_DISK_PX: Final = 3
 #: A further click changes the pieces of the mask that come as near to it as this, as a share of the view's long side.
 _NEAR = 0.06
 #: And within so many times its distance from the mask's boundary; at least within this share of the view's long side.
@@ -100,15 +91,10 @@ def first_piece(sight: Sight, asked: Asked) -> Mask:
     return piece_at(sight.class_map, place.row, place.column)
 
 
-def next_mask(
-    sight: Sight, asked: Asked, before: Mask | None, head: Head | None = None, side_px: int = VIEW_PX
-) -> Mask:
+def next_mask(sight: Sight, asked: Asked, before: Mask | None, side_px: int = VIEW_PX) -> Mask:
     """The mask bool (H, W) after the last click asked for; `before` is the one before that click, None before the first."""
     view = View.around(sight, asked, before, side_px)
-    evidence = view.evidence()
-    if head is not None:
-        evidence = evidence + head(view.channels()[None])[0, 0]
-    return settled(view, evidence)
+    return settled(view, view.evidence())
 
 
 def settled(view: View, evidence: Float32) -> Mask:
@@ -324,25 +310,6 @@ class View:
         ours, theirs = (_spread(each.reshape(side, side, side)) for each in counts)
         odds = np.log((ours + 1e-4) / (theirs + 1e-4)).astype(np.float32).ravel()[index]
         return np.asarray(np.clip(cv2.GaussianBlur(odds, (5, 5), 0), -_MOST_LIKENESS, _MOST_LIKENESS), np.float32)
-
-    def channels(self) -> Float32:
-        """What a head sees, float32 (CHANNELS, h, w)."""
-        height, width = self.size
-        found = np.zeros((CHANNELS, height, width), np.float32)
-        found[:3] = self.colours.transpose(2, 0, 1) * np.float32(1 / 64) - 2
-        found[3:5] = np.exp(-self.distances)
-        for place, positive in enumerate((True, False), start=5):
-            for row, column in self._cells(positive):
-                cv2.circle(found[place], (column, row), _DISK_PX, 1.0, cv2.FILLED)
-        found[7] = self.odds / 2
-        piece = first_piece(self.sight, self.asked)
-        found[8] = self._seen(piece * np.uint8(255)) * np.float32(1 / 255)
-        if self.before is not None:
-            found[9] = self._seen(self.before * np.uint8(255)) * np.float32(1 / 255)
-            found[10] = 1
-        if self.asked.allowed is not None:
-            found[11] = 1 - self._seen(self.asked.allowed * np.uint8(255)) * np.float32(1 / 255)
-        return found
 
 
 def _spread(counts: NDArray[np.float64]) -> NDArray[np.float64]:

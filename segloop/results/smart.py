@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig
 from segloop.masks import Rectangle, rectangle_mask, refine_boundary
-from segloop.results.clicks import Asked, Head, Mask, Place, Sight, next_mask
+from segloop.results.clicks import Asked, Mask, Place, Sight, next_mask
 from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.scores import mean_by_value
 
@@ -57,7 +57,6 @@ class Tools:
     """
 
     band_px: float = 0.0
-    head: Head | None = None
     keep: Callable[[Hashable, Callable[[], Mask]], Mask] = _compute
 
 
@@ -137,9 +136,7 @@ def prompted_mask(sight: Sight, asked: Prompt, label_value: int = 0, tools: Tool
     for count in range(1, len(clicks) + 1):
         wanted = Asked(clicks[:count], allowed, label_value)
         if mask is not None or wanted.first is not None:
-            mask = tools.keep(
-                (asked.boxes, label_value, wanted.clicks), partial(next_mask, sight, wanted, mask, tools.head)
-            )
+            mask = tools.keep((asked.boxes, label_value, wanted.clicks), partial(next_mask, sight, wanted, mask))
     return np.zeros((height, width), np.bool_) if mask is None else mask
 
 

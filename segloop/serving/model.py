@@ -24,7 +24,6 @@ from segloop.telemetry.notes import Stage
 if TYPE_CHECKING:
     from segloop.images import Image
     from segloop.registry import Registry, VersionInfo
-    from segloop.results.clicks import Head
     from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,6 @@ class ServedModel:
     logits are divided by, so that its confidence matches its accuracy.
     `channels` are the network's output channels of background and of each class, where they are not simply
     0, 1, 2, ... (a pretrained network has other channels, and several may stand for one class).
-    `guide` is the version's trained head for clicks, if it has one.
     """
 
     version: str
@@ -81,7 +79,6 @@ class ServedModel:
     temperature: float = 1.0
     channels: tuple[tuple[int, ...], ...] | None = None
     cache: PredictionCache = field(default_factory=lambda: PredictionCache(0))
-    guide: Head | None = None
 
     @property
     def engine(self) -> Engine:

@@ -27,7 +27,6 @@ from segloop.results import (
     prompt,
     prompted_mask,
 )
-from segloop.results.clicks import CHANNELS, GRID_STEP
 from tests.regions import ALL, BRUSH, CLASSES, item
 
 #: Road on the left (two pieces), See in the middle, background on the right.
@@ -205,20 +204,6 @@ def test_a_box_follows_the_picture() -> None:
     refined = boxed_mask(sight_of(class_map, picture), (box,), 0, 10)
     assert np.flatnonzero(refined.any(axis=0)).tolist() == list(range(40, 84))
     assert np.flatnonzero(refined.any(axis=1)).tolist() == list(range(30, 90))
-
-
-def test_a_head_adds_to_the_evidence() -> None:
-    class_map, picture = road_and_picture(80)
-    sight, clicks = sight_of(class_map, picture), (on(60, 60),)
-
-    def against(seen: np.ndarray) -> np.ndarray:
-        assert seen.shape[:2] == (1, CHANNELS)
-        assert not [side for side in seen.shape[2:] if side % GRID_STEP]
-        return np.full((1, 1, *seen.shape[2:]), -60, np.float32)
-
-    mask = prompted_mask(sight, Prompt(clicks), 1, Tools(head=against))
-    assert mask[60, 60]
-    assert mask.sum() < 100
 
 
 def keypoint(row: int, column: int, label: str | None = "Road", **more: Any) -> dict[str, Any]:
