@@ -131,4 +131,6 @@ def labels_of(response) -> list[list[str]]:
 
 def sizes_of(response) -> list[int | None]:
     """The width of the image that each result is of."""
-    return [result["result"][0]["original_width"] if result["result"] else None for result in response.json["results"]]
+    return [
+        result["result"][0]["original_width"] if result.get("result") else None for result in response.json["results"]
+    ]

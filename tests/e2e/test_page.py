@@ -72,7 +72,7 @@ def test_a_training_is_followed_from_queued_to_promoted(loop: Loop, project: Pro
         page.goto("/ui/")
         page.get_by_role("link", name="Street scenes").click()
         expect(page.get_by_text("None yet: the first training makes one.")).to_be_visible()
-        expect(page.locator("dl.tiles")).to_contain_text("10 of 14")
+        expect(page.locator("dl.tiles.four")).to_contain_text("10 of 14")
         # a worker that stands still leaves the job queued
         [worker] = processes(loop.segloop.data_dir, "-m worker retrain", leaders_only=True)
         os.kill(worker, signal.SIGSTOP)

@@ -116,9 +116,11 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(("engine", "files"), [("auto", INT8), ("openvino", EXACT), ("torch", {"model.safetensors"})])
-def test_a_version_is_served_from_what_its_engine_needs_alone(stored, passed, image, engine, files):
+def test_a_version_is_served_from_what_its_engine_needs_alone(stored, passed, image, engine, files, tmp_path):
     settings = stored.model_copy(update={"engine": engine})
     version = add(settings, passed)
+    if settings.store.startswith("s3://"):  # another host: this one has verified all of the files, and so has them
+        settings = settings.model_copy(update={"data_dir": tmp_path / "elsewhere"})
     model = load_served_model(open_registry(settings), PROJECT, version, settings)
     assert logits_of(model, image).argmax(axis=1).tolist() == np.ones((1, 4, 6)).tolist()
     assert not (settings.data_dir / "cache" / "engines").exists(), "nothing had to be made"

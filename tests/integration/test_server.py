@@ -396,7 +396,7 @@ def test_gunicorn_serves_segloop_too(tmp_path: Path) -> None:
         )
         assert refused.status_code == 400
         assert refused.reason_phrase.startswith("The label config has no Image tag")
-        assert list((tmp_path / "data/metrics").glob(f"*-{server.port}/*.db"))
+        assert list(Path("/dev/shm").glob(f"segloop-{os.getuid()}/metrics-*-{server.port}/*.db"))
         server.send(signal.SIGINT, to_all=True)
         assert server.process.wait(PATIENCE_S) == 0
         assert '"logger": "gunicorn.error", "message": "Listening at' in server.log
