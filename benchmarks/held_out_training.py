@@ -133,7 +133,7 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
                 part = islice(batches, per_epoch - run.step % per_epoch)
                 train_one_epoch(run, learner, part, team, lambda _loss: None)
         estimate_statistics(module, views, size, team.device)
-        take_back_preference(module.segmentation_head, run.class_weights)
+        take_back_preference(module, run.class_weights)
     effort = Effort(run.step, size, clock.elapsed_s)
     return Network(module, manifest.classes, settings.input_size, team.device, settings.long_side), effort
 
