@@ -14,8 +14,11 @@ import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from segloop.errors import SettingsError
@@ -76,6 +79,7 @@ def serve(settings: Settings, application: str = APPLICATION) -> None:
     )
     # the address is this server's once it starts, so the folder of its metrics is too
     server.on_startup(partial(share_metrics, f"{socket.gethostname()}-{port}"))
+    server.on_startup(answer_signals_in_threads)
     server.on_shutdown(forget_metrics)
     server.serve(target_loader=partial(_load, os.getpid()))
 
@@ -99,6 +103,22 @@ def listening_address(settings: Settings) -> tuple[str, int]:
             "stop what uses that port, or set PORT to another one."
         ) from error
     return str(found[0]), int(found[1])
+
+
+def answer_signals_in_threads() -> None:
+    """Have what answers SIGINT and SIGTERM run in a thread of its own. Call it in the main thread.
+
+    granian's answer sets a `threading.Event` that the main thread waits for. In the main thread, at the moment at which
+    it begins to wait, that would wait for a lock that the main thread itself holds, and nothing would end the process.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        answer = signal.getsignal(signum)
+        if callable(answer):
+            signal.signal(signum, partial(_in_thread, answer))
+
+
+def _in_thread(answer: Callable[[int, FrameType | None], object], signum: int, frame: FrameType | None) -> None:
+    threading.Thread(target=answer, args=(signum, frame), name="signal", daemon=True).start()
 
 
 def _load(parent_pid: int, application: str) -> Any:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from segloop.errors import SettingsError
-from segloop.server import listening_address
+from segloop.server import answer_signals_in_threads, listening_address
 from segloop.settings import Settings
 from tests.otlp import Collector
 from tests.servers import SERVER, Server, running, started
@@ -231,6 +231,26 @@ def test_a_server_whose_application_is_loading_stops_at_once(tmp_path: Path, sig
         until((tmp_path / "loading").exists)
         server.send(signum, to_all=to_all)
         assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_a_signal_is_answered_that_comes_while_its_lock_is_held() -> None:
+    lock, told = threading.Lock(), threading.Event()
+
+    def answer(*_: object) -> None:
+        with lock:
+            told.set()
+
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGTERM, answer)
+        answer_signals_in_threads()
+        with lock:  # as the main thread does when it begins to wait; in this thread the answer would wait for ever
+            signal.raise_signal(signal.SIGTERM)
+            assert not told.is_set()
+        assert told.wait(PATIENCE_S)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @pytest.mark.slow
