@@ -30,7 +30,7 @@ from segloop.label_config import LabelConfig, parse_label_config
 from segloop.labelstudio import UNCERTAINTY_SAMPLING, BackendSpec, Credentials, LabelStudio
 from segloop.masks import encode_rle
 from segloop.metrics import BoundaryScore, ConfusionMatrix
-from segloop.results import annotation_class_map
+from segloop.results import Canvas, annotation_class_map
 
 USAGE = """A real Label Studio project whose pre-labels get better as it is annotated, on this machine alone.
 
@@ -238,7 +238,7 @@ class Demo:
             truth = example.truth(len(self.data.classes))
             prediction = self._prediction(task, version) or {"result": []}
             found = annotation_class_map(
-                prediction["result"], self.config, "image", *truth.shape, self.data.classes, "background"
+                prediction["result"], self.config, Canvas("image", *truth.shape), self.data.classes
             )
             if self.data.unlabelled == "ignore":
                 truth = np.where(truth == 0, 255, truth).astype(np.uint8)

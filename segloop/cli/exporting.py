@@ -18,9 +18,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--openvino", type=_FOLDER, help="Write it for OpenVINO into this folder.")
 @click.option("--torch", type=_FOLDER, help="Write it for torch into this folder.")
 @shared_options
-def export_command(
-    version: str, onnx: Path | None, openvino: Path | None, torch: Path | None, project: str | None, as_json: bool
-) -> None:
+def export_command(version: str, project: str | None, as_json: bool, **folders: Path | None) -> None:
     """Write a version as a model that needs no segloop.
 
     The folder gets the network, model.json with its classes and all that is done before and after it, a README.md, and a
@@ -32,10 +30,9 @@ def export_command(
       segloop export v3-1a2b3c4d --openvino model --project 7
     """
     from segloop.exchange.exporting import export_version
-    from segloop.exchange.script import Format
+    from segloop.exchange.script import PACKAGES
 
-    folders: dict[Format, Path | None] = {"onnx": onnx, "openvino": openvino, "torch": torch}
-    wanted = [(kind, folder) for kind, folder in folders.items() if folder is not None]
+    wanted = [(kind, folder) for kind in PACKAGES if (folder := folders[kind]) is not None]
     if not wanted:
         raise click.UsageError("name a folder with --onnx, --openvino or --torch")
     settings = load_settings()

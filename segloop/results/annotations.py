@@ -71,9 +71,7 @@ class Drawing:
 def annotation_class_map(
     result: Sequence[Item],
     config: LabelConfig,
-    image: str,
-    height: int,
-    width: int,
+    canvas: Canvas,
     classes: Sequence[str],
     unlabelled: Unlabelled = "background",
 ) -> NDArray[np.uint8]:
@@ -82,7 +80,7 @@ def annotation_class_map(
     Raises:
         MaskError: the annotation cannot be used, or nothing of what was drawn on the image can be read.
     """
-    drawing = draw_annotation(result, config, Canvas(image, height, width), classes, unlabelled)
+    drawing = draw_annotation(result, config, canvas, classes, unlabelled)
     if drawing.readable is False:
         raise nothing_readable([drawing])
     return drawing.class_map

@@ -19,7 +19,7 @@ from demo.scenes import draw_scene
 from segloop.images import decode
 from segloop.label_config import parse_label_config
 from segloop.masks import decode_rle, encode_rle
-from segloop.results import RegionWriter, Scene, annotation_class_map
+from segloop.results import Canvas, RegionWriter, Scene, annotation_class_map
 from tests.e2e.browser import (
     agreement,
     agrees,
@@ -162,7 +162,7 @@ def submit(label_studio: RunningLabelStudio, page: Page, task: int) -> list[dict
 
 
 def learned(result: list[dict[str, Any]], shown: Shown) -> ClassMap:
-    return annotation_class_map(result, parse_label_config(shown.label_config), "image", HEIGHT, WIDTH, CLASSES)
+    return annotation_class_map(result, parse_label_config(shown.label_config), Canvas("image", HEIGHT, WIDTH), CLASSES)
 
 
 @pytest.mark.parametrize("tag", sorted(BAND_PX))

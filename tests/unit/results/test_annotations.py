@@ -57,7 +57,7 @@ def drawn(
 def painted(
     *items: Any, height: int = 4, width: int = 5, config: LabelConfig = ALL, unlabelled: Any = "background"
 ) -> np.ndarray:
-    return annotation_class_map(list(items), config, "image", height, width, CLASSES, unlabelled)
+    return annotation_class_map(list(items), config, Canvas("image", height, width), CLASSES, unlabelled)
 
 
 # -- written
@@ -81,7 +81,7 @@ def class_map_regions(
 def test_round_trip_through_every_tag(tag: str, per: Any, class_map: np.ndarray) -> None:
     config = config_of(tag)
     items = json.loads(json.dumps(class_map_regions(class_map, CLASSES, config, "image", per=per, tolerance_px=0)))
-    assert (annotation_class_map(items, config, "image", *class_map.shape, CLASSES) == class_map).all()
+    assert (annotation_class_map(items, config, Canvas("image", *class_map.shape), CLASSES) == class_map).all()
     assert len({one["id"] for one in items}) == len(items)
 
 
@@ -164,7 +164,7 @@ def test_254_classes_are_written() -> None:
     class_map = np.arange(255, dtype=np.uint8).reshape(15, 17)
     items = class_map_regions(class_map, names, config, "image")
     assert [one["value"]["brushlabels"][0] for one in items] == list(names)
-    assert (annotation_class_map(items, config, "image", 15, 17, names) == class_map).all()
+    assert (annotation_class_map(items, config, Canvas("image", 15, 17), names) == class_map).all()
 
 
 # -- read
@@ -345,7 +345,7 @@ def test_what_is_no_item_is_named(thing: Any) -> None:
 @pytest.mark.parametrize("result", [None, {}, "[]", 5])
 def test_an_annotation_without_a_list_is_refused(result: Any) -> None:
     with pytest.raises(MaskError, match="must be a list of items"):
-        annotation_class_map(result, ALL, "image", 4, 5, CLASSES)
+        annotation_class_map(result, ALL, Canvas("image", 4, 5), CLASSES)
 
 
 # -- labels
@@ -570,7 +570,7 @@ def test_sizes_that_contradict_never_change_a_mask_that_fits(
     mask[top : top + 1 + int(rng.integers(size[0])), left : left + 1 + int(rng.integers(size[1]))] = 255
     region = sized(mask, *told)
     try:
-        found = annotation_class_map([region], ALL, "image", *size, CLASSES)
+        found = annotation_class_map([region], ALL, Canvas("image", *size), CLASSES)
     except MaskError:
         # A box that is as plain at the other width: it may have been drawn on the image as it lay.
         assert told != size
