@@ -12,48 +12,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segloop.errors import ModelRemoved, RegistryError, UnknownProject, VersionNotFound
+from segloop.errors import RegistryError, UnknownProject, VersionNotFound
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
+from segloop.registry.champions import CHAMPION_FILE, Champions
 from segloop.registry.removal import REMOVED_FILE, RemovedModels
 from segloop.registry.s3 import S3Store
-from segloop.registry.store import Blob, FolderStore, Store
+from segloop.registry.store import ATTEMPTS, PAUSE_S, Blob, FolderStore, Store
 from segloop.registry.versions import (
     Champion,
+    by_number,
     check_project,
     dump_json,
     model_bytes,
     model_files,
     needed,
-    parse_champion,
     parse_json,
     project_order,
-    rest_of_champion,
 )
 from segloop.settings import Settings
 from segloop.versions import FileInfo, VersionInfo, is_file_name, parse_version, version_number
 
 log = logging.getLogger(__name__)
 
-_CHAMPION = "champion.json"
 _NAMES = "names.json"
 _PROBE = "probe.json"
 _INDEX = "versions.json"
-# Attempts at a conditional write, with a pause between; each loss means that somebody else went ahead.
-_ATTEMPTS = 20
-_PAUSE_S = 0.05
-# Served versions that the pointer remembers for rollbacks: it is read every second, so it stays small.
-_REMEMBERED = 50
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -78,6 +71,7 @@ class Registry:
         self._store = store
         self._removed = RemovedModels(store)
         self._cache = BundleCache(store, cache_dir)
+        self._champions = Champions(store, self._removed, self._verify)
 
     def projects(self) -> list[str]:
         """Keys of the projects that the store knows, by id and age."""
@@ -189,14 +183,14 @@ class Registry:
             listed = self._all_names()
             # where another was faster, theirs is as good
             self._store.write_if(_INDEX, dump_json(listed, _INDEX), blob.tag if blob else None)
-        return [name for key in sorted(listed, key=project_order) for name in sorted(listed[key], key=_by_number)]
+        return [name for key in sorted(listed, key=project_order) for name in sorted(listed[key], key=by_number)]
 
     def _all_names(self) -> dict[str, list[str]]:
         return {key: [info.version for info in self.versions(key)] for key in self.projects()}
 
     def _list(self, project: str, version: str) -> None:
         """Have a version in the list of all."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             blob = self._store.read(_INDEX)
             listed = _index_of(blob)
             if listed is None:
@@ -205,10 +199,10 @@ class Registry:
             elif version in listed.get(project, ()):
                 return
             names = {*listed.get(project, ()), version}
-            changed = {**listed, project: sorted(names, key=_by_number)}
+            changed = {**listed, project: sorted(names, key=by_number)}
             if self._store.write_if(_INDEX, dump_json(changed, _INDEX), blob.tag if blob else None):
                 return
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
         raise RegistryError(f"{_INDEX} kept changing; too many processes write versions at once")
 
     def bundle(self, project: str, version: str, files: Collection[str] | None = None) -> Path:
@@ -266,7 +260,7 @@ class Registry:
 
     def champion(self, project: str) -> Champion | None:
         """The version that the project serves, or None; one small read."""
-        return self._read_champion(project)[0]
+        return self._champions.current(project)
 
     def promote(self, project: str, version: str, reason: str) -> Champion:
         """Make a version the champion, once its files are verified; promoting the champion changes nothing.
@@ -277,7 +271,7 @@ class Registry:
             RegistryError: one of its files is missing or damaged.
         """
         self.get(project, version)
-        return self._swap(project, lambda current: version, reason)
+        return self._champions.promote(project, version, reason)
 
     def rollback(self, project: str, reason: str) -> Champion:
         """Make the version that was served before the champion the champion again. A second call goes one further back.
@@ -286,18 +280,7 @@ class Registry:
             ModelRemoved: there is nothing of it left to serve.
             RegistryError: there is none, its files are damaged, or somebody else changed the champion meanwhile.
         """
-        seen: list[int] = []
-
-        def earlier(current: Champion | None) -> str:
-            if current is None or not current.previous:
-                raise RegistryError(f"project {project} served no version before this one; nothing to roll back to")
-            seen.append(current.generation)
-            if seen[0] != current.generation:
-                raise RegistryError(f"project {project} now serves {current.version}, changed meanwhile; look again")
-            self.get(project, current.previous[-1])
-            return current.previous[-1]
-
-        return self._swap(project, earlier, reason, back=True)
+        return self._champions.rollback(project, reason)
 
     def repair(self, project: str) -> Champion | None:
         """Write a champion pointer that cannot be read, or is lost, anew; None where it is whole, or none is needed.
@@ -308,39 +291,10 @@ class Registry:
         Raises:
             RegistryError: no version is whole.
         """
-        key = f"{check_project(project)}/{_CHAMPION}"
-        blob = self._store.read(key)
-        try:
-            if blob is not None and parse_champion(parse_json(blob.data, key), key):
-                return None
-        except RegistryError as error:
-            log.warning("project %s: %s", project, error)
-        won = [info.version for info in self.versions(project) if info.decision is not None and info.decision.act]
-        named = rest_of_champion(b"" if blob is None else blob.data)
-        if blob is None and not won:
+        if self._champions.is_whole(project):
             return None
-        known = self.version_names(project)
-        for version in dict.fromkeys((*(name for name in named if name in known), *reversed(won))):
-            try:
-                self._verify(project, version)
-            except RegistryError as error:
-                log.warning("project %s: %s cannot be served: %s", project, version, error)
-                continue
-            champion = Champion(
-                version=version,
-                # beyond any that it had, so that whoever compares generations sees a change
-                generation=int(time.time()),
-                promoted_at=datetime.now(UTC).isoformat(),
-                reason="Its pointer was damaged, and is made again from what is known of the versions.",
-                previous=tuple(name for name in won if name != version and _by_number(name) < _by_number(version)),
-            )
-            data = dump_json(dataclasses.asdict(champion), _CHAMPION)
-            if not self._store.write_if(key, data, blob.tag if blob else None):
-                raise RegistryError(f"{key} was changed meanwhile; look again")
-            return champion
-        raise RegistryError(
-            f"project {project}: {key} is damaged, and no version is whole that could be served instead"
-        )
+        won = [info.version for info in self.versions(project) if info.decision is not None and info.decision.act]
+        return self._champions.make_anew(project, self.version_names(project), won)
 
     # -- small state of a project
 
@@ -358,68 +312,26 @@ class Registry:
     def version_names(self, project: str) -> list[str]:
         """Names of a project's versions, oldest first; one of them may be half-written."""
         names = self._store.folders(f"{check_project(project)}/versions/")
-        return sorted((name for name in names if version_number(name) is not None), key=_by_number)
+        return sorted((name for name in names if version_number(name) is not None), key=by_number)
 
     def _claim_name(self, project: str, files: Mapping[str, FileInfo], classes: Sequence[str]) -> str:
         """The name of these files and classes. It is settled before anything is written, so that a repeat finds it."""
         key = f"{project}/{_NAMES}"
         plain = {name: file.model_dump() for name, file in files.items()}
         identity = hashlib.sha256(json.dumps([plain, classes], sort_keys=True).encode()).hexdigest()
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             blob = self._store.read(key)
             names = parse_json(blob.data, key) if blob else {}
             if not isinstance(names, dict) or not all(version_number(str(name)) for name in names.values()):
                 raise RegistryError(f"{key} is not a list of versions")
             if identity in names:
                 return str(names[identity])
-            highest = max(map(_by_number, [*names.values(), *self.version_names(project)]), default=(0, ""))[0]
+            highest = max(map(by_number, [*names.values(), *self.version_names(project)]), default=(0, ""))[0]
             name = f"v{highest + 1}-{files[WEIGHTS_FILE].sha256[:8]}"
             if self._store.write_if(key, dump_json({**names, identity: name}, key), blob.tag if blob else None):
                 return name
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
         raise RegistryError(f"{key} kept changing; too many processes write versions at once")
-
-    def _read_champion(self, project: str) -> tuple[Champion | None, str | None]:
-        key = f"{check_project(project)}/{_CHAMPION}"
-        blob = self._store.read(key)
-        if blob is None:
-            return None, None
-        try:
-            return parse_champion(parse_json(blob.data, key), key), blob.tag
-        except RegistryError as error:
-            raise RegistryError(f"{error}. Run: segloop versions repair --project {project}") from error
-
-    def _swap(
-        self, project: str, choose: Callable[[Champion | None], str], reason: str, *, back: bool = False
-    ) -> Champion:
-        verified = ""
-        for _ in range(_ATTEMPTS):
-            current, tag = self._read_champion(project)
-            version = choose(current)
-            if current and current.version == version:
-                return current
-            self._removed.check(project, version)
-            if version != verified:
-                self._verify(project, version)
-                verified = version
-                continue  # it may have taken a while
-            previous = (
-                () if current is None else current.previous[:-1] if back else (*current.previous, current.version)
-            )
-            champion = Champion(
-                version=version,
-                generation=current.generation + 1 if current else 1,
-                promoted_at=datetime.now(UTC).isoformat(),
-                reason=reason,
-                previous=previous[-_REMEMBERED:],
-            )
-            data = dump_json(dataclasses.asdict(champion), _CHAMPION)
-            if self._store.write_if(f"{project}/{_CHAMPION}", data, tag):
-                log.info("project %s: champion %s, generation %d: %s", project, version, champion.generation, reason)
-                self._restore_if_removed(project, champion, current)
-                return champion
-            time.sleep(_PAUSE_S)
-        raise RegistryError(f"the champion of project {project} kept changing; try again")
 
     def _verify(self, project: str, version: str) -> None:
         """Raise RegistryError where a file of a version is missing, cut or damaged, here or in the store."""
@@ -434,28 +346,13 @@ class Registry:
         if version in needed(self.champion(project)):
             raise RegistryError(f"version {version} of project {project} is served, or is what a rollback would serve")
 
-    def _restore_if_removed(self, project: str, champion: Champion, before: Champion | None) -> None:
-        """Serve the earlier version again, if somebody removed the new champion's model during the promotion."""
-        try:
-            self._removed.check(project, champion.version)
-        except ModelRemoved:
-            current, tag = self._read_champion(project)
-            if before is not None and current == champion:
-                data = dataclasses.asdict(dataclasses.replace(before, generation=champion.generation + 1))
-                self._store.write_if(f"{project}/{_CHAMPION}", dump_json(data, _CHAMPION), tag)
-            raise
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    return version_number(name) or 0, name
-
 
 def _version_key(project: str, version: str) -> str:
     return f"{project}/versions/{version}/{VERSION_FILE}"
 
 
 def _state_key(project: str, name: str) -> str:
-    if not is_file_name(name) or not name.endswith(".json") or name in {_CHAMPION, _NAMES, REMOVED_FILE}:
+    if not is_file_name(name) or not name.endswith(".json") or name in {CHAMPION_FILE, _NAMES, REMOVED_FILE}:
         raise RegistryError(f"{name!r} cannot hold a project's state; write a plain name such as split.json")
     return f"{check_project(project)}/{name}"
 

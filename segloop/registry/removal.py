@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 
 from segloop.errors import ModelRemoved, RegistryError
-from segloop.registry.store import Store
+from segloop.registry.store import ATTEMPTS, PAUSE_S, Store
 from segloop.registry.versions import check_project, dump_json, parse_json
 
 REMOVED_FILE = "removed.json"
-# Attempts at a conditional write, with a pause between.
-_ATTEMPTS = 20
-_PAUSE_S = 0.05
 
 
 class RemovedModels:
@@ -46,13 +43,13 @@ class RemovedModels:
         Raises:
             RegistryError: others kept writing, or the file is not what was written.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             found, tag = self._read(project)
             found.pop(version, None)
             data = dump_json({**found, version: when} if when else found, REMOVED_FILE)
             if self._store.write_if(f"{project}/{REMOVED_FILE}", data, tag):
                 return
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
         raise RegistryError(f"{project}/{REMOVED_FILE} kept changing; try again")
 
     def _read(self, project: str) -> tuple[dict[str, str], str | None]:

@@ -16,6 +16,9 @@ from segloop.errors import RegistryError
 from segloop.files import replacing
 
 _LOCK_TIMEOUT_S = 30
+#: Attempts at a conditional write, with a pause between, in seconds; each loss means that somebody else went ahead.
+ATTEMPTS = 20
+PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)

@@ -114,3 +114,8 @@ def parse_champion(value: Any, where: str) -> Champion:
         if version_number(name) is None:
             raise RegistryError(f"{where} names {name!r}, which is not a version")
     return champion
+
+
+def by_number(name: str) -> tuple[int, str]:
+    """A key that sorts names of versions by their number, the oldest first."""
+    return version_number(name) or 0, name
