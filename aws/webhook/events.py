@@ -150,8 +150,8 @@ def _is_later_save(annotation: Json) -> bool:
 def _moment(annotation: Json, name: str) -> datetime:
     value = annotation.get(name)
     try:
-        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError as error:
         raise BadEvent(f"annotation.{name} is {_short(value)}; expected a time in ISO 8601") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

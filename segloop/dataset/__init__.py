@@ -20,7 +20,7 @@ from segloop.dataset.mirror import Mirror
 from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.rebuild import rebuild
 from segloop.dataset.snapshots import snapshot
-from segloop.dataset.splits import ProjectSplits, exclude_trained, join_splits
+from segloop.dataset.splits import JsonStore, ProjectSplits, exclude_trained, join_splits
 from segloop.dataset.sync_api import sync
 from segloop.dataset.sync_bucket import sync_target
 
@@ -29,6 +29,7 @@ __all__ = [
     "AnnotationRef",
     "Annotators",
     "Item",
+    "JsonStore",
     "Manifest",
     "Memory",
     "Mirror",

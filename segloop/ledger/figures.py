@@ -44,14 +44,9 @@ class _Figures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClassFigures(_Figures):
-    """One class over a version's annotations that show it, in the prediction or in the annotation.
-
-    Attributes:
-        unchanged: the share of these annotations in which every pixel of the class is as predicted.
-        changed_share: of the pixels that prediction or annotation gives to the class, the share that only one of them does.
-        boundary_px, moved_px: the length of its boundary, and how much of it was moved by more than 3 px, in pixels.
-    """
+class _Changes(_Figures):
+    """What was changed over some annotations; boundary_px and moved_px: the length of boundaries, and how much of it was
+    moved by more than 3 px, in pixels."""
 
     annotations: int
     unchanged: float
@@ -60,6 +55,15 @@ class ClassFigures(_Figures):
     moved_px: int
     regions_added: int
     regions_removed: int
+
+
+class ClassFigures(_Changes):
+    """One class over a version's annotations that show it, in the prediction or in the annotation.
+
+    Attributes:
+        unchanged: the share of these annotations in which every pixel of the class is as predicted.
+        changed_share: of the pixels that prediction or annotation gives to the class, the share that only one of them does.
+    """
 
 
 class AnnotatorTime(_Figures):
@@ -70,7 +74,7 @@ class AnnotatorTime(_Figures):
     median_s: float
 
 
-class VersionFigures(_Figures):
+class VersionFigures(_Changes):
     """What became of the pre-labels of one version.
 
     Attributes:
@@ -81,13 +85,6 @@ class VersionFigures(_Figures):
     """
 
     version: str
-    annotations: int
-    unchanged: float
-    changed_share: float
-    boundary_px: int
-    moved_px: int
-    regions_added: int
-    regions_removed: int
     median_s: float | None
     annotators: tuple[AnnotatorTime, ...]
     classes: dict[str, ClassFigures]

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from segloop.ledger.ledger import Ledger
 
+if TYPE_CHECKING:
+    from segloop.dataset import JsonStore
+
 _log = logging.getLogger(__name__)
 
 _LEDGER: Final = "ledger.json"
 _BLIND: Final = "blind.json"
-
-
-class JsonStore(Protocol):
-    """Keeps a project's small JSON files, as the registry does."""
-
-    def read_json(self, project: str, name: str) -> Any:
-        """The value of a file, None if there is none."""
-
-    def write_json(self, project: str, name: str, value: Any) -> None:
-        """Write a file, atomically."""
 
 
 def read_ledger(store: JsonStore, project: str) -> Ledger | None:

@@ -198,7 +198,8 @@ class View:
         """Height and width of the view, in pixels of its own."""
         down, across = self.window[2:]
         scale = min(1.0, self.side_px / max(down, across))
-        return tuple(max(1, round(side * scale / GRID_STEP)) * GRID_STEP for side in (down, across))  # type: ignore[return-value]
+        height, width = (max(1, round(side * scale / GRID_STEP)) * GRID_STEP for side in (down, across))
+        return height, width
 
     def cell(self, place: Place) -> tuple[int, int]:
         """Row and column, in the view, of a pixel of the image."""
@@ -209,7 +210,7 @@ class View:
         """What the view shows of a whole map."""
         top, left, down, across = self.window
         part = whole[top : top + down, left : left + across]
-        return cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+        return np.asarray(cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
     @cached_property
     def colours(self) -> UInt8:
