@@ -52,8 +52,9 @@ lint: $(READY)  ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+# A test process that dies ends the run: with another one in its place, xdist has waited for ever after the last test.
 test: chromium promtool base lint  ## every check, with a real Label Studio and a browser
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-aws: $(READY)  ## one tiny training in your AWS account, by SEGLOOP_SAGEMAKER_* (costs cents; docs/sagemaker.md)
 	@$(BIN)/python -m tests.aws.smoke
