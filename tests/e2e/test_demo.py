@@ -16,7 +16,7 @@ def test_the_demo_keeps_its_promises() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "demo"],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "DEMO_EXIT": "1", "DEMO_TRAIN": "24", "DEMO_VAL": "6"},
+        env={**os.environ, "DEMO_EXIT": "1", "DEMO_TRAIN": "12", "DEMO_VAL": "4"},
         capture_output=True,
         text=True,
         timeout=1100,
