@@ -16,9 +16,12 @@ from PIL import Image
 from demo.stack import RunningSegloop
 from segloop.registry import Registry
 from tests.toys import BRUSH, half_red_half_blue, toy_info
+from tests.waiting import until
 
 PROJECT = "29.1795383040"
 INFO = toy_info(arch="fcn_resnet50", decision={"act": True, "reason": "The first."})
+#: How long the first answers may take, in seconds.
+PATIENCE_S = 300.0
 #: Settings under which nobody's annotations start a training of that project.
 QUIET = {"weights": "none", "retrain_threshold": 100_000, "adapt_threshold": 0, "log_level": "WARNING"}
 
@@ -49,6 +52,12 @@ class People:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def begin(self) -> None:
+        """Wait for the first answers, and count from here on: the first prediction loads the network."""
+        until(lambda: self.served > 4, "answers", PATIENCE_S)
+        self.served = self.failed = 0
+        self.longest_s = 0.0
 
     def _work(self) -> None:
         answered, task = time.monotonic(), 0

@@ -160,7 +160,7 @@ def measure(stand: Stand, name: str) -> tuple[str, ...]:
     with suppress(Exception):
         jobs.take_changes(PROJECT, "full")
     with People(stand.segloop) as people:
-        time.sleep(2)
+        people.begin()
         inject(stand)
         began, before = time.monotonic(), people.served
         while people.served < before + 4 and time.monotonic() - began < PATIENCE_S:

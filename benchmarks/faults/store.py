@@ -80,7 +80,7 @@ def measure(segloop: RunningSegloop, store: Store, mode: Mode, *, restart: bool 
     """A row of the table."""
     (store.folder / "bundle" / "number.txt").write_text(f"{mode} {restart}")
     with People(segloop) as people:
-        time.sleep(2)
+        people.begin()
         with store.proxy.failing(mode):
             began = time.monotonic()
             if restart:
