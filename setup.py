@@ -44,7 +44,6 @@ WORKER = [
     "label-studio-sdk>=2.0.15,<3",
     "onnx>=1.18",
     "onnxruntime>=1.23",
-    "onnxscript>=0.5",
     "safetensors>=0.5",
     "scipy>=1.13",
     "torch>=2.6",

