@@ -102,7 +102,7 @@ def to_onnx(network: SegmentationNetwork, file: Path, input_size: int) -> None:
     sides = {2: "rows", 3: "columns"}
     with _exporting():
         # what is traced is right for other images too only if no branch depends on the image's values
-        warnings.simplefilter("error", torch.jit.TracerWarning)
+        warnings.filterwarnings("error", message="Converting a tensor to a Python boolean")
         torch.onnx.export(
             without_resize(network.eval()),
             (_example(input_size),),
