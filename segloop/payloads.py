@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from segloop.accepted import is_accepted
 from segloop.errors import BadRequest, TooLarge, UnknownProject
 
 Json = Mapping[str, Any]
@@ -160,7 +161,7 @@ def _changed(fields: Json) -> tuple[int | str, ...]:
     tasks = [task.get("id") for task in _objects(fields, "task")]
     changed: dict[int | str, None] = {}
     for position, annotation in enumerate(annotations):
-        if annotation.get("was_cancelled"):
+        if annotation.get("was_cancelled") or is_accepted(annotation):
             continue
         task = annotation.get("task")
         if isinstance(task, Mapping):

@@ -12,12 +12,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from segloop.accepted import by_people
 from segloop.dataset.class_maps import Drawer, counting_annotations, majority, mask_file, nothing_known, reference
+from segloop.dataset.content import content_of
 from segloop.dataset.files import Built, KnownImage, Memory, Objects
 from segloop.dataset.image_waits import ImageWaits, Place, host_of
 from segloop.dataset.looks import Looks
 from segloop.dataset.manifest import AnnotationRef, Item, Manifest, Skipped
-from segloop.dataset.mirror import content_of
 from segloop.dataset.notes import Note
 from segloop.dataset.splits import SplitStore
 from segloop.errors import ImageError, MaskError
@@ -42,6 +43,7 @@ class SnapshotInputs:
     Attributes:
         project: its key.
         splits: where its split is kept.
+        accepted: tasks whose annotation segloop made of its own pre-label: they are on the training side.
         unannotated: tasks without annotations, `{"id", "data"}` each, whose images are to be learnt from besides.
         learnt: the served version's training set: what it was trained on is not held out, wherever it comes from now.
         memory: what earlier snapshots found; with it, only what changed is fetched, decoded and drawn.
@@ -54,6 +56,7 @@ class SnapshotInputs:
     settings: Settings
     memory: Memory | None = None
     learnt: Manifest | None = None
+    accepted: frozenset[int] = frozenset()
     unannotated: Iterable[Task] = ()
 
 
@@ -115,7 +118,9 @@ class ItemBuilder:
         return hashlib.sha256(orjson.dumps([*self._rules, content, task["data"]])).hexdigest()
 
     def _draw(self, task: Task) -> Built:
-        counting = counting_annotations(task["annotations"], self._annotators)
+        # whatever a person says comes before what segloop accepted
+        annotations = by_people(task["annotations"]) or task["annotations"]
+        counting = counting_annotations(annotations, self._annotators)
         if not counting:
             raise MaskError("it has no annotation that was not skipped")
         places = [(tag.name, index, uri) for tag, index, uri in self.config.addresses(task["data"])]

@@ -7,13 +7,12 @@ is exact whatever the clocks say.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 from uuid import uuid4
@@ -21,6 +20,8 @@ from uuid import uuid4
 import orjson
 from filelock import FileLock
 
+from segloop.accepted import by_people
+from segloop.dataset.content import content_of, hash_of, newest, packed, stamp
 from segloop.dataset.records import Records
 
 _log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ CREATE TABLE images (
 ) WITHOUT ROWID;
 CREATE TABLE drawings (task INTEGER PRIMARY KEY, key TEXT, items BLOB, skipped BLOB, notes BLOB);
 """
-#: What of an annotation decides upon the training set, and is kept.
-_KEPT: Final = ("id", "updated_at", "was_cancelled", "ground_truth", "result")
 _PAGE: Final = 16
 _LAST_ID: Final = 2**63 - 1
 
@@ -126,7 +125,7 @@ class Mirror:
             with self.writing():
                 if known not in (None, source):
                     self.db.execute("INSERT OR REPLACE INTO gone SELECT id, ? FROM tasks", (self.revision + 1,))
-                    for table in ("tasks", "records", "predictions"):
+                    for table in ("tasks", "records", "predictions", "accepted"):
                         self.db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names above
                     self.db.execute("DELETE FROM objects")
                     self.set_meta("synced_to", "")
@@ -184,27 +183,35 @@ class Mirror:
                 changed += self.drop([number], revision)
                 continue
             self.records.keep(task)
-            annotations = _packed(task["annotations"])
-            content = hashlib.sha256(annotations).hexdigest()
-            known = self.db.execute("SELECT content, data FROM tasks WHERE id = ?", (number,)).fetchone()
-            if known is not None and known[0] == content:
-                if known[1] != data:
+            annotations = packed(task["annotations"])
+            content = hash_of(annotations)
+            known = self._find(number)
+            if known is not None and known["content"] == content:
+                if orjson.dumps(known["data"]) != data:
                     self.db.execute("UPDATE tasks SET data = ? WHERE id = ?", (data, number))
                 continue
+            people = by_people(task["annotations"])
+            since = revision
+            if content_of(people) == content_of(by_people(known["annotations"]) if known is not None else []):
+                # what segloop itself accepted, or took back, is no change
+                since = self._revision_of(number)
+            else:
+                changed += 1
+                self.db.execute("DELETE FROM gone WHERE task = ?", (number,))
             submitted = sum(not annotation.get("was_cancelled") for annotation in task["annotations"])
-            row = (number, data, zlib.compress(annotations, 1), content, submitted, _newest(task), revision)
+            row = (number, data, zlib.compress(annotations, 1), content, submitted, newest(people), since)
             self.db.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            self.db.execute("DELETE FROM gone WHERE task = ?", (number,))
-            changed += 1
         return changed
 
     def drop(self, tasks: Iterable[int], revision: int) -> int:
         """Forget tasks, in a `writing` transaction, but that they went; how many were there."""
         dropped = 0
         for number in tasks:
+            is_accepted = self.records.is_accepted(number)
             self.records.drop(number)
             if self.db.execute("DELETE FROM tasks WHERE id = ?", (number,)).rowcount:
-                self.db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?)", (number, revision))
+                if not is_accepted:
+                    self.db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?)", (number, revision))
                 self.db.execute("DELETE FROM images WHERE task = ?", (number,))
                 self.db.execute("DELETE FROM drawings WHERE task = ?", (number,))
                 dropped += 1
@@ -212,16 +219,21 @@ class Mirror:
 
     def get(self, number: int) -> StoredTask | None:
         """A task; None if the mirror has none of this id."""
+        return self._find(number)
+
+    def _find(self, number: int) -> StoredTask | None:
         row = self.db.execute("SELECT id, data, annotations, content FROM tasks WHERE id = ?", (number,)).fetchone()
         return None if row is None else StoredTask(*row)
 
-    def tasks(self) -> Iterator[StoredTask]:
-        """The tasks with a submitted annotation, in the order of their ids, a few in memory at a time."""
-        last = 0
+    def tasks(self, *, accepted: bool = False) -> Iterator[StoredTask]:
+        """The tasks with a submitted annotation, in the order of their ids, a few in memory at a time; with `accepted`, also
+        those that segloop alone annotated."""
+        last, left_out = 0, frozenset() if accepted else self.records.accepted()
         query = "SELECT id, data, annotations, content FROM tasks WHERE id > ? AND submitted > 0 ORDER BY id LIMIT ?"
         while rows := self.db.execute(query, (last, _PAGE)).fetchall():
             for row in rows:
-                yield StoredTask(*row)
+                if row[0] not in left_out:
+                    yield StoredTask(*row)
             last = rows[-1][0]
 
     def totals(self, after: int = 0, upto: int | None = None) -> tuple[int, int]:
@@ -254,36 +266,20 @@ class Mirror:
         For who does not know the revision of his moment; annotations that were deleted leave no trace here.
         """
         query = "SELECT id FROM tasks WHERE newest > ? ORDER BY id"
-        return [row[0] for row in self.db.execute(query, (_stamp(since),))]
+        return [row[0] for row in self.db.execute(query, (stamp(since),))]
 
     def newest(self) -> datetime | None:
         """When the newest annotation was updated, by Label Studio's clock."""
         (stamp,) = self.db.execute("SELECT max(newest) FROM tasks").fetchone()
         return datetime.fromisoformat(stamp) if stamp else None
 
+    def _revision_of(self, number: int) -> int:
+        row = self.db.execute("SELECT revision FROM tasks WHERE id = ?", (number,)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def _lock(self) -> FileLock:
         # The kernel drops the lock with its process.
         return FileLock(self.folder / ".lock")
-
-
-def content_of(annotations: Sequence[Mapping[str, Any]]) -> str:
-    """A hash of all in a task's annotations that decides upon the training set."""
-    return hashlib.sha256(_packed(annotations)).hexdigest()
-
-
-def _packed(annotations: Sequence[Mapping[str, Any]]) -> bytes:
-    kept = [{name: annotation[name] for name in _KEPT if name in annotation} for annotation in annotations]
-    kept.sort(key=lambda annotation: annotation["id"])
-    return orjson.dumps(kept)
-
-
-def _newest(task: Mapping[str, Any]) -> str:
-    return max(_stamp(datetime.fromisoformat(annotation["updated_at"])) for annotation in task["annotations"])
-
-
-def _stamp(moment: datetime) -> str:
-    # With microseconds always: stamps are compared as text.
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import orjson
 
+from segloop.accepted import is_accepted
+
 _SCHEMA: Final = """
 CREATE TABLE records (
     annotation INTEGER PRIMARY KEY, task INTEGER, annotator INTEGER, lead_time_s REAL, created_at TEXT,
@@ -24,6 +26,9 @@ CREATE INDEX records_task ON records (task);
 CREATE TABLE predictions (id INTEGER PRIMARY KEY, task INTEGER, version TEXT, created_at TEXT, result BLOB);
 CREATE INDEX predictions_task ON predictions (task);
 """
+_ONLY_ACCEPTED: Final = "SELECT tasks.id FROM accepted JOIN tasks ON tasks.id = accepted.task"
+_ALL: Final = " HAVING count(*) = max(tasks.submitted)"
+_ACCEPTED: Final = "CREATE TABLE IF NOT EXISTS accepted (annotation INTEGER PRIMARY KEY, task INTEGER)"
 
 Json = Mapping[str, Any]
 
@@ -69,10 +74,14 @@ class Records:
         self._db = db
         if not self._is_made():
             self._make()
+        db.execute(_ACCEPTED)
 
     def keep(self, task: Json) -> None:
         """Keep the records of a task `{"id", "annotations", "predictions"}` as they are now."""
         number = task["id"]
+        self._db.execute("DELETE FROM accepted WHERE task = ?", (number,))
+        accepted = [(one["id"], number) for one in task["annotations"] if is_accepted(one)]
+        self._db.executemany("INSERT OR REPLACE INTO accepted VALUES (?, ?)", accepted)
         known = {one.annotation: one for one in self.of(number)}
         for annotation in task["annotations"]:
             record = _record(number, annotation, known.pop(annotation["id"], None))
@@ -98,6 +107,7 @@ class Records:
 
     def drop(self, task: int) -> None:
         """Forget a task."""
+        self._db.execute("DELETE FROM accepted WHERE task = ?", (task,))
         self._db.execute("DELETE FROM records WHERE task = ?", (task,))
         self._db.execute("DELETE FROM predictions WHERE task = ?", (task,))
 
@@ -113,6 +123,19 @@ class Records:
             return None
         ident, task, version, created_at, result = row
         return SeenPrediction(ident, task, version, created_at, orjson.loads(zlib.decompress(result)))
+
+    def accepted_annotations(self) -> list[int]:
+        """The annotations that segloop made of its own pre-labels, as far as nobody changed them since."""
+        return [number for (number,) in self._db.execute("SELECT annotation FROM accepted ORDER BY annotation")]
+
+    def accepted(self) -> frozenset[int]:
+        """The tasks whose submitted annotations are such ones alone."""
+        return frozenset(number for (number,) in self._db.execute(_ONLY_ACCEPTED + " GROUP BY tasks.id" + _ALL))
+
+    def is_accepted(self, task: int) -> bool:
+        """Whether a task is one of `accepted`."""
+        query = f"{_ONLY_ACCEPTED} WHERE tasks.id = ? GROUP BY tasks.id{_ALL}"
+        return self._db.execute(query, (task,)).fetchone() is not None
 
     def missing(self) -> list[tuple[int, int]]:
         """The task and the id of each prediction that an annotation began as and that is not kept."""

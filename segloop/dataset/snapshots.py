@@ -161,8 +161,16 @@ def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Twins, groups: Mappi
         # what the champion was trained on cannot judge it; what it was judged by goes on doing so
         if side == "train" or task not in present:
             present[task] = side
-    _hold_out_blind(inputs, tasks, present, twins.tasks)
-    assigned = assign_splits(inputs.project, tasks, present, inputs.settings.val_fraction, twins.tasks)
+    accepted = tasks & inputs.accepted
+    people = tasks - accepted
+    sides: dict[int, Split] = {task: side for task, side in present.items() if task in people}
+    held_out = {twins.tasks.get(task, task) for task, side in sides.items() if side == "val"}
+    trained = {twins.tasks.get(task, task) for task in accepted if present.get(task) == "train"} - held_out
+    sides |= {task: "train" for task in people - sides.keys() if twins.tasks.get(task, task) in trained}
+    _hold_out_blind(inputs, people, sides, twins.tasks)
+    assigned = assign_splits(inputs.project, people, sides, inputs.settings.val_fraction, twins.tasks)
+    # what segloop accepted is never held out, not even where people's own label once was
+    assigned |= {task: "train" for task in accepted if present.get(task) != "val"}
     moved = sorted(task for task in known.keys() & assigned.keys() if known[task] != assigned[task])
     if moved:
         _log.warning(
@@ -176,7 +184,7 @@ def _assign(inputs: SnapshotInputs, tasks: set[int], twins: Twins, groups: Mappi
 
 def _hold_out_blind(inputs: SnapshotInputs, tasks: set[int], sides: dict[int, Split], twins: Mapping[int, int]) -> None:
     """Hold out the new blind tasks, but for those that show what is trained on, and for the last task to train on."""
-    share = inputs.settings.blind_share
+    share = inputs.settings.hidden_share
     new = [task for task in sorted(tasks - sides.keys()) if is_blind(inputs.project, task, share)]
     if not new:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from segloop.labelstudio.annotations import Annotations
 from segloop.labelstudio.api import TIMEOUT_S, Api, Credentials
 from segloop.labelstudio.backends import (
     SECRET_HEADER,
@@ -52,6 +53,7 @@ class LabelStudio:
         self.projects = Projects(self.api)
         self.tasks = Tasks(self.api)
         self.predictions = Predictions(self.api)
+        self.annotations = Annotations(self.api)
         self.imports = Imports(self.api)
         self.views = Views(self.api)
         self.storages = Storages(self.api)

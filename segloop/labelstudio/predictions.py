@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from segloop.errors import LabelStudioError, LabelStudioNotFound, LabelStudioUnreachable
-from segloop.labelstudio.api import Api, decoded
+from segloop.labelstudio.api import Api, decoded, refused
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +85,19 @@ class Predictions:
         for one in empty:
             self._change(one, result=prediction["result"], score=prediction["score"])
         return len(empty)
+
+    def hide(self, prediction: Mapping[str, Any]) -> None:
+        """Put an empty prediction of the same score and version in the place of one, as blind tasks have; it is of now."""
+        fields = {name: prediction[name] for name in ("task", "score", "model_version")}
+        others = [one for one in self._of_task(prediction["task"]) if one["model_version"] == fields["model_version"]]
+        if all(one["result"] for one in others):
+            self._create_alone(int(prediction.get("project") or 0), {**fields, "result": []})
+        for one in others:
+            if one["result"]:
+                path = f"/api/predictions/{one['id']}/"
+                response = self._api.send("DELETE", path)
+                if not response.is_success and response.status_code != _NOT_FOUND:
+                    raise refused(self._api.url, f"DELETE {path}", response.status_code, None)
 
     def _change(self, prediction: Mapping[str, Any], **fields: object) -> None:
         path = f"/api/predictions/{prediction['id']}/"

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from segloop.errors import LabelStudioNotFound
 from segloop.labelstudio.api import Api, decoded, refused
 
 _LIGHT_PAGE: Final = 200
@@ -59,13 +60,14 @@ class _Listing:
     size: int
     ordering: tuple[str, ...] = ("tasks:id",)
     whole: bool = False
+    page: int = 1
 
     def parameters(self) -> dict[str, str | int]:
         query = {"filters": {"conjunction": "and", "items": self.filters}, "ordering": self.ordering}
         return {
             "project": self.project_id,
             "query": json.dumps(query),
-            "page": 1,
+            "page": self.page,
             "page_size": self.size,
             "fields": "all" if self.whole else "task_only",
             "resolve_uri": "false",
@@ -155,6 +157,32 @@ class Tasks:
             for task in body["tasks"]
             if (score := task.get("predictions_score")) is not None
         ]
+
+    def scored(self, project_id: int, version: str) -> list[dict[str, Any]]:
+        """The tasks that nobody labelled or skipped and that have a score and a prediction of a version, which has to be
+        the project's current one; the lowest score first. Each is `{"id", "data", "score"}`. Tasks that are labelled
+        meanwhile may hide others.
+        """
+        predicted = _filter("predictions_model_versions", "contains", "List", [version])
+        listing = _Listing(project_id, (*TO_LABEL, predicted), _LIGHT_PAGE, LEAST_SURE_FIRST)
+        found: dict[int, dict[str, Any]] = {}
+        seen = 0
+        while True:
+            body, _ = self._page(listing)
+            for task in body["tasks"]:
+                if (score := task.get("predictions_score")) is not None:
+                    found[task["id"]] = {"id": task["id"], "data": task["data"], "score": score}
+            seen += len(body["tasks"])
+            if not body["tasks"] or seen >= body["total"]:
+                return list(found.values())
+            listing = replace(listing, page=listing.page + 1)
+
+    def get(self, task_id: int) -> dict[str, Any] | None:
+        """A task with its annotations and predictions; None if it is gone."""
+        try:
+            return dict(self._api.request("GET", f"/api/tasks/{task_id}/"))
+        except LabelStudioNotFound:
+            return None
 
     def first(self, project_id: int) -> dict[str, Any] | None:
         """A task of a project, `{"id", "data"}` with addresses not resolved; None if it has none."""

@@ -27,7 +27,7 @@ class ClassEffort(BaseModel):
     """What was changed of one class. Lengths in pixels of the boundary; regions are Label Studio's.
 
     Attributes:
-        pixels: of the class in the prediction, in the annotation, or in both.
+        pixels: of the class in the prediction, in the annotation, or in both; `true_px` of them in the annotation.
         changed_px: of these, the pixels that only one of the two has.
         boundary_px: the length of the annotation's boundary of the class.
         moved_px: how much of it is more than MOVED_PX from the prediction's.
@@ -41,6 +41,12 @@ class ClassEffort(BaseModel):
     moved_px: int = 0
     regions_added: int = 0
     regions_removed: int = 0
+    true_px: int = 0
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the annotation has the class and the prediction no pixel of it where it is."""
+        return self.true_px > 0 and self.changed_px == self.pixels
 
 
 class Effort(BaseModel):
@@ -62,6 +68,16 @@ class Effort(BaseModel):
     def is_unchanged(self) -> bool:
         """Whether every pixel is as it was predicted."""
         return self.changed_px == 0
+
+    @property
+    def changed_share(self) -> float:
+        """The share of the pixels whose class was changed."""
+        return self.changed_px / self.pixels if self.pixels else 0.0
+
+    @property
+    def misses_a_class(self) -> bool:
+        """Whether a class of the annotation is missed."""
+        return any(one.is_missed for one in self.classes.values())
 
 
 def effort_of(prediction: Items, annotation: Items, config: LabelConfig, max_pixels: int) -> Effort:
@@ -104,6 +120,7 @@ def _class_effort(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[s
         "changed_px": int((before ^ after).sum()),
         "boundary_px": boundary,
         "moved_px": moved,
+        "true_px": int(after.sum()),
     }
 
 

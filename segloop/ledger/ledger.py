@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel, ConfigDict
 
+from segloop.accepted import is_accepted
 from segloop.blind import is_blind
 from segloop.dataset import Mirror
 from segloop.dataset.mirror import StoredTask
@@ -48,6 +49,7 @@ class Ledger(BaseModel):
         made_at: ISO 8601.
         annotations: submitted ones that were looked at; of these, `pre_labelled` began as a copy of a prediction that can
             be compared, `scratch` of none, `blind` of one that was hidden. `unreadable` cannot be compared.
+        accepted: those that segloop made of its own pre-labels and nobody changed; no figure counts them.
         pending: submitted or skipped ones that are not looked at yet: the next update goes on with them.
         labels: how many annotations have a region of each class.
         versions: in the order of their first annotation.
@@ -65,6 +67,7 @@ class Ledger(BaseModel):
     labels: dict[str, int]
     versions: tuple[VersionFigures, ...]
     time_saved: TimeSaved
+    accepted: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class LedgerInputs:
 
 
 class _Found(BaseModel):
-    """What is found of an annotation. `kind` None: it was skipped."""
+    """What is found of an annotation. `kind` None: it was skipped, or segloop made it."""
 
     kind: Kind | None
     version: str = ""
@@ -134,7 +137,52 @@ def update_ledger(mirror: Mirror, inputs: LedgerInputs) -> Ledger:
         labels={name: labels[name] for name in looker.config.classes},
         versions=tuple(version_figures(entries)),
         time_saved=time_saved(entries),
+        accepted=len(mirror.records.accepted_annotations()),
     )
+
+
+@dataclass(frozen=True)
+class BlindLabel:
+    """The latest annotation of a task that was drawn while its pre-label was hidden.
+
+    Attributes:
+        task: `{"id", "data", "content"}`, its addresses not resolved; `content` is a hash of its annotations.
+        result: the annotation's items.
+        created_at: ISO 8601, in UTC; None where Label Studio does not say.
+    """
+
+    task: Mapping[str, Any]
+    annotation: int
+    result: list[Any]
+    created_at: str | None
+
+
+@dataclass(frozen=True)
+class Origins:
+    """How labels came about: tasks whose latest annotation was drawn while the pre-label was hidden, and those whose
+    latest annotation began as the pre-label of a version that it names."""
+
+    blind: frozenset[int] = frozenset()
+    shown: Mapping[int, str] = field(default_factory=dict)
+
+
+def origins(mirror: Mirror) -> Origins:
+    """Of the labels that the last `update_ledger` of a mirror looked at."""
+    mirror.db.executescript(_SCHEMA)
+    latest = {record.task: found for record, found in _found(mirror.db) if found.kind is not None}
+    blind = frozenset(task for task, found in latest.items() if found.kind == "blind")
+    return Origins(blind, {task: found.version for task, found in latest.items() if found.kind == "pre-labelled"})
+
+
+def blind_labels(mirror: Mirror) -> Iterator[BlindLabel]:
+    """The blind labels that the last `update_ledger` of a mirror found, one for a task, in the order of their ids."""
+    latest = {record.task: record for record, found in _found(mirror.db) if found.kind == "blind"}
+    for record in latest.values():
+        task = mirror.get(record.task)
+        known = () if task is None else task["annotations"]
+        annotation = next((one for one in known if one["id"] == record.annotation), None)
+        if task is not None and annotation is not None:
+            yield BlindLabel(task, record.annotation, annotation["result"], record.created_at)
 
 
 @dataclass(frozen=True)
@@ -179,7 +227,7 @@ class _Looker:
             self.mirror.db.executemany("INSERT OR REPLACE INTO efforts VALUES (?, ?, ?, ?)", rows)
 
     def _find(self, annotation: Any, record: LabellingRecord) -> _Found:
-        if annotation.get("was_cancelled"):
+        if annotation.get("was_cancelled") or is_accepted(annotation):
             return _Found(kind=None)
         prediction = None if record.prediction is None else self.mirror.records.prediction(record.prediction)
         kind = self._kind(record, prediction)

@@ -58,6 +58,11 @@ class BlindShares:
             self._shares.append((datetime.now(UTC).isoformat(), share))
             self._store.write_json(self._project, _BLIND, {"shares": self._shares})
 
+    @property
+    def most(self) -> float:
+        """The largest share that ever held."""
+        return max((share for _, share in self._shares), default=0.0)
+
     def at(self, moment: str | None) -> float:
         """The share at a moment, ISO 8601 in UTC; the latest where it is None."""
         held = [share for since, share in self._shares if moment is None or since <= moment]

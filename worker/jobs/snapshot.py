@@ -44,12 +44,16 @@ def freeze_annotations(
         mark = Mark(since.isoformat(), f"{mirror.id}:{mirror.revision}")
         write_state(folder.parent / "mark.json", mark)
         splits = ProjectSplits(context.registry, project)
+        accepted = mirror.records.accepted()
         inputs = SnapshotInputs(
             *(project, label_config, context.images, splits, settings, Memory(mirror)),
             learnt=_learnt(context, project),
+            accepted=accepted if settings.accept_train else frozenset(),
             unannotated=unannotated,
         )
-        manifest = snapshot(inputs, mirror.tasks(), folder, progress=progress, steps=len(mirror))
+        steps = len(mirror) - (0 if settings.accept_train else len(accepted))
+        tasks = mirror.tasks(accepted=settings.accept_train)
+        manifest = snapshot(inputs, tasks, folder, progress=progress, steps=steps)
     for warning in manifest.warnings:
         progress({"phase": "snapshot", "message": warning})
     return manifest, mark

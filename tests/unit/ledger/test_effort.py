@@ -50,7 +50,8 @@ def test_a_copy_is_unchanged() -> None:
     assert (found.pixels, found.changed_px) == (LIMIT, 0)
     # the boundary of the sky is its lowest row, that of the road its highest: the image's edge is none
     assert found.classes["Sky"].model_dump() == {
-        "pixels": 600, "changed_px": 0, "boundary_px": 60, "moved_px": 0, "regions_added": 0, "regions_removed": 0
+        "pixels": 600, "changed_px": 0, "boundary_px": 60, "moved_px": 0, "regions_added": 0, "regions_removed": 0,
+        "true_px": 600
     }  # fmt: skip
 
 
