@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # that of Python 3.11 cannot be validat
 class Progress(TypedDict, total=False):
     """How far a job is, as JSON; each phase has some of these. Times in seconds."""
 
-    #: queued, waiting, snapshot, training, evaluated, evaluating, exporting, promoting, predicting, ordering, done,
+    #: queued, waiting, snapshot, training, evaluated, evaluating, exporting, promoting, predicting, ordering, accepting, done,
     #: failed or stopped.
     phase: str
     message: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from segloop import __version__
+from segloop.cli.accepting import accept
 from segloop.cli.aws import aws
 from segloop.cli.common import Group
 from segloop.cli.completion import completion
@@ -45,7 +46,7 @@ def main() -> None:
 for command in (
     *(up, serve, worker),
     *(connect, doctor, report, import_command),
-    *(train, stop, predict, weights),
+    *(train, stop, predict, weights, accept),
     *(versions, reproduce, export_command),
     *(sagemaker, aws, completion, settings, reference),
 ):

@@ -27,7 +27,7 @@ SECTIONS = {
     "Connect": ("connect", "doctor"),
     "Look": ("report",),
     "Data": ("import",),
-    "Train and predict": ("train", "stop", "predict", "weights"),
+    "Train and predict": ("train", "stop", "predict", "weights", "accept"),
     "Versions": ("versions", "reproduce", "export"),
     "AWS": ("sagemaker", "aws"),
 }

@@ -63,6 +63,7 @@ def report(project: str | None, html: Path | None, as_json: bool) -> None:
 
 
 def _report(settings: Settings, key: str) -> Report:
+    from segloop.accept import Rule, read_accept
     from segloop.policy import Thresholds
     from segloop.projects import own_settings, read_notes
     from segloop.registry import open_registry
@@ -90,6 +91,8 @@ def _report(settings: Settings, key: str) -> Report:
             thresholds=Thresholds(own.retrain_threshold, own.adapt_threshold),
             is_training=is_training,
             next_tasks=() if isinstance(following, str) else following,
+            accept=read_accept(registry, key),
+            rule=Rule.of(own),
             problems=tuple(dict.fromkeys(problems)),
         )
     )
@@ -147,6 +150,11 @@ def _lines(report: Report) -> list[str]:
     lines.append(f"Next training        {report.next_training}")
     if report.rejected:
         lines.append(f"Last version         {report.rejected}")
+    if report.bias:
+        lines.append(f"Held-out labels      {report.bias}")
+    if report.accepting is not None:
+        lines += [f"Auto-accept          {sentence}" for sentence in report.accepting.sentences]
+        lines += [f"To audit             task {one.task}  {one.link}" for one in report.accepting.to_audit]
     lines += [f"Label next           task {one.task}  {one.link}" for one in report.label_next]
     return lines
 

@@ -21,7 +21,9 @@ from segloop.progress import Progress
 from segloop.queue.connection import QueueConnection, reaching_redis
 from segloop.queue.counters import Counters
 from segloop.queue.names import (
+    ACCEPT,
     ADOPT,
+    IGNORED_TTL_S,
     MAX_RETRIES,
     PRELABEL,
     PRELABEL_QUEUE,
@@ -162,6 +164,20 @@ class Jobs:
         return self._connection.transaction(attempt, key_of(project, "prelabel"))
 
     @reaching_redis
+    def enqueue_accept(self, project: str) -> Enqueued:
+        """Queue the look at which pre-labels may be accepted, or join the project's live one."""
+        fresh = self._job(ACCEPT, (project,), "accept")
+
+        def attempt(pipe: Any) -> Enqueued:
+            live = self.recovery.live(key_of(project, "accept"), pipe)
+            pipe.multi()
+            if live is not None:
+                return Enqueued(live.id, joined=True)
+            return self._enqueue(fresh, key_of(project, "accept"), pipe)
+
+        return self._connection.transaction(attempt, key_of(project, "accept"))
+
+    @reaching_redis
     def enqueue_reconcile(self) -> Enqueued:
         """Queue the question to Label Studio what changed, before other work, unless it is queued or asked already."""
         fresh = self._job(RECONCILE, (), "reconcile")
@@ -221,8 +237,18 @@ class Jobs:
             for name, ids in (("changes", tasks), ("recent", tasks if recent is None else list(recent))):
                 if ids:
                     pipe.sadd(key_of(project, name), *ids)
+                    pipe.sdiffstore(key_of(project, name), key_of(project, name), key_of(project, "ignored"))
             pipe.scard(key_of(project, "changes")).scard(key_of(project, "recent"))
             return _changes(pipe.execute()[-2:])
+
+    @reaching_redis
+    def ignore_changes(self, project: str, names: Iterable[int | str]) -> None:
+        """Leave out changes that are about to be told of, under the names that `record_changes` is given: segloop makes
+        them itself."""
+        if names := list(names):
+            with self.connection.pipeline() as pipe:
+                pipe.sadd(key_of(project, "ignored"), *names).expire(key_of(project, "ignored"), IGNORED_TTL_S)
+                pipe.execute()
 
     @reaching_redis
     def changed(self, project: str) -> Changes:

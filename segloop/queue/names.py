@@ -20,10 +20,13 @@ RETRAIN = "worker.jobs.entry_points.retrain"
 ADOPT = "worker.jobs.entry_points.adopt"
 PRELABEL = "worker.jobs.entry_points.prelabel"
 RECONCILE = "worker.jobs.entry_points.reconcile"
-FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 0}
+ACCEPT = "worker.jobs.entry_points.accept"
+FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 0, ACCEPT: 1}
 
 #: How long a job's outcome can be asked for after its end, in seconds.
 RESULT_TTL_S = 7 * 24 * 3600
+#: For how long changes that were asked to be left out are, in seconds: events may come late.
+IGNORED_TTL_S = 24 * 3600
 #: How often a job is started again after its worker or its process died.
 MAX_RETRIES = 3
 #: What rq says of a job that will still run or runs.

@@ -8,6 +8,7 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
+from segloop.accept import AcceptState, Rule
 from segloop.ledger import Ledger, TimeSaved, VersionFigures
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
@@ -15,6 +16,8 @@ from segloop.report.studio import Counts, NextTask
 
 #: Labelled tasks without which nothing can be trained: one to learn from, one to be held out.
 LEAST_LABELLED = 2
+#: Tasks of the audit that are named.
+AUDIT_TASKS = 8
 
 
 class _Part(BaseModel):
@@ -43,12 +46,29 @@ class Weakest(_Part):
     sentence: str
 
 
+class AuditTask(_Part):
+    """A task that is left to people, blind, as an audit, and its address in Label Studio."""
+
+    task: int
+    link: str
+
+
 class ToLabel(_Part):
     """A task to label next: its id, how sure the served version is of it, and its address in Label Studio."""
 
     task: int
     score: float
     link: str
+
+
+class Accepting(_Part):
+    """What auto-accept does: whether nothing is accepted any more until somebody says so, how many annotations there are
+    that it made and nobody changed, its decisions in words, and the tasks of the audit that are still to be labelled."""
+
+    is_suspended: bool
+    accepted: int
+    sentences: tuple[str, ...]
+    to_audit: tuple[AuditTask, ...]
 
 
 class Report(_Part):
@@ -62,6 +82,8 @@ class Report(_Part):
         scores: of the versions, oldest first.
         next_training: when it comes and what it waits for, in one sentence; `may_train` says whether one can begin.
         rejected: why the newest version is not served, in one sentence.
+        bias: by how much held-out labels favour the champion that the newest version was compared with, in one sentence.
+        accepting: None while auto-accept is off and nothing of it is left.
     """
 
     project: str
@@ -79,6 +101,8 @@ class Report(_Part):
     next_training: str
     may_train: bool
     rejected: str | None
+    bias: str | None
+    accepting: Accepting | None
     problems: tuple[str, ...]
 
 
@@ -90,6 +114,7 @@ class ReportFacts:
         key: the project's.
         versions: oldest first.
         is_training: whether a training is queued or under way.
+        accept: what auto-accept decided, and `rule` what it promises; no rule: it is off.
         problems: which parts could not be reached, a sentence each.
     """
 
@@ -103,12 +128,18 @@ class ReportFacts:
     thresholds: Thresholds = field(default_factory=lambda: Thresholds(0))
     is_training: bool = False
     next_tasks: Sequence[NextTask] = ()
+    accept: AcceptState = field(default_factory=AcceptState)
+    rule: Rule | None = None
     problems: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """The project's id in Label Studio."""
         return self.key.partition(".")[0]
+
+    def link(self, task: int) -> str:
+        """Where Label Studio shows a task."""
+        return f"{self.label_studio_url}/projects/{self.id}/data?task={task}"
 
 
 def report_of(facts: ReportFacts) -> Report:
@@ -128,16 +159,13 @@ def report_of(facts: ReportFacts) -> Report:
         scores=tuple(_score(info) for info in facts.versions),
         weakest=_weakest(facts, served),
         label_next=tuple(
-            ToLabel(
-                task=one.task,
-                score=one.score,
-                link=f"{facts.label_studio_url}/projects/{facts.id}/data?task={one.task}",
-            )
-            for one in facts.next_tasks
+            ToLabel(task=one.task, score=one.score, link=facts.link(one.task)) for one in facts.next_tasks
         ),
         next_training=next_training(facts),
         may_train=counts is None or counts.labelled >= LEAST_LABELLED,
         rejected=_rejected(facts.versions, served),
+        bias=_bias(facts.versions),
+        accepting=_accepting(facts),
         problems=facts.problems,
     )
 
@@ -221,6 +249,27 @@ def _weakest(facts: ReportFacts, served: str | None) -> Weakest | None:
     )
     sentence = f"{name} is the weakest class (IoU {known[name]:.3f}): {labels[name]} annotations show it, {compared}."
     return Weakest(name=name, iou=known[name], labels=labels[name], fewer=fewer, sentence=sentence)
+
+
+def _bias(versions: Sequence[VersionInfo]) -> str | None:
+    decision = versions[-1].decision if versions else None
+    return decision.bias.sentence() if decision is not None and decision.bias is not None else None
+
+
+def _accepting(facts: ReportFacts) -> Accepting | None:
+    accepted = facts.ledger.accepted if facts.ledger else 0
+    state = facts.accept
+    if facts.rule is None and not accepted:
+        return None
+    sentences = ["It is off."] if facts.rule is None else state.sentences(facts.rule)
+    if accepted:
+        sentences.append(f"Annotations that were accepted unseen, and are so still: {accepted}.")
+    return Accepting(
+        is_suspended=state.suspended is not None,
+        accepted=accepted,
+        sentences=tuple(sentences),
+        to_audit=tuple(AuditTask(task=task, link=facts.link(task)) for task in state.waiting()[:AUDIT_TASKS]),
+    )
 
 
 def _rejected(versions: Sequence[VersionInfo], served: str | None) -> str | None:

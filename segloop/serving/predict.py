@@ -187,7 +187,7 @@ class Predictor:
         score, segmentation = min(scored, key=itemgetter(0))
         if self.watch is not None:
             self.watch(task, segmentation)
-        if is_blind(self.model.project, task.get("id"), self.settings.blind_share):
+        if is_blind(self.model.project, task.get("id"), self.settings.hidden_share):
             result = []  # with its score, so that its turn to be labelled is as any other's
         return {"result": result, "score": score, "model_version": self.model.version}
 

@@ -79,6 +79,18 @@ class LearningSettings(BaseSettings):
     blind_share: float = Field(0.0, ge=0, le=0.5)
     """Share of the tasks whose pre-label stays hidden, chosen at random: they show how long labelling takes without one,
     and judge versions without the champion's help, so that they are always held out. 0.05 is a good start. 0: none."""
+    auto_accept: bool = False
+    """Turn pre-labels into annotations that nobody looked at, where blind labels prove that few of them are wrong
+    (docs/does-it-help.md has the proof, and what it costs). At least 5 % of the tasks are blind then."""
+    accept_tau: float = Field(0.05, ge=0, lt=1)
+    """An accepted pre-label is wrong where more than this share of its task's pixels would have been corrected, or where
+    it misses a class."""
+    accept_risk: float = Field(0.05, gt=0, lt=1)
+    """The largest share of the accepted pre-labels that may be wrong."""
+    accept_confidence: float = Field(0.95, ge=0.5, lt=1)
+    """How sure it has to be that no larger share is wrong, before a version's pre-labels are accepted."""
+    accept_train: bool = False
+    """Train on accepted pre-labels too. They are never held out."""
     prelabel_batch: int = Field(8, ge=1)
     """Tasks predicted and posted at a time when a promotion refreshes predictions."""
 

@@ -23,17 +23,24 @@ from segloop.settings.serving import ServingSettings
 from segloop.settings.sources import CHECKED, looked_for, misspelt, variables_of, written
 
 _ENDPOINT_PREFIX = "sagemaker:"
+#: The least share of the tasks that is left to people, blind, where pre-labels are accepted.
+AUDIT_SHARE = 0.05
 # sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
 _SOCKET_PATH_BYTES = 103
 
 #: Settings that a project may override through the *extra params* of its ML backend in Label Studio.
 PROJECT_SETTINGS = (
+    "accept_confidence",
+    "accept_risk",
+    "accept_tau",
+    "accept_train",
     "acquisition",
     "acquisition_batch",
     "adapt_minutes",
     "adapt_threshold",
     "annotators",
     "arch",
+    "auto_accept",
     "blind_share",
     "consistency_images",
     "input_size",
@@ -71,6 +78,11 @@ class Settings(TrainerSettings, LearningSettings, ServingSettings):
         populate_by_name=True,
         validate_default=True,
     )
+
+    @property
+    def hidden_share(self) -> float:
+        """The share of the tasks that are blind: `blind_share`, but enough to audit what is accepted."""
+        return max(self.blind_share, AUDIT_SHARE) if self.auto_accept else self.blind_share
 
     @property
     def endpoint(self) -> str:

@@ -11,6 +11,7 @@ from segloop.errors import SegloopError
 from segloop.settings import load_settings
 from segloop.telemetry import tracing
 from segloop.telemetry.notes import REQUEST_ID
+from worker.jobs.accept import AcceptResult, run_accept
 from worker.jobs.adopt import run_adopt
 from worker.jobs.context import JobContext, make_trainer, project_id_of
 from worker.jobs.prelabel import PrelabelResult, run_prelabel
@@ -39,6 +40,12 @@ def prelabel(project: str, version: str) -> PrelabelResult:
     """The rq job that predicts the unlabelled tasks; see `run_prelabel`."""
     with _job("prelabel", project) as job_id, JobContext.open(load_settings()) as context:
         return run_prelabel(context, project, version, job_id)
+
+
+def accept(project: str) -> AcceptResult:
+    """The rq job that accepts pre-labels; see `run_accept`."""
+    with _job("accept", project) as job_id, JobContext.open(load_settings()) as context:
+        return run_accept(context, project, job_id)
 
 
 def reconcile() -> dict[str, list[str]]:

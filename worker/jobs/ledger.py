@@ -25,7 +25,7 @@ def keep_ledger(context: JobContext, project: str, mirror: Mirror, limit_s: floa
     """
     settings = context.settings_of(project)
     shares = BlindShares(context.registry, project)
-    shares.note(settings.blind_share)
+    shares.note(settings.hidden_share)
     _fetch_missing(context, mirror)
     label_config = context.label_studio.projects.get(project_id_of(project))["label_config"]
     inputs = LedgerInputs(project, label_config, settings.image_max_pixels, shares.at, limit_s)

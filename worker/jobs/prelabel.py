@@ -112,6 +112,8 @@ def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -
     if settings.ordered_view:
         keep_ordered_view(context, project)
     result["superseded"] = False
+    if settings.auto_accept:
+        context.jobs.enqueue_accept(project)
     logger.info("project %s: %d tasks predicted with %s, %d failed", project, result["predicted"], version, len(failed))
     return result
 

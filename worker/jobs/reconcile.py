@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from segloop.accept import read_accept
 from segloop.errors import LabelStudioNotFound, SegloopError
 from segloop.policy import should_retrain
 from segloop.projects import note_gone
@@ -69,14 +70,18 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
         tasks = changed(mirror, state.full)
         recent = None if state.quick is None else changed(mirror, state.quick)
         is_held = state.failed is not None and not changed(mirror, state.failed)
-        keep_ledger(context, project, mirror)
+        ledger = keep_ledger(context, project, mirror)
+    settings = context.settings_of(project)
+    looks = settings.auto_accept and champion is not None
+    if looks and ledger is not None and read_accept(context.registry, project).blind != ledger.blind:
+        # for the audit, or with what was missing for a first test
+        yield context.jobs.enqueue_accept(project).job_id
     if context.jobs.live_retrain(project) is not None:
         return
     changes = context.jobs.record_changes(project, tasks, recent=recent)
     if is_held:
         # A retrain of these very changes failed: another one begins with the next change, or with Start Training.
         return
-    settings = context.settings_of(project)
     decision = should_retrain(
         event="reconcile",
         changes=changes,

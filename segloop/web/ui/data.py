@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache, cachedmethod
 
+from segloop.accept import Rule, read_accept
 from segloop.backend import Backend
 from segloop.errors import QueueUnavailable, RegistryError
 from segloop.ledger import read_ledger
@@ -149,6 +150,8 @@ class ProjectLoader:
                 thresholds=facts.thresholds,
                 is_training=facts.live is not None,
                 next_tasks=() if isinstance(following, str) else following,
+                accept=read_accept(self.backend.registry, facts.key),
+                rule=Rule.of(self.backend.projects.settings(facts.key)),
             )
         )
 
