@@ -7,6 +7,9 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segloop.versions import Metrics
 
 Event = Literal["start", "annotations", "reconcile"]
@@ -196,11 +199,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Compared:
-    """A candidate and the champion (None without one), measured on the same held-out tasks."""
+    """A candidate and the champion (None without one), measured on the same held-out tasks.
+
+    Attributes:
+        champion_counts: the champion's confusion matrices, int64 (N, C, C), one for each of the `tasks` (N).
+    """
 
     metrics: Metrics
     champion_metrics: Metrics | None = None
     evidence: Evidence = field(default_factory=Evidence)
+    tasks: tuple[int, ...] = ()
+    champion_counts: NDArray[np.int64] | None = field(default=None, compare=False)
 
 
 def should_promote(

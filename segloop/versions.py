@@ -75,17 +75,45 @@ class Metrics(_Frozen):
         return self.model_copy(update={"iou": iou, "miou": sum(known.values()) / len(known) if known else None})
 
 
+class HeldOutBias(_Frozen):
+    """By how much held-out labels that people drew over the champion's own pre-labels favour it: its mIoU on these tasks
+    less that on blind ones, with the ends of the 95 % bootstrap interval; None where too few are known.
+
+    Attributes:
+        blind: held-out tasks whose pre-label was hidden; `shown`: those that began as the champion's pre-label.
+    """
+
+    blind: int
+    shown: int
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def sentence(self) -> str:
+        """The bias, in words."""
+        tasks = f"{self.blind} blind {'task' if self.blind == 1 else 'tasks'}, {self.shown} drawn over its pre-labels"
+        if self.difference is None or self.low is None or self.high is None:
+            return f"By how much held-out labels favour the champion is unknown: {tasks}."
+        interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}; {tasks}"
+        if self.low <= 0 <= self.high:
+            return f"That held-out labels favour the champion is not proven: {self.difference:+.4f} mIoU ({interval})."
+        what = "favour" if self.difference > 0 else "disfavour"
+        return f"Held-out labels drawn over the champion's pre-labels {what} it by {self.difference:+.4f} mIoU ({interval})."
+
+
 class PromotionDecision(_Frozen):
     """Whether a candidate replaced the champion, and why, in one sentence.
 
     `interval` is the difference in mIoU with the ends of its 95 % interval, where there was a champion to compare with, and
-    `ahead` the share of the bootstrap's resamples in which the candidate's mIoU was higher.
+    `ahead` the share of the bootstrap's resamples in which the candidate's mIoU was higher. `bias` is None without a
+    champion, and in early versions.
     """
 
     act: bool
     reason: str
     interval: tuple[float, float, float] | None = None
     ahead: float | None = None
+    bias: HeldOutBias | None = None
 
 
 class RecipeInfo(_Frozen):

@@ -1,6 +1,6 @@
 """Metrics: streaming counts over class maps, and the numbers a version is judged by."""
 
-from segloop.metrics.bootstrap import Interval, PairedBootstrap, miou_of, paired_bootstrap
+from segloop.metrics.bootstrap import Interval, PairedBootstrap, miou_of, paired_bootstrap, unpaired_bootstrap
 from segloop.metrics.boundary import BoundaryScore, moved_boundary
 from segloop.metrics.calibration import CalibrationError, fit_temperature
 from segloop.metrics.confusion import ConfusionMatrix
@@ -15,4 +15,5 @@ __all__ = [
     "miou_of",
     "moved_boundary",
     "paired_bootstrap",
+    "unpaired_bootstrap",
 ]

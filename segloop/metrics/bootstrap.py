@@ -1,4 +1,4 @@
-"""Paired bootstrap: how sure the difference of two versions is that were measured on the same tasks."""
+"""Bootstraps: how sure a difference in mIoU is, of two versions on the same tasks, or of one on two sets of tasks."""
 
 from __future__ import annotations
 
@@ -79,6 +79,27 @@ def paired_bootstrap(ours: NDArray[np.int64], theirs: NDArray[np.int64], seed: i
         classes[index] = Interval(float(by_class[index]), *map(float, ends))
     interval = Interval(difference, float(low), float(high))
     return PairedBootstrap(interval, float((differences > 0).mean()), tuple(classes))
+
+
+def unpaired_bootstrap(some: NDArray[np.int64], others: NDArray[np.int64], seed: int = 0) -> Interval | None:
+    """The difference in mIoU of one version between two sets of images, from confusion matrices int64 (T, C, C) of each.
+
+    The images of each set are drawn by themselves. Each side is averaged over the classes that both sets have in their
+    truth, so that a class that one set lacks makes no difference. None where there is no such class.
+    """
+    pixels = [_pixels(counts) for counts in (some, others)]
+    both = np.all([(one[:, 1] > 0).any(axis=0) for one in pixels], axis=0)
+    if not both.any():
+        return None
+    kept = [one[..., both].astype(np.float64) for one in pixels]
+    difference = float(np.subtract(*(_mean(_iou(one.sum(axis=0))) for one in kept)))
+    rng = np.random.default_rng(seed)
+    sides = []
+    for one in kept:
+        drawn = rng.multinomial(len(one), np.full(len(one), 1 / len(one)), size=RESAMPLES).astype(np.float64)
+        sides.append(_mean(_iou((drawn @ one.reshape(len(one), -1)).reshape(RESAMPLES, *one.shape[1:]))))
+    low, high = np.nanpercentile(sides[0] - sides[1], [2.5, 97.5])
+    return Interval(difference, float(low), float(high))
 
 
 def _pixels(counts: NDArray[np.int64]) -> NDArray[np.int64]:

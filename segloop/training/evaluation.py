@@ -171,7 +171,8 @@ def compare(
         return Compared(metrics)
     new_classes = frozenset(classes) - frozenset(served.classes)
     evidence = replace(resample(ours.counts, theirs.counts, classes), new_classes=new_classes)
-    return Compared(metrics, theirs.summary, evidence)
+    tasks = tuple(item.task for item in manifest.part("val"))
+    return Compared(metrics, theirs.summary, evidence, tasks, theirs.counts)
 
 
 def resample(candidate: NDArray[np.int64], champion: NDArray[np.int64], classes: Sequence[str]) -> Evidence:

@@ -33,6 +33,7 @@ from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
 from segloop.versions import EngineReport, PromotionDecision
+from worker.jobs.bias import held_out_bias
 from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.mirrors import Mark, SnapshotState, forget_snapshot, note_snapshot
 from worker.jobs.run_state import (
@@ -239,8 +240,9 @@ class Retrain:
             class_limit=settings.promote_class_limit,
             evidence=evidence,
         )
+        bias = None if champion is None else held_out_bias(self.context, self.project, champion.version, compared)
         decided = PromotionDecision(
-            act=decision.act, reason=decision.reason, interval=evidence.interval, ahead=evidence.ahead
+            act=decision.act, reason=decision.reason, interval=evidence.interval, ahead=evidence.ahead, bias=bias
         )
         return self._keep(
             Verdict(generation_of(champion), compared.metrics, compared.champion_metrics, decided, version)
