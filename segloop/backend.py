@@ -251,6 +251,8 @@ class Backend:
             QueueUnavailable: Redis is away.
         """
         queued = self.jobs().enqueue_retrain(project, "someone pressed Start Training")
+        if self._settings.tells_studio:
+            self.jobs().enqueue_feedback(project)
         if not queued.joined:
             return {"status": "queued", "job": queued.job_id, "message": "The training is queued."}
         message = "A training of this project is under way; this joins it, and what changed since it began follows in another."

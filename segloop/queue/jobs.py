@@ -23,6 +23,7 @@ from segloop.queue.counters import Counters
 from segloop.queue.names import (
     ACCEPT,
     ADOPT,
+    FEEDBACK,
     IGNORED_TTL_S,
     MAX_RETRIES,
     PRELABEL,
@@ -176,6 +177,12 @@ class Jobs:
             return self._enqueue(fresh, key_of(project, "accept"), pipe)
 
         return self._connection.transaction(attempt, key_of(project, "accept"))
+
+    @reaching_redis
+    def enqueue_feedback(self, project: str) -> None:
+        """Have Label Studio say how far a training is, before other work of that queue."""
+        job = self._job(FEEDBACK, (project,), "feedback")
+        self.queue(job.origin).enqueue_job(job, at_front=True)
 
     @reaching_redis
     def enqueue_reconcile(self) -> Enqueued:

@@ -21,7 +21,8 @@ ADOPT = "worker.jobs.entry_points.adopt"
 PRELABEL = "worker.jobs.entry_points.prelabel"
 RECONCILE = "worker.jobs.entry_points.reconcile"
 ACCEPT = "worker.jobs.entry_points.accept"
-FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 0, ACCEPT: 1}
+FEEDBACK = "worker.jobs.entry_points.feedback"
+FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 0, ACCEPT: 1, FEEDBACK: 1}
 
 #: How long a job's outcome can be asked for after its end, in seconds.
 RESULT_TTL_S = 7 * 24 * 3600

@@ -34,6 +34,13 @@ class ServingSettings(BaseSettings):
     )
     """A personal access token or a legacy token of Label Studio. Needed for uploaded images and for training."""
 
+    studio_status: bool = True
+    """Say in the last line of a project's description in Label Studio how far a training is, what became of it and when
+    the next one comes: after Start Training, Label Studio itself shows nothing. Needs LABEL_STUDIO_API_KEY."""
+    page_url: str = ""
+    """Address of this server as people's browsers reach it, for links from Label Studio to the status page. Empty:
+    SEGLOOP_PUBLIC_URL, or the address at which Label Studio calls this server."""
+
     annotations_from: str = "api"
     """Where annotations are read: api, or the bucket and prefix of Label Studio's target storage, s3://bucket/prefix
     ({project} in it stands for the project's id). Deletions are seen there only where the storage has "can delete

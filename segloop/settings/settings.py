@@ -85,6 +85,11 @@ class Settings(TrainerSettings, LearningSettings, ServingSettings):
         return max(self.blind_share, AUDIT_SHARE) if self.auto_accept else self.blind_share
 
     @property
+    def tells_studio(self) -> bool:
+        """Whether projects in Label Studio say how far a training is."""
+        return self.studio_status and bool(self.label_studio_api_key.get_secret_value())
+
+    @property
     def endpoint(self) -> str:
         """The SageMaker endpoint that runs the network; empty where one of this machine's engines does."""
         return self.engine.removeprefix(_ENDPOINT_PREFIX) if self.engine.startswith(_ENDPOINT_PREFIX) else ""

@@ -14,6 +14,7 @@ from segloop.telemetry.notes import REQUEST_ID
 from worker.jobs.accept import AcceptResult, run_accept
 from worker.jobs.adopt import run_adopt
 from worker.jobs.context import JobContext, make_trainer, project_id_of
+from worker.jobs.feedback import tell_outcome
 from worker.jobs.prelabel import PrelabelResult, run_prelabel
 from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
@@ -46,6 +47,12 @@ def accept(project: str) -> AcceptResult:
     """The rq job that accepts pre-labels; see `run_accept`."""
     with _job("accept", project) as job_id, JobContext.open(load_settings()) as context:
         return run_accept(context, project, job_id)
+
+
+def feedback(project: str) -> None:
+    """The rq job that has Label Studio say how far a training is; see `tell_outcome`."""
+    with _job("feedback", project), JobContext.open(load_settings()) as context:
+        tell_outcome(context, project)
 
 
 def reconcile() -> dict[str, list[str]]:

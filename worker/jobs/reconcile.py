@@ -12,6 +12,7 @@ from segloop.projects import note_gone
 from segloop.queue import OUTAGES
 from worker.jobs.adopt import take_up_missed
 from worker.jobs.context import JobContext, project_id_of, set_backend_title, thresholds, titled_version
+from worker.jobs.feedback import tell_outcome
 from worker.jobs.ledger import keep_ledger
 from worker.jobs.mirrors import SnapshotState, changed, open_mirror, sync_mirror
 
@@ -79,6 +80,7 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
     if context.jobs.live_retrain(project) is not None:
         return
     changes = context.jobs.record_changes(project, tasks, recent=recent)
+    tell_outcome(context, project)
     if is_held:
         # A retrain of these very changes failed: another one begins with the next change, or with Start Training.
         return

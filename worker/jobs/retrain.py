@@ -35,6 +35,7 @@ from segloop.trainers.base import Run
 from segloop.versions import EngineReport, PromotionDecision
 from worker.jobs.bias import held_out_bias
 from worker.jobs.context import JobContext, set_backend_title, thresholds
+from worker.jobs.feedback import Feedback, tell_outcome
 from worker.jobs.mirrors import Mark, SnapshotState, forget_snapshot, note_snapshot
 from worker.jobs.run_state import (
     Beginning,
@@ -392,10 +393,12 @@ class Retrain:
             ),
             failed=failed,
         )
+        tell_outcome(self.context, self.project)
 
     @contextmanager
     def _stage(self, phase: str, message: str) -> Iterator[None]:
         self.report(phase=phase, message=message)
+        Feedback(self.context, self.project).tell({"phase": phase})
         with Stage(phase):
             yield
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from segloop.errors import TrainerRefused, TrainerUnavailable, TrainingError, TrainingStopped
@@ -17,6 +18,7 @@ from segloop.queue import Parked
 from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 from worker.jobs.context import JobContext
+from worker.jobs.feedback import Feedback
 from worker.jobs.run_state import SeenStep, TrainingState, read_state, write_state
 
 logger = logging.getLogger(__name__)
@@ -212,6 +214,11 @@ class Training:
     def _report(self, progress: Progress, curves: CurvesByName | None = None) -> None:
         known: Progress = {"phase": "training", "message": TRAINING[self.recipe], **progress}
         self.context.jobs.report(self.run.id, known, curves)
+        self._feedback.tell(known)
+
+    @cached_property
+    def _feedback(self) -> Feedback:
+        return Feedback(self.context, self.project)
 
 
 def hyperparameters_of(settings: Settings, recipe: Recipe) -> dict[str, str]:
