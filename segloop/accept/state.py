@@ -74,8 +74,10 @@ class AcceptState(_Kept):
         """What is accepted, or why nothing is, and what the audit says."""
         if self.suspended is not None:
             said = [f"Suspended: {self.suspended.reason}"]
-        elif not self.groups:
+        elif not self.version:
             said = ["Not yet: no version was looked at since it is on."]
+        elif not self.groups:
+            said = [f"Nothing waits: no task that nobody labelled has a score and a pre-label of {self.version}."]
         else:
             said = [_sentence(name, one, self.version, rule) for name, one in self.groups.items()]
         if self.audits:

@@ -98,7 +98,8 @@ def unpaired_bootstrap(some: NDArray[np.int64], others: NDArray[np.int64], seed:
     for one in kept:
         drawn = rng.multinomial(len(one), np.full(len(one), 1 / len(one)), size=RESAMPLES).astype(np.float64)
         sides.append(_mean(_iou((drawn @ one.reshape(len(one), -1)).reshape(RESAMPLES, *one.shape[1:]))))
-    low, high = np.nanpercentile(sides[0] - sides[1], [2.5, 97.5])
+    differences = sides[0] - sides[1]
+    low, high = np.percentile(differences[~np.isnan(differences)], [2.5, 97.5])
     return Interval(difference, float(low), float(high))
 
 

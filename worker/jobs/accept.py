@@ -183,7 +183,8 @@ class _Run:
         if new:
             since = _now()
             audits = {**state.audits, **{task: Audited(version=self.version, since=since) for task in new}}
-            write_accept(self.context.registry, self.project, state.model_copy(update={"audits": audits}))
+            latest = read_accept(self.context.registry, self.project)
+            write_accept(self.context.registry, self.project, latest.model_copy(update={"audits": audits}))
         for task in hidden & (state.audits.keys() | set(new)):
             self._hide(task)
         accepted = 0

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from segloop.accept import AcceptState, Audited, Calibration, Rule
 from segloop.ledger import TimeSaved
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, FileInfo, VersionInfo
 from segloop.report import Counts, NextTask, Report, ReportFacts, report_of
+from segloop.versions import HeldOutBias, PromotionDecision
 from segloop.web.ui.report_page import report_html
 from tests.ledgers import entry, ledger
 
@@ -145,3 +147,35 @@ def test_the_page_is_one_file_that_loads_nothing_and_escapes_names() -> None:
     assert "50 %" in page
     assert "polyline" in page
     assert report_html(report(counts=None, changes=None))
+
+
+def test_what_is_accepted_unseen_and_the_bias_of_held_out_labels_are_said() -> None:
+    assert report().accepting is None, "it is off"
+    made = ledger([entry(1, 0)]).model_copy(update={"accepted": 3})
+    state = AcceptState(
+        version="v7-00000007",
+        groups={"": Calibration(threshold=0.9, labels=80, above=60, wrong=0, bound=0.0487)},
+        audits={5: Audited(version="v7-00000007", since=""), 6: Audited(version="v7-00000007", since="", wrong=False)},
+    )
+    decided = {"act": True, "reason": "It wins.", "bias": HeldOutBias(blind=3, shown=9)}
+    versions = [version(7, {"Sky": 0.5}).model_copy(update={"decision": PromotionDecision.model_validate(decided)})]
+    found = report(ledger=made, accept=state, rule=Rule(0.05, 0.05, 0.95), versions=versions)
+    assert found.accepting is not None
+    promised = (
+        "0 of 60 blind pre-labels were wrong, so that up to 4.87 % may be (5 % with 95 % confidence is promised)."
+    )
+    assert found.accepting.sentences == (
+        f"v7-00000007 is accepted from a score of 0.900 on: {promised}",
+        "Audit: 0 of 1 were wrong; 1 are to be labelled.",
+        "Annotations that were accepted unseen, and are so still: 3.",
+    )
+    assert [one.link for one in found.accepting.to_audit] == ["http://ls/projects/29/data?task=5"]
+    assert found.bias == (
+        "By how much held-out labels favour the champion is unknown: 3 blind tasks, 9 drawn over its pre-labels."
+    )
+    page = report_html(found)
+    assert "<b>Auto-accept:</b> v7-00000007 is accepted" in page
+    assert "By how much held-out labels favour" in page
+    off = report(ledger=made, accept=state)
+    assert off.accepting is not None
+    assert off.accepting.sentences[0] == "It is off.", "what was accepted is still there"
