@@ -20,6 +20,7 @@ from segloop.ledger import Ledger, read_ledger
 from segloop.masks import encode_rle
 from segloop.payloads import project_key
 from segloop.registry import open_registry
+from segloop.report import ReportFacts, report_of
 from segloop.settings import Settings
 from worker.jobs.context import JobContext
 from worker.jobs.ledger import make_ledger
@@ -164,4 +165,7 @@ def check(ledger: Ledger, *, blind: int) -> None:
     saved = ledger.time_saved
     assert (saved.blind, saved.needed) == (blind, 0)
     assert saved.seconds == pytest.approx(15.0), "the same annotator, 25 s against 10 s"
+    report = report_of(ReportFacts("1.1", "", ledger=ledger))
+    assert (report.now, report.time_saved) == (version, saved), "the page and `segloop report` say the same"
+    assert report.time.startswith("A pre-label saves 15 s a task, 60 % of the time without one")
     assert ledger.labels == {"Sky": SHOWN + blind + 1, "Road": SHOWN - rounds}
