@@ -23,6 +23,7 @@ _MOST_DIGITS = 18
 _SAVED = re.compile(r"projects/(\d{1,18})/\d{1,18}(?:\.json)?")
 #: Label Studio stamps an annotation's creation twice; a save that is later than this, in seconds, is another one.
 _CREATION_S = 1.0
+_MARK_BIT = 52
 
 
 class BadEvent(Exception):
@@ -47,8 +48,9 @@ class Event:
 def parse_event(body: bytes, *, count_updates: bool) -> Event:
     """Read the body of a webhook of Label Studio.
 
-    What trains counts: an annotation that was skipped (`was_cancelled`) doesn't, an empty one does. A skip that is
-    annotated later is an update, and counts where updates do.
+    What trains counts: an annotation that was skipped (`was_cancelled`) doesn't, nor one that segloop made, an empty one
+    does. A skip that is annotated later is an update, and counts where updates do; so is a person's change of what segloop
+    made.
 
     Raises:
         BadEvent: it is not JSON, or a field is missing or of the wrong type.
@@ -60,7 +62,8 @@ def parse_event(body: bytes, *, count_updates: bool) -> Event:
     project = project_key(fields.get("project"))
     if action in _CREATED or (count_updates and action in _UPDATED):
         found = _objects(fields, "annotation")
-        names = [_change(one, action) for one in found if not one.get("was_cancelled")]
+        created = action in _CREATED
+        names = [_change(one, action) for one in found if not (one.get("was_cancelled") or (created and _is_made(one)))]
         return Event(action, project, tuple(dict.fromkeys(names)))
     if action in _TASKS:
         tasks = [_id(task, "task.id") for task in _objects(fields, "task")]
@@ -90,7 +93,7 @@ def parse_saved(body: bytes, project: int, *, count_updates: bool) -> tuple[str,
         raise BadEvent(f"it is of project {_short(next(filter(None, owners)))}, below that of project {project}")
     names: list[str] = []
     for one in found:
-        if not one.get("was_cancelled"):
+        if not (one.get("was_cancelled") or (_is_made(one) and not _is_later_save(one))):
             names.append(str(_id(one, "annotation.id")))
             names += [_save(one)] if count_updates and _is_later_save(one) else []
     return tuple(dict.fromkeys(names))
@@ -138,6 +141,12 @@ def _save(annotation: Json) -> str:
     """The name of one save: event and object write its time alike, whatever their time zone."""
     saved_at = _moment(annotation, "updated_at").astimezone(UTC)
     return f"{_id(annotation, 'annotation.id')}@{saved_at:%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _is_made(annotation: Json) -> bool:
+    """Whether segloop accepted a pre-label so: by the mark of `segloop.accepted`, which this function's code is without."""
+    mark = annotation.get("import_id")
+    return isinstance(mark, int) and mark >> _MARK_BIT == 1
 
 
 def _is_later_save(annotation: Json) -> bool:

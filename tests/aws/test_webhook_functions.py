@@ -23,6 +23,7 @@ from logs import fields, get_logger
 from LsCustomWebhook import ANNOTATIONS, BODY_BYTES, TASKS, Receiver
 from prelabelling import PreLabeller
 from saved import NotConnected, Saved
+from segloop.accepted import mark_of
 from tests.aws.managed import PROJECT, bulk, created, recorded
 from tests.aws.ministack import WEBHOOK
 
@@ -94,6 +95,18 @@ def test_an_update_needs_its_time() -> None:
     update["annotation"]["updated_at"] = "x" * 100
     with pytest.raises(BadEvent, match=r"annotation\.updated_at"):
         parse(update, count_updates=True)
+
+
+def test_what_segloop_accepted_counts_once_a_person_changes_it() -> None:
+    result = [{"id": "a"}]
+    made = created(7)
+    made["annotation"] |= {"result": result, "import_id": mark_of(result)}
+    assert parse(made).annotations == ()
+    made["annotation"]["created_at"] = made["annotation"]["updated_at"] = "2026-11-22T20:00:00Z"
+    assert parse_saved(json.dumps(made["annotation"]).encode(), 29, count_updates=True) == ()
+    made["annotation"]["updated_at"] = "2026-11-22T21:00:00Z"
+    assert parse({**made, "action": "ANNOTATION_UPDATED"}, count_updates=True).annotations != ()
+    assert parse_saved(json.dumps(made["annotation"]).encode(), 29, count_updates=True) != ()
 
 
 # -- what Label Studio saved

@@ -56,6 +56,10 @@ def test_start_training_in_the_page_leads_to_a_new_version(loop: Loop, project: 
         assert prediction["model_version"] == version
         assert 0 <= prediction["score"] <= 1
     assert all(project.predictions(task) == [] for task in project.labelled)
+    line = f"segloop: {version} was promoted. {loop.segloop.url}/ui/projects/{project.id}"
+    wait_for("word of it in Label Studio", lambda: line in (loop.api.projects.get(project.id)["description"] or ""))
+    page.goto(f"{loop.label_studio.url}/projects")
+    expect(page.get_by_text(line)).to_be_visible()
 
 
 def test_the_masks_of_a_prediction_are_on_the_canvas(loop: Loop, project: Project, page: Page) -> None:

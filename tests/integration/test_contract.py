@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from segloop.backend import Backend
 from segloop.masks import decode_rle
+from segloop.queue.names import FEEDBACK
 from segloop.serving import UNTRAINED, ServedModels
 from segloop.web import create_app
 from tests.toys import BRUSH
@@ -227,6 +228,17 @@ def test_start_training_queues_at_once_and_a_second_press_joins(world):
     status = world.client.post("/job_status", json={"job": first.json["job"]}).json
     assert status["job_status"] == "queued"
     assert world.client.get("/is_training?project=29").json["is_training"] is True
+
+
+def test_start_training_has_label_studio_say_so(settings, redis_url):
+    known = settings.model_copy(update={"redis_url": redis_url, "label_studio_api_key": SecretStr("0123456789abcdef")})
+    for told, own in ((["29.1795383040"], {}), ([], {"studio_status": False})):
+        world = World(known.model_copy(update=own))
+        world.jobs.connection.flushdb()
+        assert world.client.post("/webhook", json=event("START_TRAINING")).json["status"] == "queued"
+        jobs = [job for job in world.jobs.queue("segloop-prelabel").get_jobs() if job.func_name == FEEDBACK]
+        assert [job.args[0] for job in jobs] == told
+        world.close()
 
 
 def test_the_old_train_route_queues_too(world):
