@@ -12,3 +12,5 @@ VERSION_FILE: Final = "version.json"
 #: counted.
 BACKGROUND: Final = 0
 IGNORED: Final = 255
+#: What stands for a version where predictions show suspected labels: they are no pre-labels.
+SUSPECT_MODEL: Final = "suspected labels"

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,18 @@ class Registry:
         """Write a project's own JSON file, atomically; the last writer wins."""
         key = _state_key(project, name)
         self._store.write(key, dump_json(value, key))
+
+    def change_json(self, project: str, name: str, change: Callable[[Any], Any]) -> None:
+        """Replace a project's own JSON file by what `change` makes of it (of None where there is none). Nothing that others
+        write at the same time is lost: then `change` is called again."""
+        key = _state_key(project, name)
+        for _ in range(ATTEMPTS):
+            blob = self._store.read(key)
+            changed = change(None if blob is None else parse_json(blob.data, key))
+            if self._store.write_if(key, dump_json(changed, key), blob.tag if blob else None):
+                return
+            time.sleep(PAUSE_S)
+        raise RegistryError(f"{key} kept changing; too many processes write it at once")
 
     def version_names(self, project: str) -> list[str]:
         """Names of a project's versions, oldest first; one of them may be half-written."""

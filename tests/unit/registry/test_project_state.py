@@ -35,6 +35,16 @@ def test_small_state_round_trips(registry: Registry) -> None:
     assert registry.versions(PROJECT) == []
 
 
+def test_a_change_of_small_state_is_made_again_where_another_came_first(registry: Registry) -> None:
+    def add(known: list[int] | None) -> list[int]:
+        if known is None:
+            registry.write_json(PROJECT, "list.json", [1])
+        return [*(known or []), 2]
+
+    registry.change_json(PROJECT, "list.json", add)
+    assert registry.read_json(PROJECT, "list.json") == [1, 2]
+
+
 def test_state_cannot_be_written_elsewhere(registry: Registry) -> None:
     for name in ("", "../x.json", "champion.json", "names.json", ".x.json", "split", "versions/x.json"):
         with pytest.raises(RegistryError, match=r"split\.json"):
