@@ -91,6 +91,13 @@ class LearningSettings(BaseSettings):
     """How sure it has to be that no larger share is wrong, before a version's pre-labels are accepted."""
     accept_train: bool = False
     """Train on accepted pre-labels too. They are never held out."""
+    suspects: Literal["off", "held-out", "all"] = "all"
+    """Labels that disagree with a network that never saw them are looked for after a full training: on held-out tasks,
+    which the new version judges; with all, on training tasks too, by heads that are trained without them, in at most a
+    tenth of the training's time. off: none are looked for."""
+    suspect_view: bool = True
+    """Show suspected labels in Label Studio: a tab "Suspected labels" of the project's Data Manager, and, on each of its
+    tasks, a prediction of the model version "suspected labels". segloop never edits an annotation."""
     prelabel_batch: int = Field(8, ge=1)
     """Tasks predicted and posted at a time when a promotion refreshes predictions."""
 

@@ -53,6 +53,8 @@ PROJECT_SETTINGS = (
     "promote_tolerance",
     "regions",
     "retrain_threshold",
+    "suspect_view",
+    "suspects",
     "train_epochs",
     "train_minutes",
     "train_patience",

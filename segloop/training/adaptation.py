@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -223,10 +224,31 @@ class Features:
         ]
         return levels, torch.from_numpy(self._targets[indices]).to(self.device).long()
 
+    def only(self, views: Sequence[int]) -> SomeFeatures:
+        """Those of some views alone."""
+        return SomeFeatures(self, tuple(views))
+
     def _compute(self, images: Tensor) -> list[Tensor]:
         images = images.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             return [level.float() for level in self._network.features(images)]
+
+
+@dataclass(frozen=True)
+class SomeFeatures:
+    """The features of some views, counted from 0."""
+
+    features: Features
+    views: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.views)
+
+    def batch(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """As `Features.batch`."""
+        return self.features.batch([self.views[index] for index in indices])
 
 
 class Head(nn.Module):
@@ -251,7 +273,7 @@ def make_run(
     return Run(network, optimizer, device, MOST_STEPS, 1, budget_s, settings.train_seed, class_weights.to(device))
 
 
-def train_head(run: Run, features: Features, bfloat16: bool) -> Iterator[float]:
+def train_head(run: Run, features: Features | SomeFeatures, bfloat16: bool) -> Iterator[float]:
     """Take the head's optimizer through random batches of features; gives the loss of each step.
 
     Raises:
@@ -280,7 +302,7 @@ def train_head(run: Run, features: Features, bfloat16: bool) -> Iterator[float]:
         yield value
 
 
-def estimate_head_statistics(network: SegmentationNetwork, features: Features, views: int) -> None:
+def estimate_head_statistics(network: SegmentationNetwork, features: Features | SomeFeatures, views: int) -> None:
     """Replace the running averages of the head's batch normalisation by plain means over the first `views` views.
 
     Leaves the network in evaluation mode.

@@ -107,7 +107,7 @@ def evaluate(
     manifest = load_manifest(snapshot)
     value = {name: index for index, name in enumerate(classes, start=1)}
     lookup = np.array([0, *(value.get(name, 0) for name in (network.classes if network else ()))], dtype=np.uint8)
-    boundary, calibration, places = BoundaryScore(classes), CalibrationError(), _Places(lookup)
+    boundary, calibration, places = BoundaryScore(classes), CalibrationError(), Places(lookup)
     matrices = []
     items = manifest.part("val")
     for step, item in enumerate(items, start=1):
@@ -184,7 +184,7 @@ def resample(candidate: NDArray[np.int64], champion: NDArray[np.int64], classes:
     return Evidence(ahead=paired.ahead, interval=paired.interval, class_intervals=by_class)
 
 
-class _Places:
+class Places:
     """Logits and truth at some pixels of each image, evenly spread, for the temperature."""
 
     def __init__(self, lookup: UInt8) -> None:
