@@ -66,6 +66,16 @@ class Predictions:
         except LabelStudioNotFound:
             return None
 
+    def remove(self, task_id: int, version: str) -> int:
+        """Delete the predictions of a version for a task, which may be gone; how many there were."""
+        mine = [one for one in self._of_task(task_id) if one["model_version"] == version]
+        for one in mine:
+            path = f"/api/predictions/{one['id']}/"
+            response = self._api.send("DELETE", path)
+            if not response.is_success and response.status_code != _NOT_FOUND:
+                raise refused(self._api.url, f"DELETE {path}", response.status_code, None)
+        return len(mine)
+
     def set_score(self, task_id: int, version: str, score: float) -> None:
         """Give the predictions of a version for a task another score, in [0, 1]; doing it again changes nothing.
 

@@ -32,6 +32,11 @@ def _filter(column: str, operator: str, kind: str, value: object) -> Filter:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
+def with_prediction_of(version: str) -> tuple[Filter, ...]:
+    """The tasks with a prediction of a version."""
+    return (_filter("predictions_model_versions", "contains", "List", [version]),)
+
+
 _LABELLED: Final = (_filter("total_annotations", "greater", "Number", 0),)
 _UNLABELLED: Final = (_filter("total_annotations", "equal", "Number", 0),)
 _SKIPPED_ONLY: Final = (*_UNLABELLED, _filter("cancelled_annotations", "greater", "Number", 0))

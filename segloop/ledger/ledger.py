@@ -26,6 +26,7 @@ from segloop.dataset import Mirror
 from segloop.dataset.mirror import StoredTask
 from segloop.dataset.records import LabellingRecord, SeenPrediction
 from segloop.errors import MaskError
+from segloop.formats import SUSPECT_MODEL
 from segloop.label_config import LabelConfig, parse_label_config
 from segloop.ledger.effort import Effort, effort_of
 from segloop.ledger.figures import Entry, Kind, VersionFigures, version_figures
@@ -35,7 +36,7 @@ from segloop.results import region_labels
 _log = logging.getLogger(__name__)
 
 #: How an annotation is looked at; another number has all looked at anew.
-_LOOK: Final = 1
+_LOOK: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS efforts (annotation INTEGER PRIMARY KEY, task INTEGER, key TEXT, found BLOB);
 CREATE INDEX IF NOT EXISTS efforts_task ON efforts (task);
@@ -231,10 +232,10 @@ class _Looker:
             return _Found(kind=None)
         prediction = None if record.prediction is None else self.mirror.records.prediction(record.prediction)
         kind = self._kind(record, prediction)
-        version = "" if prediction is None else prediction.version
+        version = "" if prediction is None or kind == "scratch" else prediction.version
         try:
             labels = tuple(sorted({name for _, name in region_labels(annotation["result"], self.config)}))
-            if prediction is None or kind == "blind":
+            if prediction is None or kind in ("blind", "scratch"):
                 problem = "its prediction is gone" if kind == "pre-labelled" else ""
                 return _Found(kind=kind, version=version, labels=labels, problem=problem)
             effort = effort_of(prediction.result, annotation["result"], self.config, self.inputs.max_pixels)
@@ -247,7 +248,7 @@ class _Looker:
         return _Found(kind=kind, version=version, problem=problem)
 
     def _kind(self, record: LabellingRecord, prediction: SeenPrediction | None) -> Kind:
-        if record.prediction is None:
+        if record.prediction is None or (prediction is not None and prediction.version == SUSPECT_MODEL):
             return "scratch"
         if prediction is None or prediction.result:
             return "pre-labelled"

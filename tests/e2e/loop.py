@@ -15,6 +15,7 @@ from demo.data import DemoData, from_folder
 from demo.label_studio import RunningLabelStudio
 from demo.scenes import write_scenes
 from demo.stack import RunningSegloop
+from segloop.formats import SUSPECT_MODEL
 from segloop.labelstudio import BackendSpec, Credentials, LabelStudio
 from segloop.masks import encode_rle
 from segloop.payloads import project_key
@@ -75,8 +76,9 @@ class Project:
         return None if champion is None else champion.version
 
     def predictions(self, task: int) -> list[dict[str, Any]]:
-        answer = self.loop.http.get("/api/predictions/", params={"task": task})
-        return answer.raise_for_status().json()
+        """The pre-labels of a task; those that show suspected labels are none."""
+        rows = self.loop.http.get("/api/predictions/", params={"task": task}).raise_for_status().json()
+        return [one for one in rows if one["model_version"] != SUSPECT_MODEL]
 
     def title(self) -> str:
         return title_of(self.loop.http, self.id, self.backend)

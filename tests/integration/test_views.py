@@ -1,12 +1,14 @@
-"""The order of a pool in a real Label Studio: scores, the label stream that follows them, and the tab that shows it."""
+"""The order of a pool in a real Label Studio: scores, the label stream that follows them, and the tab that shows it; and the
+tab of suspected labels."""
 
 from __future__ import annotations
 
 import pytest
 
 from demo.label_studio import RunningLabelStudio
+from segloop.formats import SUSPECT_MODEL
 from segloop.labelstudio import UNCERTAINTY_SAMPLING, LabelStudio
-from segloop.labelstudio.views import ORDERED_VIEW
+from segloop.labelstudio.views import ORDERED_VIEW, SUSPECTS_VIEW
 from segloop.metrics.uncertainty import ORDER_STEP
 
 pytestmark = pytest.mark.label_studio
@@ -127,3 +129,42 @@ def test_the_tab_is_kept_and_so_is_what_people_changed_of_it(
     assert kept["data"] == {**view["data"], "columnsWidth": widths}
     with running.client() as client:
         assert len(client.get("/api/dm/views/", params={"project": project}).json()) == 1
+
+
+def suspect(task: int, label: str = "Sky") -> dict[str, object]:
+    value = {"points": [[0, 0], [50, 0], [50, 50]], "closed": True, "polygonlabels": [label]}
+    region = {"id": "abc", "from_name": "polygon", "to_name": "image", "type": "polygonlabels", "value": value}
+    region |= {"original_width": 8, "original_height": 8, "image_rotation": 0, "meta": {"text": ["Labelled Road."]}}
+    return {"task": task, "result": [region], "score": None, "model_version": SUSPECT_MODEL}
+
+
+def test_suspects_are_a_tab_and_predictions_beside_annotations_and_touch_nothing_else(
+    running: RunningLabelStudio, studio: LabelStudio, project: int, tasks: list[int]
+) -> None:
+    zero, one, *_ = tasks
+    polygons = '<PolygonLabels name="polygon" toName="image"><Label value="Sky"/><Label value="Road"/></PolygonLabels>'
+    studio.projects.change(project, label_config=CONFIG.replace("</View>", f"{polygons}</View>"))
+    for task in (zero, one):
+        running.submit_annotation(task, [])
+    least_sure = studio.tasks.least_sure(project, 100)
+    with running.client() as client:
+        annotations = client.get(f"/api/tasks/{zero}/").json()["annotations"]
+    assert studio.predictions.create(project, [suspect(zero), suspect(one, "Road")]) == 2
+    view = studio.views.keep_suspects(project)
+    assert view["data"]["title"] == SUSPECTS_VIEW
+    assert sorted(shown(running, view["id"])) == [zero, one]
+    with running.client() as client:
+        opened = client.get(f"/api/tasks/{zero}/").json()
+    [mine] = [row for row in opened["predictions"] if row["model_version"] == SUSPECT_MODEL]
+    assert mine["result"][0]["meta"] == {"text": ["Labelled Road."]}
+    assert opened["annotations"] == annotations
+    described = studio.projects.get(project)
+    assert described["model_version"] == NEW, "people are shown the champion's predictions as before"
+    assert studio.tasks.least_sure(project, 100) == least_sure
+    assert zero not in [task["id"] for task in studio.tasks.unlabelled(project, NEW)]
+    assert (studio.predictions.remove(zero, SUSPECT_MODEL), studio.predictions.remove(zero, SUSPECT_MODEL)) == (1, 0)
+    assert studio.predictions.remove(10**6, SUSPECT_MODEL) == 0
+    assert shown(running, view["id"]) == [one]
+    assert stored(studio, zero) == [(OLD, 0.5), (NEW, 0.5)]
+    assert studio.views.keep_suspects(project) == view
+    assert studio.projects.get(project)["model_version"] == NEW

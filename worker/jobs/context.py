@@ -33,6 +33,7 @@ _TITLED_FILE = "titled.json"
 Compare = Callable[[Path, Path | None, Path, Settings], Compared]
 Export = Callable[[Path, Path | None, Path, Settings], EngineReport]
 LoadModel = Callable[[Registry, str, str, Settings], "ServedModel"]
+FindSuspects = Callable[[Path, Path, Settings], None]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class JobContext:
     """The connections and tools that every job is given: queue, store, Label Studio, images, the trainer and torch's part.
 
     `settings` are the process's own; those of a project are `settings_of(project)`. What needs torch (`compare`, `export`,
-    `load_model`, `has_weights`) is a function, so that a job imports torch when it first calls it. `poll_s` is the pause
-    between two looks at a training on this machine.
+    `load_model`, `has_weights`, `find_suspects`) is a function, so that a job imports torch when it first calls it; without
+    `find_suspects` no suspected labels are looked for. `poll_s` is the pause between two looks at a training on this machine.
     """
 
     settings: Settings
@@ -55,6 +56,7 @@ class JobContext:
     load_model: LoadModel
     has_weights: Callable[[Settings], bool]
     poll_s: float = 1.0
+    find_suspects: FindSuspects | None = None
 
     @classmethod
     @contextmanager
@@ -77,6 +79,7 @@ class JobContext:
                 export_models,
                 _load_model,
                 has_weights,
+                find_suspects=find_suspects,
             )
         finally:
             images.close()
@@ -148,6 +151,14 @@ def compare_bundles(candidate: Path, champion: Path | None, snapshot: Path, sett
 
     gallery = candidate / GALLERY
     return compare(candidate, champion, snapshot, pick_device(settings), None if gallery.exists() else gallery)
+
+
+def find_suspects(bundle: Path, snapshot: Path, settings: Settings) -> None:
+    """Put the suspected labels of a snapshot into a candidate's bundle; see `segloop.training.suspects.find_suspects`."""
+    from segloop.network.network import pick_device
+    from segloop.training import suspects
+
+    suspects.find_suspects(suspects.SuspectInputs(bundle, snapshot, settings, pick_device(settings)))
 
 
 def has_weights(settings: Settings) -> bool:

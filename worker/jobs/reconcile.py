@@ -15,6 +15,7 @@ from worker.jobs.context import JobContext, project_id_of, set_backend_title, th
 from worker.jobs.feedback import tell_outcome
 from worker.jobs.ledger import keep_ledger
 from worker.jobs.mirrors import SnapshotState, changed, open_mirror, sync_mirror
+from worker.jobs.suspects import point_out_suspects
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
     elif champion is not None:
         # Label Studio saves a backend's whole row when its page is opened, and may so undo a title set meanwhile.
         set_backend_title(context, project, champion.version)
+    # what somebody called right meanwhile is shown no more
+    point_out_suspects(context, project)
     # A live retrain's snapshot may cover what changed, and its end decides upon the rest.
     if context.jobs.live_retrain(project) is not None:
         return

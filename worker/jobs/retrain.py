@@ -48,6 +48,7 @@ from worker.jobs.run_state import (
     write_state,
 )
 from worker.jobs.snapshot import freeze_annotations, hold_out_nothing_of
+from worker.jobs.suspects import look_for_suspects, point_out_suspects
 from worker.jobs.train import Training, hyperparameters_of
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,9 @@ class Retrain:
         """The steps after the training."""
         with self._stage("evaluating", "Comparing with the served version."):
             verdict = self.compare(candidate)
+        if self.recipe == "full" and self.settings.suspects != "off":
+            with self._stage("evaluating", "Looking for suspected labels."):
+                look_for_suspects(self.context, candidate.bundle, self.snapshot_folder, self.settings)
         with self._stage("exporting", "Preparing the version for serving."):
             engines = self.export(candidate)
         with self._stage("promoting", verdict.decision.reason):
@@ -155,6 +159,7 @@ class Retrain:
         logger.info("project %s: job %s made %s: %s", self.project, self.job_id, version, reason)
         if promoted:
             self.announce(version)
+        point_out_suspects(self.context, self.project)
         return {
             "version": version,
             "promoted": promoted,

@@ -10,6 +10,7 @@ import pytest
 
 from segloop.blind import is_blind
 from segloop.dataset import Mirror
+from segloop.formats import SUSPECT_MODEL
 from segloop.ledger import Ledger, LedgerInputs, update_ledger
 from tests.labelling import CONFIG, EARLIER, PROJECT, annotation, half, task
 
@@ -91,6 +92,15 @@ def test_a_prediction_that_is_gone_is_no_work_from_scratch(mirror: Mirror) -> No
         mirror.records.keep_prediction(1, {"id": 1001, "model_version": "v1", "result": [SKY]})
     found = ledger(mirror)
     assert (found.pre_labelled, found.unreadable) == (1, 0), "it was fetched later"
+
+
+def test_a_copy_of_a_prediction_that_shows_suspected_labels_did_not_begin_with_a_pre_label(mirror: Mirror) -> None:
+    shown = labelled(1, [SKY], [SKY, ROAD])
+    shown["predictions"][0]["model_version"] = SUSPECT_MODEL
+    put(mirror, shown, labelled(2, [SKY], [SKY]))
+    found = ledger(mirror)
+    assert (found.annotations, found.pre_labelled, found.scratch, found.unreadable) == (2, 1, 1, 0)
+    assert [version.version for version in found.versions] == ["v1"]
 
 
 @pytest.mark.parametrize(
