@@ -18,6 +18,7 @@ from segloop.cli.reporting import report
 from segloop.cli.running import serve, stop, up, worker
 from segloop.cli.sagemaker import sagemaker
 from segloop.cli.settings_page import settings, settings_page
+from segloop.cli.suspecting import suspects
 from segloop.cli.training import train
 from segloop.cli.versions import reproduce, versions
 from segloop.cli.weights import weights
@@ -45,7 +46,7 @@ def main() -> None:
 
 for command in (
     *(up, serve, worker),
-    *(connect, doctor, report, import_command),
+    *(connect, doctor, report, suspects, import_command),
     *(train, stop, predict, weights, accept),
     *(versions, reproduce, export_command),
     *(sagemaker, aws, completion, settings, reference),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Run": ("up", "serve", "worker"),
     "Connect": ("connect", "doctor"),
-    "Look": ("report",),
+    "Look": ("report", "suspects"),
     "Data": ("import",),
     "Train and predict": ("train", "stop", "predict", "weights", "accept"),
     "Versions": ("versions", "reproduce", "export"),

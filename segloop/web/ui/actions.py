@@ -10,8 +10,9 @@ from flask import request
 from werkzeug.exceptions import Conflict
 
 from segloop.backend import Backend
-from segloop.errors import QueueUnavailable
+from segloop.errors import BadRequest, QueueUnavailable
 from segloop.registry import Champion
+from segloop.suspects import Verdict, found_suspects, keep_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,11 @@ NOTICES: Final = {
     "nothing": "There is no training to stop any more.",
     "promoted": "The version is served from now on; predictions of unlabelled tasks follow.",
     "rolled-back": "The version served before is served again; predictions of unlabelled tasks follow.",
+    "called-right": "Noted: this label is right. It is not shown again unless it is changed.",
+    "called-wrong": "Noted: this label is wrong. Correct it in Label Studio.",
 }
+#: The notice of each verdict on a suspected label.
+VERDICT_NOTICES: Final[dict[Verdict, str]] = {"right": "called-right", "wrong": "called-wrong"}
 
 Action = Callable[[str, Mapping[str, str]], str]
 
@@ -40,7 +45,13 @@ class Actions:
 
     def all(self) -> dict[str, Action]:
         """The actions by their names in the address."""
-        return {"train": self.train, "cancel": self.cancel, "promote": self.promote, "rollback": self.rollback}
+        return {
+            "train": self.train,
+            "cancel": self.cancel,
+            "promote": self.promote,
+            "rollback": self.rollback,
+            "verdict": self.verdict,
+        }
 
     @staticmethod
     def user() -> str:
@@ -82,6 +93,26 @@ class Actions:
         self._log(project, f"rolled back to {champion.version}")
         self._refresh(project, champion.version)
         return "rolled-back"
+
+    def verdict(self, project: str, form: Mapping[str, str]) -> str:
+        """Keep what somebody said of a suspected label; Conflict where a newer training has found others meanwhile."""
+        verdict = next((one for one in VERDICT_NOTICES if one == form.get("verdict")), None)
+        if verdict is None:
+            raise BadRequest(f"verdict={form.get('verdict', '')[:20]!r} is neither right nor wrong.")
+        registry, number = self._backend.registry, form.get("suspect", "")
+        found = found_suspects(registry, project)
+        if found is None or found.version != form.get("version"):
+            raise Conflict(
+                "A newer training has looked for suspected labels since this page was loaded; load it again."
+            )
+        suspects = found.suspects
+        if not (number.isascii() and number.isdigit() and int(number) < len(suspects.suspects)):
+            raise BadRequest(f"suspect={number[:20]!r}: {found.version} has no suspected label of this number.")
+        suspect = suspects.suspects[int(number)]
+        image = suspects.image_of(suspect)
+        keep_verdict(registry, project, image, suspect, verdict)
+        self._log(project, f"called a label of task {image.task} ({suspect.labelled}) {verdict}")
+        return VERDICT_NOTICES[verdict]
 
     def _check_generation(self, project: str, form: Mapping[str, str]) -> Champion | None:
         """The champion; Conflict where the page was loaded under another one."""

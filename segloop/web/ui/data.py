@@ -22,6 +22,7 @@ from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
 from segloop.report import LEAST_LABELLED, Counts, Report, ReportFacts, Studio, cannot_train, report_of
 from segloop.settings import Settings
+from segloop.suspects import PHOTOS, SUSPECTS, FoundSuspects, read_photo, read_suspects, version_with_suspects
 
 if TYPE_CHECKING:
     from segloop.queue.status import JobStatus
@@ -73,6 +74,7 @@ class ProjectLoader:
         self._label_studio_url = settings.label_studio_public_url or settings.label_studio_url
         self._versions: LRUCache[Hashable, VersionInfo] = LRUCache(2048)
         self._galleries: LRUCache[tuple[str, str], Path] = LRUCache(256)
+        self._suspects: LRUCache[tuple[str, str], FoundSuspects] = LRUCache(64)
         self._lock = threading.Lock()
 
     def all(self) -> list[Facts]:
@@ -182,6 +184,41 @@ class ProjectLoader:
         with self._lock:
             self._galleries[key, version] = found
         return found
+
+    def suspects(self, key: str) -> FoundSuspects | None:
+        """The suspected labels of the newest version that has some file of them; None without one, or where it cannot
+        be read, with a line in the log.
+
+        Raises:
+            RegistryError: the store cannot be read.
+        """
+        registry = self.backend.registry
+        name = version_with_suspects(registry, key)
+        if name is None:
+            return None
+        with self._lock:
+            known = self._suspects.get((key, name))
+        if known is None:
+            try:
+                known = FoundSuspects(name, read_suspects(registry.bundle(key, name, [SUSPECTS]) / SUSPECTS))
+            except RegistryError as error:
+                logger.warning("project %s: the suspected labels of %s are not shown: %s", key, name, error)
+                return None
+            with self._lock:
+                self._suspects[key, name] = known
+        return known
+
+    def suspect_photo(self, key: str, version: str, name: str) -> bytes | None:
+        """A photo of a version's suspected labels, a JPEG; None if it has none of this name.
+
+        Raises:
+            VersionNotFound: the project has no such version.
+            RegistryError: the store cannot be read, or the file is not the version's.
+        """
+        registry = self.backend.registry
+        if PHOTOS not in registry.get(key, version).files:
+            return None
+        return read_photo(registry.bundle(key, version, [PHOTOS]) / PHOTOS, name)
 
     def version(self, key: str, name: str) -> VersionInfo | None:
         """What is known of a version, which never changes; None if it cannot be read."""

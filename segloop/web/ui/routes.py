@@ -16,14 +16,16 @@ from segloop.errors import BadRequest
 from segloop.registry import VersionInfo
 from segloop.registry.gallery import read_image, read_index
 from segloop.settings import Settings
+from segloop.suspects import read_judgements
 from segloop.web.json_response import reply
-from segloop.web.ui.actions import NOTICES, Actions
+from segloop.web.ui.actions import NOTICES, VERDICT_NOTICES, Actions
 from segloop.web.ui.data import Facts, ProjectLoader
 from segloop.web.ui.errors import as_page
 from segloop.web.ui.formats import FILTERS
 from segloop.web.ui.pages import job_page, paged, project_page, projects_page
 from segloop.web.ui.responses import show, wants_json
 from segloop.web.ui.security import TOKEN_FIELD, Tokens, add_headers, only_own_host
+from segloop.web.ui.suspects import suspects_page
 
 #: How long a browser keeps what never changes: files of a version, in seconds.
 _FOREVER_S: Final = 31536000
@@ -73,6 +75,14 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
         page = project_page(facts, versions, chosen, index, label_studio_url)
         page["chosen"] = paged(page["chosen"], request.args.get("images", ""))
         page["report"] = loader.report(facts, versions).model_dump(mode="json")
+        suspects = loader.suspects(key)
+        page["suspects"] = suspects and suspects_page(
+            suspects,
+            read_judgements(backend.registry, key),
+            f"{label_studio_url}/projects/{facts.id}/data?task=",
+            request.args.get("suspects", ""),
+            judged=request.args.get("judged") == "yes",
+        )
         page["notice"] = NOTICES.get(request.args.get("notice", ""))
         return show("project.html", page)
 
@@ -89,13 +99,11 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
     @pages.get("/projects/<project>/versions/<version>/gallery/<name>")
     def image(project: str, version: str, name: str) -> Response:
         gallery = loader.gallery(known(project), version)
-        data = read_image(gallery, name) if gallery else None
-        if data is None:
-            raise NotFound(f"{version} has no image {name[:80]!r} in its gallery.")
-        kind = "image/jpeg" if name.endswith(".jpg") else "image/png"
-        response = Response(data, content_type=kind)
-        response.headers["Cache-Control"] = f"private, max-age={_FOREVER_S}, immutable"
-        return response
+        return unchanging(read_image(gallery, name) if gallery else None, name)
+
+    @pages.get("/projects/<project>/versions/<version>/suspects/<name>")
+    def suspect_photo(project: str, version: str, name: str) -> Response:
+        return unchanging(loader.suspect_photo(known(project), version, name), name)
 
     def act(action: Callable[[str, Mapping[str, str]], str]) -> Callable[[str], BaseResponse]:
         def acted(project: str) -> BaseResponse:
@@ -103,7 +111,8 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
             notice = action(known(project), request.form)
             if wants_json():
                 return reply({"status": notice, "message": NOTICES[notice]})
-            return redirect(url_for("ui.project", project=project, notice=notice), 303)
+            anchor = "suspects" if notice in VERDICT_NOTICES.values() else None
+            return redirect(url_for("ui.project", project=project, notice=notice, _anchor=anchor), 303)
 
         return acted
 
@@ -121,6 +130,19 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
             raise NotFound(str(error)) from error
 
     return pages
+
+
+def unchanging(data: bytes | None, name: str) -> Response:
+    """An image of a version, which a browser may keep for good.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if data is None:
+        raise NotFound(f"The version has no image {name[:80]!r}.")
+    response = Response(data, content_type="image/jpeg" if name.endswith(".jpg") else "image/png")
+    response.headers["Cache-Control"] = f"private, max-age={_FOREVER_S}, immutable"
+    return response
 
 
 def choose(versions: list[VersionInfo], name: str | None) -> VersionInfo | None:

@@ -1,0 +1,90 @@
+"""The labels that are suspected to be wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from segloop.cli.common import connected_project, console, print_json, shared_options
+from segloop.settings import load_settings
+
+if TYPE_CHECKING:
+    from segloop.suspects import FoundSuspects, Judgements
+
+
+@click.command()
+@shared_options
+@click.option("--judged", is_flag=True, help="Those too that somebody judged already.")
+def suspects(project: str | None, as_json: bool, judged: bool) -> None:
+    """List the labels that disagree with a network that never saw them, the most suspected first.
+
+    The newest full training looked for them. The status page shows each on its image, and takes a verdict.
+    docs/suspects.md says how they are found.
+
+    \b
+    Examples:
+      segloop suspects --project 1
+      segloop suspects --project 1 --json
+    """
+    from segloop.registry import open_registry
+    from segloop.suspects import found_suspects, read_judgements
+
+    settings = load_settings()
+    key = connected_project(settings, project)
+    registry = open_registry(settings)
+    found = found_suspects(registry, key)
+    judgements = read_judgements(registry, key)
+    url = settings.label_studio_public_url or settings.label_studio_url
+    listed = _listed(found, judgements, f"{url}/projects/{key.partition('.')[0]}/data?task=", judged=judged)
+    if as_json:
+        print_json(listed)
+    elif found is None:
+        click.echo("No training has looked for suspected labels yet: the next full one does.")
+    else:
+        _show(listed)
+
+
+def _listed(found: FoundSuspects | None, judgements: Judgements, tasks_url: str, *, judged: bool) -> dict[str, object]:
+    rows = []
+    if found is not None:
+        for suspect, verdict in zip(found.suspects.suspects, judgements.of(found.suspects), strict=True):
+            image = found.suspects.image_of(suspect)
+            if judged or verdict is None:
+                rows.append(
+                    {
+                        **suspect.model_dump(include={"labelled", "seen", "area", "margin", "score", "box"}),
+                        **image.model_dump(include={"task", "image_tag", "item_index", "annotations", "held_out"}),
+                        "verdict": verdict,
+                        "link": f"{tasks_url}{image.task}",
+                    }
+                )
+    return {
+        "version": None if found is None else found.version,
+        "looked_at": None if found is None else found.suspects.judged.model_dump(),
+        "judged": len(judgements.judgements),
+        "wrong": judgements.wrong,
+        "precision": judgements.precision,
+        "suspects": rows,
+    }
+
+
+def _show(listed: dict[str, object]) -> None:
+    from rich.table import Table
+
+    looked_at, rows = listed["looked_at"], listed["suspects"]
+    assert isinstance(looked_at, dict)  # noqa: S101 - made above
+    assert isinstance(rows, list)  # noqa: S101 - made above
+    table = Table(box=None)
+    for name in ("task", "labelled", "seen", "area", "margin", "verdict", "link"):
+        table.add_column(name, justify="right" if name in ("area", "margin") else "left", no_wrap=name == "link")
+    for row in rows:
+        figures = f"{100 * row['area']:.1f} %", f"{row['margin']:.2f}"
+        table.add_row(str(row["task"]), row["labelled"], row["seen"], *figures, row["verdict"] or "-", row["link"])
+    console().print(table)
+    click.echo(
+        f"{listed['version']} looked at {looked_at['held_out']} of {looked_at['held_out_of']} held-out images and at "
+        f"{looked_at['training']} of {looked_at['training_of']} training images."
+    )
+    if listed["judged"]:
+        click.echo(f"Of {listed['judged']} judged labels {listed['wrong']} were wrong.")
