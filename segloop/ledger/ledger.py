@@ -36,7 +36,7 @@ from segloop.results import region_labels
 _log = logging.getLogger(__name__)
 
 #: How an annotation is looked at; another number has all looked at anew.
-_LOOK: Final = 2
+_LOOK: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS efforts (annotation INTEGER PRIMARY KEY, task INTEGER, key TEXT, found BLOB);
 CREATE INDEX IF NOT EXISTS efforts_task ON efforts (task);
