@@ -32,9 +32,9 @@ def image_healthcheck() -> list[str]:
     return json.loads(rest.partition(" CMD ")[2])
 
 
-def compose() -> dict[str, Any]:
-    """docker-compose.yml, merge keys resolved."""
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+def compose(name: str = "docker-compose.yml") -> dict[str, Any]:
+    """docker-compose.yml or what is laid over it, merge keys resolved."""
+    return yaml.safe_load((ROOT / name).read_text("utf-8"))
 
 
 def service(name: str) -> dict[str, Any]:
