@@ -26,7 +26,6 @@ from segloop.dataset.records import Records
 
 _log = logging.getLogger(__name__)
 
-_FILE: Final = "tasks.sqlite"
 _FORMAT: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -75,16 +74,19 @@ class Mirror:
         folder: the project's, made if it is missing.
 
     Attributes:
+        FILE: the name of its file in the folder.
         records: how the annotations came about.
 
     Raises:
         sqlite3.Error: of every method, where the disk does not do.
     """
 
+    FILE: Final = "tasks.sqlite"
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        file = folder / _FILE
+        file = folder / self.FILE
         if not file.exists():
             with self._lock():
                 _opened(file).close()
@@ -96,7 +98,7 @@ class Mirror:
         except sqlite3.DatabaseError as error:
             _log.warning("the mirror %s cannot be used and is begun anew: %s", file, error)
             with self._lock():
-                for part in folder.glob(f"{_FILE}*"):
+                for part in folder.glob(f"{self.FILE}*"):
                     part.unlink()
                 self.db = _opened(file)
         self.records = Records(self.db)
@@ -285,6 +287,8 @@ class Mirror:
 def _opened(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=60)
     try:
+        # the managed route's comes from a bucket
+        db.execute("PRAGMA trusted_schema = OFF")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         (version,) = db.execute("PRAGMA user_version").fetchone()

@@ -12,27 +12,27 @@ import json
 import logging
 import shutil
 import sys
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segloop.dataset import MANIFEST, Manifest, Mirror, ProjectSplits, SnapshotInputs, Split, snapshot, sync_target
-from segloop.dataset.mirror import StoredTask
-from segloop.errors import ImageForbidden, RegistryError, TrainingError
+from segloop.dataset import (
+    MANIFEST,
+    Manifest,
+    Memory,
+    Mirror,
+    ProjectSplits,
+    SnapshotInputs,
+    Split,
+    snapshot,
+    sync_target,
+)
+from segloop.errors import RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
-from segloop.images import Image
-from segloop.images.addresses import describe
-from segloop.images.decode import allow_pixels
-from segloop.images.files import data_url
-from segloop.images.image import blob_of
-from segloop.images.s3 import S3Reader
-from segloop.label_config import LabelConfig, parse_label_config
+from segloop.label_config import parse_label_config
 from segloop.labelstudio import TargetStorage
 from segloop.payloads import project_key
 from segloop.registry import Registry, open_registry
@@ -40,13 +40,11 @@ from segloop.registry.s3 import S3Store
 from segloop.settings import Settings
 from segloop.telemetry.logs import configure_logging
 from segloop.training.container import Container
+from segloop.training.kept_mirror import KeptMirror
+from segloop.training.route_images import RouteImages
 from segloop.versions import describe_problem
 
 log = logging.getLogger(__name__)
-
-#: Images that are fetched at a time, and tasks whose images are fetched ahead of the one that is drawn.
-READERS: Final = 16
-AHEAD: Final = 32
 
 
 @dataclass(frozen=True)
@@ -113,15 +111,19 @@ def gather(container: Container, scratch: Path) -> Manifest:
     label_config = project.label_config
     registry = _registry(settings, route, scratch)
     splits = _Splits(ProjectSplits(artifacts, key), registry, key)
-    with Mirror(scratch / "mirror") as mirror, _Images(route.images, settings) as images:
+    kept = KeptMirror(artifacts.store, f"projects/{route.project}/mirror")
+    kept.restore(scratch / "mirror")
+    with Mirror(scratch / "mirror") as mirror, RouteImages(route.images, settings) as images:
         sync_target(mirror, TargetStorage(route.annotations, route.project))
+        memory = Memory(mirror)
         manifest = snapshot(
-            SnapshotInputs(key, label_config, images, splits, settings),
-            images.ahead(mirror.tasks(), parse_label_config(label_config)),
+            SnapshotInputs(key, label_config, images, splits, settings, memory),
+            images.ahead(mirror.tasks(), parse_label_config(label_config), memory),
             container.snapshot,
             progress=container.report,
             steps=len(mirror),
         )
+        kept.save(mirror)
     log.info(
         "project %s: snapshot %s of %d tasks, %d left out",
         key,
@@ -162,7 +164,7 @@ class _Artifacts:
     """A project's JSON files in the artifacts bucket; a `JsonStore`."""
 
     def __init__(self, route: Route) -> None:
-        self._store = S3Store(route.artifacts)
+        self.store = S3Store(route.artifacts)
         self._route = route
 
     def project(self) -> RouteProject:
@@ -180,14 +182,14 @@ class _Artifacts:
 
     def read_json(self, _project: str, name: str) -> Any:
         key = f"projects/{self._route.project}/{name}"
-        blob = self._store.read(key)
+        blob = self.store.read(key)
         try:
             return None if blob is None else json.loads(blob.data)
         except ValueError as error:
             raise TrainingError(f"{self._route.artifacts}/{key} is not JSON: {error}") from error
 
     def write_json(self, _project: str, name: str, value: Any) -> None:
-        self._store.write(f"projects/{self._route.project}/{name}", json.dumps(value, indent=1).encode())
+        self.store.write(f"projects/{self._route.project}/{name}", json.dumps(value, indent=1).encode())
 
 
 class _Splits:
@@ -209,69 +211,6 @@ class _Splits:
 
     def save(self, splits: dict[int, Split]) -> None:
         self._own.save(splits)
-
-
-class _Images:
-    """Images of the route's buckets, fetched ahead of their use."""
-
-    def __init__(self, buckets: frozenset[str], settings: Settings) -> None:
-        self._buckets = buckets
-        self._settings = settings
-        allow_pixels(settings.image_max_pixels)
-        self._reader = S3Reader(settings.image_timeout_s, settings.s3_requester_pays)
-        self._pool = ThreadPoolExecutor(READERS)
-        self._coming: dict[tuple[int | None, str], Future[Image]] = {}
-
-    def __enter__(self) -> _Images:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._reader.close()
-
-    def ahead(self, tasks: Iterable[StoredTask], config: LabelConfig) -> Iterator[StoredTask]:
-        """The same tasks; images of the next ones are on their way."""
-        waiting: deque[tuple[StoredTask, Sequence[tuple[int, str]]]] = deque()
-        for task in tasks:
-            addresses = [(task["id"], uri) for _, _, uri in config.addresses(task["data"])]
-            for address in addresses:
-                self._coming[address] = self._pool.submit(self._fetch, address[1])
-            waiting.append((task, addresses))
-            if len(waiting) > AHEAD:
-                yield from self._next(waiting)
-        while waiting:
-            yield from self._next(waiting)
-
-    def _next(self, waiting: deque[tuple[StoredTask, Sequence[tuple[int, str]]]]) -> Iterator[StoredTask]:
-        task, addresses = waiting.popleft()
-        yield task
-        for address in addresses:
-            self._coming.pop(address, None)
-
-    def load(self, uri: str, task_id: int | None) -> Image:
-        """The image at s3://bucket/key, or in a data: URL.
-
-        Raises:
-            ImageForbidden: it is in none of the route's buckets.
-            ImageError: it cannot be read, or is no image.
-        """
-        coming = self._coming.get((task_id, uri))
-        return coming.result() if coming is not None else self._fetch(uri)
-
-    def _fetch(self, uri: str) -> Image:
-        limits, name = self._settings, describe(uri)
-        return Image(blob_of(self._read(uri.strip()), name), max_pixels=limits.image_max_pixels, name=name)
-
-    def _read(self, uri: str) -> bytes:
-        limits = self._settings
-        scheme, _, rest = uri.partition(":")
-        if scheme.lower() == "data":
-            return data_url(uri, limits.image_max_bytes)
-        if scheme != "s3" or rest.lstrip("/").partition("/")[0] not in self._buckets:
-            buckets = ", ".join(sorted(self._buckets))
-            raise ImageForbidden(f"{describe(uri)} is not in the route's source bucket ({buckets})")
-        deadline = time.monotonic() + limits.image_timeout_s
-        return self._reader.get(uri, deadline=deadline, max_bytes=limits.image_max_bytes).body or b""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,11 +6,21 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from botocore.httpsession import URLLib3Session
 
-from segloop.dataset import MANIFEST, Mirror, ProjectSplits, SnapshotInputs, load_manifest, snapshot, sync_target
+from segloop.dataset import (
+    MANIFEST,
+    Mirror,
+    ProjectSplits,
+    SnapshotInputs,
+    load_manifest,
+    snapshot,
+    sync_target,
+)
 from segloop.errors import NothingToTrain, SegloopError, TrainingError
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, TargetStorage
@@ -217,3 +227,48 @@ def test_nothing_to_hold_out(buckets: RouteBuckets, tmp_path: Path) -> None:
         buckets.s3.delete_object(Bucket=TARGET, Key=f"projects/{PROJECT_ID}/{100 + task}")
     with pytest.raises(NothingToTrain, match="has 1 tasks"):
         gathered(tmp_path)
+
+
+# -- the mirror that is kept between trainings
+
+MIRROR = f"projects/{PROJECT_ID}/mirror/"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the objects that were read from S3, as requests go out."""
+    paths: list[str] = []
+    send = URLLib3Session.send
+
+    def noting(self: URLLib3Session, request: Any) -> Any:
+        path = urlsplit(request.url)
+        if request.method == "GET" and path.path.count("/") > 1 and "list-type" not in path.query:
+            paths.append(path.path)
+        return send(self, request)
+
+    monkeypatch.setattr(URLLib3Session, "send", noting)
+    return paths
+
+
+def test_the_second_training_reads_what_is_new_and_the_packs_of_the_rest(
+    buckets: RouteBuckets, tmp_path: Path, read: list[str]
+) -> None:
+    first = load_manifest(gathered(tmp_path, "first").snapshot)
+    assert sum(f"/{TARGET}/" in path for path in read) == sum(f"/{SOURCE}/" in path for path in read) == 10
+    read.clear()
+    again = gathered(tmp_path, "again")
+    assert load_manifest(again.snapshot).hash == first.hash
+    assert all((again.snapshot / name).is_file() for item in first.items for name in (item.image, item.mask))
+    assert not [path for path in read if f"/{TARGET}/" in path or f"/{SOURCE}/" in path]
+    assert len([path for path in read if MIRROR in path]) == 3, "state.json, the mirror's file and a pack"
+    read.clear()
+    buckets.annotate(111, 11, [half("Sky")])
+    buckets.annotate(101, 1, [half("Road")], image=f"s3://{SOURCE}/projects/{PROJECT_ID}/1.png", updated_at=LATER)
+    buckets.s3.delete_object(Bucket=TARGET, Key=f"projects/{PROJECT_ID}/110")
+    third = load_manifest(gathered(tmp_path, "third").snapshot)
+    changed = {f"/{TARGET}/projects/{PROJECT_ID}/{number}" for number in (101, 111)}
+    assert {path for path in read if f"/{TARGET}/" in path} == changed
+    assert [path for path in read if f"/{SOURCE}/" in path] == [f"/{SOURCE}/projects/{PROJECT_ID}/11.png"]
+    assert {item.task for item in third.items} == {*range(1, 10), 11}
+    [before], [after] = ([one for one in manifest.items if one.task == 1] for manifest in (first, third))
+    assert before.mask != after.mask
