@@ -52,6 +52,9 @@ class CrashingStore:
     def read(self, key: str) -> Blob | None:
         return self._store.read(key)
 
+    def reread(self, key: str, known: Blob) -> Blob | None:
+        return self._store.reread(key, known)
+
     def size(self, key: str) -> int | None:
         return self._store.size(key)
 

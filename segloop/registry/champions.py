@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from segloop.errors import ModelRemoved, RegistryError
+from segloop.registry.generations import GenerationIndex, Generations
 from segloop.registry.removal import RemovedModels
 from segloop.registry.store import ATTEMPTS, PAUSE_S, Store
 from segloop.registry.versions import (
@@ -40,6 +41,11 @@ class Champions:
 
     def __init__(self, store: Store, removed: RemovedModels, verify: Callable[[str, str], None]) -> None:
         self._store, self._removed, self._verify = store, removed, verify
+        self._index = GenerationIndex(store)
+
+    def generations(self, known: Generations | None = None) -> Generations:
+        """See `Registry.generations`."""
+        return self._index.read(known)
 
     def current(self, project: str) -> Champion | None:
         """The version that the project serves, or None; one small read."""
@@ -109,6 +115,7 @@ class Champions:
             data = dump_json(dataclasses.asdict(champion), CHAMPION_FILE)
             if not self._store.write_if(key, data, blob.tag if blob else None):
                 raise RegistryError(f"{key} was changed meanwhile; look again")
+            self._index.note(project, champion.generation)
             return champion
         raise RegistryError(
             f"project {project}: {key} is damaged, and no version is whole that could be served instead"
@@ -132,6 +139,8 @@ class Champions:
             current, tag = self._read(project)
             version = choose(current)
             if current and current.version == version:
+                # whoever promoted it may have died before that was noted
+                self._index.note(project, current.generation)
                 return current
             self._removed.check(project, version)
             if version != verified:
@@ -151,6 +160,7 @@ class Champions:
             data = dump_json(dataclasses.asdict(champion), CHAMPION_FILE)
             if self._store.write_if(f"{project}/{CHAMPION_FILE}", data, tag):
                 log.info("project %s: champion %s, generation %d: %s", project, version, champion.generation, reason)
+                self._index.note(project, champion.generation)
                 self._restore_if_removed(project, champion, current)
                 return champion
             time.sleep(PAUSE_S)
@@ -163,6 +173,8 @@ class Champions:
         except ModelRemoved:
             current, tag = self._read(project)
             if before is not None and current == champion:
-                data = dataclasses.asdict(dataclasses.replace(before, generation=champion.generation + 1))
-                self._store.write_if(f"{project}/{CHAMPION_FILE}", dump_json(data, CHAMPION_FILE), tag)
+                again = dataclasses.replace(before, generation=champion.generation + 1)
+                data = dump_json(dataclasses.asdict(again), CHAMPION_FILE)
+                if self._store.write_if(f"{project}/{CHAMPION_FILE}", data, tag):
+                    self._index.note(project, again.generation)
             raise

@@ -6,6 +6,7 @@
 <store>/<project>/versions/<version>/<file>          a bundle's files; written before its version.json
 <store>/<project>/versions/<version>/version.json    makes the version visible; never changes
 <store>/<project>/<name>.json                        small state of a project, by read_json and write_json
+<store>/champions.json                               the generations of all champions; written after each champion.json
 <store>/versions.json                                the names of all projects' versions; made anew where it is missing
 <store>/probe.json                                   written to see that it can be
 """
@@ -25,6 +26,7 @@ from segloop.errors import RegistryError, UnknownProject, VersionNotFound
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
 from segloop.registry.champions import CHAMPION_FILE, Champions
+from segloop.registry.generations import Generations
 from segloop.registry.removal import REMOVED_FILE, RemovedModels
 from segloop.registry.s3 import S3Store
 from segloop.registry.store import ATTEMPTS, PAUSE_S, Blob, FolderStore, Store
@@ -261,6 +263,14 @@ class Registry:
     def champion(self, project: str) -> Champion | None:
         """The version that the project serves, or None; one small read."""
         return self._champions.current(project)
+
+    def generations(self, known: Generations | None = None) -> Generations:
+        """The generations of all projects' champions, in one read however many they are; `known` itself where none changed.
+
+        An entry may be late by as much as a dead process never wrote: who follows champions reads each one itself too, now
+        and then.
+        """
+        return self._champions.generations(known)
 
     def promote(self, project: str, version: str, reason: str) -> Champion:
         """Make a version the champion, once its files are verified; promoting the champion changes nothing.

@@ -15,6 +15,8 @@ from segloop.registry.store import Blob
 _QUICK = ClientOptions(connect_timeout_s=3, read_timeout_s=10, attempts=3)
 
 _MISSING = {"NoSuchKey", "404"}
+# S3's answer to a read with If-None-Match, which has no body to name an error in.
+_UNCHANGED = "304"
 # 412: somebody else wrote; 409: somebody else is writing now; 404: the key that If-Match names is gone.
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
@@ -41,6 +43,18 @@ class S3Store:
             try:
                 reply = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             except aws_errors() as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+            return Blob(reply["Body"].read(), reply["ETag"])
+
+    def reread(self, key: str, known: Blob) -> Blob | None:
+        with self._errors():
+            try:
+                reply = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, IfNoneMatch=known.tag)
+            except aws_errors() as error:
+                if code_of(error) == _UNCHANGED:
+                    return known
                 if code_of(error) in _MISSING:
                     return None
                 raise

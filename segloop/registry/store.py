@@ -38,6 +38,9 @@ class Store(Protocol):
     def read(self, key: str) -> Blob | None:
         """What the key holds, or None."""
 
+    def reread(self, key: str, known: Blob) -> Blob | None:
+        """What the key holds now, or None; `known` itself where that has not changed."""
+
     def size(self, key: str) -> int | None:
         """How many bytes the key holds; None if there is none."""
 
@@ -76,6 +79,10 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return Blob(data, hashlib.sha256(data).hexdigest())
+
+    def reread(self, key: str, known: Blob) -> Blob | None:
+        blob = self.read(key)
+        return known if blob == known else blob
 
     def size(self, key: str) -> int | None:
         with self._errors():

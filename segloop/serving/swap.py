@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from segloop.serving.pretrained import PretrainedModels
 from segloop.telemetry.notes import note
 
 if TYPE_CHECKING:
-    from segloop.registry import Registry
+    from segloop.registry import Generations, Registry
     from segloop.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ RETRY_S = 30.0
 #: How often a process that is not ready tries to load what it lacks, in seconds.
 PRELOAD_AGAIN_S = 5.0
 
+#: How often each pointer is read for itself, in seconds: whoever moved it may have died before the index of all said so.
+RECHECK_S = 30.0
+
 #: How long a request waits for the store, in seconds: Label Studio gives /setup 3 s.
 STORE_PATIENCE_S = 1.0
 
@@ -44,8 +47,8 @@ class ServedModels:
     """The served model of each project, in one server process.
 
     A request takes its model once, through `current`, and keeps that reference to its end. `refresh` follows
-    the champion pointers: it loads and warms up a new champion beside the old one and then replaces one
-    reference; the old network is freed with its last request.
+    the champion pointers, with one call of the store while none moves: it loads and warms up a new champion beside the
+    old one and then replaces one reference; the old network is freed with its last request.
     """
 
     def __init__(self, registry: Registry, settings: Settings, load: Loader = load_served_model) -> None:
@@ -60,6 +63,9 @@ class ServedModels:
         self._pretrained = PretrainedModels(settings, self._cache, self._loading)
         self._models: OrderedDict[str, ServedModel] = OrderedDict()
         self._champions: dict[str, tuple[float, str | None]] = {}
+        # the generations of all pointers as they were last, and of each loaded project the one whose pointer was read, and when
+        self._generations: Generations | None = None
+        self._followed: dict[str, tuple[float, int | None]] = {}
         # when a version could not be loaded and, if that was for want of an export, why
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
         self._state = threading.Lock()
@@ -138,9 +144,10 @@ class ServedModels:
         logged and tried again later, and the old version goes on answering."""
         with self._state:
             projects = {project: model.version for project, model in self._models.items()}
+        self._look_at_moved(projects)
         for project, version in projects.items():
             try:
-                champion = self._champion(project, fresh=True)
+                champion = self._champions.get(project, (0.0, None))[1]
                 if champion is None or champion == version or self._failed_lately(project, champion):
                     continue
                 self._swap(project, champion)
@@ -152,6 +159,28 @@ class ServedModels:
             except Exception:
                 note("swap_failure", (project,))
                 logger.exception("project %s: still serving %s", project, version)
+
+    def _look_at_moved(self, projects: Iterable[str]) -> None:
+        """Read the pointers of those projects that moved, by the index of all, and of those not looked at for long."""
+        try:
+            self._generations = self._registry.generations(self._generations)
+        except SegloopError:
+            self._generations = None  # each pointer then says what is wrong
+        now = time.monotonic()
+        for project in projects:
+            read_at, followed = self._followed.get(project, (-1e9, None))
+            if self._generations is not None:
+                generation = self._generations.of.get(project)
+                if generation == followed and now - read_at < RECHECK_S:
+                    continue
+                self._followed[project] = (now, generation)
+            try:
+                self._champion(project, fresh=True)
+            except Exception:
+                logger.exception("project %s: its champion pointer cannot be read", project)
+                self._followed.pop(project, None)
+            if project in self._unread:
+                self._followed.pop(project, None)
 
     def _swap(self, project: str, version: str) -> None:
         self._loading.get((project, version, "swap"), lambda: self._replace(project, version), version)

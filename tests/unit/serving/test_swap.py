@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from segloop.errors import DeadlinePassed, EngineError, ModelUnavailable, RegistryError
-from segloop.registry import open_registry
+from segloop.registry import Registry, open_registry
+from segloop.registry.generations import GenerationIndex
+from segloop.registry.store import FolderStore
 from segloop.serving import UNTRAINED, Batcher, PredictionCache, ServedModel, ServedModels
+from segloop.serving.swap import RECHECK_S
 from segloop.settings import Settings
 from tests.toys import ColourEngine, ToyImage, half_red_half_blue, toy_bundle, toy_loader, toy_model
 from tests.waiting import PATIENCE_S, until
@@ -303,3 +306,46 @@ def test_who_waits_for_another_requests_computation_does_not_inherit_its_deadlin
             hasty.result(PATIENCE_S)
         for answer in patient:
             assert answer.result(PATIENCE_S) is kept
+
+
+class CountingStore(FolderStore):
+    """A folder that notes what is asked of it."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.calls = []
+
+    def read(self, key):
+        self.calls.append(key)
+        return super().read(key)
+
+
+def test_a_quiet_server_makes_one_call_whatever_it_serves(settings, tmp_path, monkeypatch):
+    store = CountingStore(tmp_path / "store")
+    registry = Registry(store, tmp_path / "cache")
+    projects = [f"{number}.1" for number in range(1, 7)]
+    for project in projects:
+        promote(registry, tmp_path, 1, project)
+    models = ServedModels(registry, settings.model_copy(update={"served_models": 6}), toy_loader)
+    for project in projects:
+        models.current(project, LABELS)
+    models.refresh()
+    store.calls.clear()
+    for _ in range(3):
+        models.refresh()
+    assert store.calls == ["champions.json"] * 3
+    second = promote(registry, tmp_path, 2, projects[3])
+    store.calls.clear()
+    models.refresh()
+    assert [key for key in store.calls if key.endswith("/champion.json")] == [f"{projects[3]}/champion.json"]
+    assert models.served()[projects[3]] == second
+
+    # whoever promotes and dies before the index says so is found out all the same
+    monkeypatch.setattr(GenerationIndex, "note", lambda self, project, generation: None)
+    third = promote(registry, tmp_path, 3, projects[0])
+    models.refresh()
+    assert models.served()[projects[0]] != third
+    now = time.monotonic() + RECHECK_S
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    models.refresh()
+    assert models.served()[projects[0]] == third
