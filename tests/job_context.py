@@ -27,7 +27,9 @@ from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus, Trainer
 from segloop.versions import EngineFigures, EngineReport, Metrics
 from tests.toys import BRUSH, toy_model
+from worker.jobs.adopt import take_up_missed
 from worker.jobs.context import JobContext
+from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
 
 PROJECT = "29.1795383040"
@@ -309,3 +311,10 @@ class StepsOf:
 
     def export(self, *args: Any) -> EngineReport:
         return self.context.export(*args)
+
+
+def reconcile_all(context: JobContext) -> dict[str, list[str]]:
+    """Every project's reconciliation, and the look for trainings of the managed route: what was queued."""
+    projects = context.registry.projects()
+    found = [job for project in projects for job in run_reconcile(context, project)["queued"]]
+    return {"queued": found + take_up_missed(context)}

@@ -13,13 +13,15 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
-from segloop.queue import QUEUES, Jobs
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
 from segloop.settings import Settings, environment, load_settings, misspelt_settings, share_cores, update_environ
 from segloop.telemetry.logs import configure_logging
 from worker.worker import Worker
 
 logger = logging.getLogger("worker")
 
+#: The queues that a worker is started for; each listens to that of reconciliation besides.
+QUEUES = (RETRAIN_QUEUE, PRELABEL_QUEUE)
 #: How long a worker waits for Redis when it starts, in seconds.
 REDIS_PATIENCE_S = 60.0
 

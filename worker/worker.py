@@ -35,7 +35,16 @@ from segloop.errors import (
     VersionNotFound,
 )
 from segloop.processes import die_with_parent
-from segloop.queue import OUTAGES, Jobs, JobTimeout, Parked, WorkerLocks, route_reason, take_up
+from segloop.queue import (
+    OUTAGES,
+    RECONCILE_QUEUE,
+    Jobs,
+    JobTimeout,
+    Parked,
+    WorkerLocks,
+    route_reason,
+    take_up,
+)
 from segloop.queue.names import ADOPT, RETRAIN
 from segloop.queue.own import OwnJob, OwnQueue
 from segloop.registry import Registry, open_registry
@@ -97,7 +106,7 @@ class Worker(rq.Worker):
         self.recover()
         name, self._lock = self._locks.register()
         super().__init__(
-            list(queues),
+            [*queues, RECONCILE_QUEUE],
             name=name,
             connection=jobs.connection,
             serializer=JSONSerializer,
@@ -155,11 +164,28 @@ class Worker(rq.Worker):
         try:
             self.recover()
             self._jobs.recovery.enqueue_due()
-            if self._settings.label_studio_api_key.get_secret_value() and self._jobs.reconcile_is_due():
-                self._jobs.enqueue_reconcile()
+            self._reconcile()
             self._take_events()
         except QueueUnavailable as error:
             logger.warning("worker %s: %s", self.name, error)
+
+    def _reconcile(self) -> None:
+        """Queue the questions to Label Studio that are due."""
+        if not self._settings.label_studio_api_key.get_secret_value():
+            return
+        reconciles = self._jobs.reconciles
+        try:
+            if reconciles.plan(self._own_registry().projects) and self._settings.sagemaker_route:
+                self._jobs.enqueue_look_up()
+        except RegistryError as error:
+            logger.warning("worker %s: new projects are not looked for now: %s", self.name, error)
+        for project in reconciles.due():
+            self._jobs.enqueue_reconcile(project)
+
+    def _own_registry(self) -> Registry:
+        if self._registry is None:
+            self._registry = open_registry(self._settings)
+        return self._registry
 
     def _take_events(self) -> None:
         """Run parked retrains now whose training, as a queue of AWS tells, has ended."""
@@ -181,9 +207,7 @@ class Worker(rq.Worker):
                 "training job %s is of the route %s, not SEGLOOP_SAGEMAKER_ROUTE: ignored", training.job, training.route
             )
             return
-        if self._registry is None:
-            self._registry = open_registry(self._settings)
-        take_up(self._jobs, self._registry, training.project, training.job, route_reason(training.generation))
+        take_up(self._jobs, self._own_registry(), training.project, training.job, route_reason(training.generation))
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """As rq; but while Redis is away, the job goes on."""

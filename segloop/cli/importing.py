@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from segloop.cli.common import print_json, say
-from segloop.errors import DatasetError, QueueUnavailable
+from segloop.errors import DatasetError, SegloopError
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def import_command(layout: str, source: Path, **options: Unpack[_Options]) -> No
                 studio.projects.change(project_id, label_config=label_config)
             place = _place(options, studio, project_id)
             done = import_dataset(dataset, target, studio, place, _tell(len(dataset.examples)))
-            _count(settings)
+            _count(settings, project_id)
     if options["as_json"]:
         print_json({"project": project_id, "dry_run": options["dry_run"], **vars(done)})
     else:
@@ -134,9 +134,11 @@ def _tell(total: int) -> Callable[[int, int], None]:
     )
 
 
-def _count(settings: Settings) -> None:
-    """Have a worker ask Label Studio for what is new: imports send no event. Without a queue, its next look finds it."""
+def _count(settings: Settings, project_id: int) -> None:
+    """Have a worker ask Label Studio for what is new: imports send no event. Without a queue, or a project that segloop
+    knows, the next look finds it."""
     from segloop.queue import Jobs
+    from segloop.registry import open_registry
 
-    with contextlib.suppress(QueueUnavailable), contextlib.closing(Jobs.open(settings)) as jobs:
-        jobs.enqueue_reconcile()
+    with contextlib.suppress(SegloopError), contextlib.closing(Jobs.open(settings)) as jobs:
+        jobs.enqueue_reconcile(open_registry(settings).resolve(str(project_id)))

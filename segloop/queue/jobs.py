@@ -25,16 +25,18 @@ from segloop.queue.names import (
     ADOPT,
     FEEDBACK,
     IGNORED_TTL_S,
+    LOOK_UP,
     MAX_RETRIES,
     PRELABEL,
     PRELABEL_QUEUE,
+    QUEUE_OF,
     RECONCILE,
     RESULT_TTL_S,
     RETRAIN,
-    RETRAIN_QUEUE,
     UNFINISHED,
     key_of,
 )
+from segloop.queue.reconciles import Reconciles
 from segloop.queue.recovery import Recovery
 from segloop.queue.status import JobStatus, describe
 from segloop.settings import Settings
@@ -56,6 +58,7 @@ class Jobs:
     Attributes:
         recovery: requeues jobs whose worker died.
         counters: queue depths, and how jobs ended.
+        reconciles: when each project is reconciled.
 
     Raises (every method):
         QueueUnavailable: Redis cannot be reached or refused.
@@ -69,6 +72,7 @@ class Jobs:
         self.fetch = connection.fetch
         self.recovery = Recovery(connection)
         self.counters = Counters(connection)
+        self.reconciles = Reconciles(connection, settings)
 
     @classmethod
     def open(cls, settings: Settings, *, timeout_s: float | None = 0.5) -> Jobs:
@@ -167,16 +171,7 @@ class Jobs:
     @reaching_redis
     def enqueue_accept(self, project: str) -> Enqueued:
         """Queue the look at which pre-labels may be accepted, or join the project's live one."""
-        fresh = self._job(ACCEPT, (project,), "accept")
-
-        def attempt(pipe: Any) -> Enqueued:
-            live = self.recovery.live(key_of(project, "accept"), pipe)
-            pipe.multi()
-            if live is not None:
-                return Enqueued(live.id, joined=True)
-            return self._enqueue(fresh, key_of(project, "accept"), pipe)
-
-        return self._connection.transaction(attempt, key_of(project, "accept"))
+        return self._enqueue_once(self._job(ACCEPT, (project,), "accept"), key_of(project, "accept"))
 
     @reaching_redis
     def enqueue_feedback(self, project: str) -> None:
@@ -185,24 +180,22 @@ class Jobs:
         self.queue(job.origin).enqueue_job(job, at_front=True)
 
     @reaching_redis
-    def enqueue_reconcile(self) -> Enqueued:
-        """Queue the question to Label Studio what changed, before other work, unless it is queued or asked already."""
-        fresh = self._job(RECONCILE, (), "reconcile")
-
-        def attempt(pipe: Any) -> Enqueued:
-            live = self.recovery.live("segloop:reconcile", pipe)
-            pipe.multi()
-            if live is not None:
-                return Enqueued(live.id, joined=True)
-            return self._enqueue(fresh, "segloop:reconcile", pipe, at_front=True)
-
-        return self._connection.transaction(attempt, "segloop:reconcile")
+    def enqueue_reconcile(self, project: str) -> Enqueued:
+        """Queue the question to Label Studio what changed in a project, unless it is queued or asked already."""
+        return self._enqueue_once(self._job(RECONCILE, (project,), "reconcile"), key_of(project, "reconcile"))
 
     @reaching_redis
-    def reconcile_is_due(self) -> bool:
-        """Whether `reconcile_s` passed since this last answered yes, to whichever worker."""
-        interval_ms = max(1, int(self._settings.reconcile_s * 1000))
-        return bool(self.connection.set("segloop:reconciled", 1, nx=True, px=interval_ms))
+    def enqueue_look_up(self) -> Enqueued:
+        """Queue the question to SageMaker which trainings the managed route has begun, unless it is queued or asked already."""
+        return self._enqueue_once(self._job(LOOK_UP, (), "look-up"), "segloop:look-up")
+
+    def _enqueue_once(self, fresh: Job, pointer: str) -> Enqueued:
+        def attempt(pipe: Any) -> Enqueued:
+            live = self.recovery.live(pointer, pipe)
+            pipe.multi()
+            return self._enqueue(fresh, pointer, pipe) if live is None else Enqueued(live.id, joined=True)
+
+        return self._connection.transaction(attempt, pointer)
 
     # -- jobs that wait for something outside
 
@@ -383,7 +376,7 @@ class Jobs:
         kind = function.rpartition(".")[2]
         project = arguments[0] if arguments else ""
         parts = (kind, re.sub(r"[^A-Za-z0-9]+", "-", project), name or uuid4().hex[:8])
-        return self.queue(RETRAIN_QUEUE if function in (RETRAIN, ADOPT) else PRELABEL_QUEUE).create_job(
+        return self.queue(QUEUE_OF[function]).create_job(
             function,
             args=arguments,
             job_id="-".join(part for part in parts if part),
@@ -394,9 +387,9 @@ class Jobs:
             retry=Retry(max=MAX_RETRIES),
         )
 
-    def _enqueue(self, job: Job, pointer: str, pipe: Any, *, at_front: bool = False) -> Enqueued:
+    def _enqueue(self, job: Job, pointer: str, pipe: Any) -> Enqueued:
         pipe.set(pointer, job.id)
-        self.queue(job.origin).enqueue_job(job, pipeline=pipe, at_front=at_front)
+        self.queue(job.origin).enqueue_job(job, pipeline=pipe)
         return Enqueued(job.id, joined=False)
 
 

@@ -13,7 +13,9 @@ from segloop.errors import (
 
 RETRAIN_QUEUE = "segloop-retrain"
 PRELABEL_QUEUE = "segloop-prelabel"
-QUEUES = (RETRAIN_QUEUE, PRELABEL_QUEUE)
+#: Questions to Label Studio what changed; every worker listens to it, after its own queues.
+RECONCILE_QUEUE = "segloop-reconcile"
+QUEUES = (RETRAIN_QUEUE, PRELABEL_QUEUE, RECONCILE_QUEUE)
 
 #: The functions that a job may call, which rq imports by these names, and the number of arguments of each.
 RETRAIN = "worker.jobs.entry_points.retrain"
@@ -22,7 +24,18 @@ PRELABEL = "worker.jobs.entry_points.prelabel"
 RECONCILE = "worker.jobs.entry_points.reconcile"
 ACCEPT = "worker.jobs.entry_points.accept"
 FEEDBACK = "worker.jobs.entry_points.feedback"
-FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 0, ACCEPT: 1, FEEDBACK: 1}
+LOOK_UP = "worker.jobs.entry_points.look_up"
+FUNCTIONS = {RETRAIN: 1, ADOPT: 2, PRELABEL: 2, RECONCILE: 1, ACCEPT: 1, FEEDBACK: 1, LOOK_UP: 0}
+#: The queue of each.
+QUEUE_OF = {
+    RETRAIN: RETRAIN_QUEUE,
+    ADOPT: RETRAIN_QUEUE,
+    PRELABEL: PRELABEL_QUEUE,
+    ACCEPT: PRELABEL_QUEUE,
+    FEEDBACK: PRELABEL_QUEUE,
+    RECONCILE: RECONCILE_QUEUE,
+    LOOK_UP: RECONCILE_QUEUE,
+}
 
 #: How long a job's outcome can be asked for after its end, in seconds.
 RESULT_TTL_S = 7 * 24 * 3600

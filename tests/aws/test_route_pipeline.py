@@ -23,12 +23,11 @@ from segloop.settings import Settings, environment
 from segloop.versions import Metrics
 from tests.aws.route_jobs import ARTIFACTS, Route, learnt, take
 from tests.aws.sagemaker_emulator import Emulator, Refusal, deploy, emulated_aws
-from tests.job_context import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, scores
+from tests.job_context import PROJECT, FakeImages, FakeLabelStudio, begin, fake_export, queued, reconcile_all, scores
 from tests.toys import BRUSH, toy_model
 from tests.waiting import PATIENCE_S, until
 from worker.jobs.adopt import run_adopt
 from worker.jobs.context import JobContext
-from worker.jobs.reconcile import run_reconcile
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +147,7 @@ def test_a_training_is_taken_up_once(route: Route) -> None:
     # a Redis that was lost forgets the job; the store does not
     route.context.jobs.connection.flushall()
     route.hear()
-    run_reconcile(route.context)
+    reconcile_all(route.context)
     assert route.adopted() == []
     assert len(registry.versions(PROJECT)) == 1
     assert registry.champion(PROJECT).generation == 1  # type: ignore[union-attr]
@@ -157,10 +156,10 @@ def test_a_training_is_taken_up_once(route: Route) -> None:
 def test_a_missed_event_is_found_by_asking(route: Route) -> None:
     training = route.start()
     boto3.client("sqs").purge_queue(QueueUrl=route.outputs["EventQueueUrl"])
-    found = run_reconcile(route.context)["queued"]
+    found = reconcile_all(route.context)["queued"]
     assert found == route.adopted()
     assert [job for job in found if job.startswith("adopt-29-1795383040-")]
-    assert run_reconcile(route.context)["queued"] == []
+    assert reconcile_all(route.context)["queued"] == []
     assert route.work(found[0])["training"] == training
 
 
@@ -198,7 +197,7 @@ def test_a_worker_follows_a_training_and_tells_why_it_failed(route: Route) -> No
     assert status["progress"] == {"phase": "failed", "message": status["error"]}
     assert jobs.live_retrain(PROJECT) is None
     jobs.connection.flushall()
-    assert run_reconcile(route.context)["queued"] == []
+    assert reconcile_all(route.context)["queued"] == []
 
 
 @pytest.mark.parametrize(
@@ -298,5 +297,5 @@ def test_a_model_of_something_else_is_refused(
 
 def test_the_route_cannot_be_asked(route: Route, caplog: pytest.LogCaptureFixture) -> None:
     route.emulator.faults.append(("ListPipelineExecutions", Refusal("AccessDeniedException", "no")))
-    assert run_reconcile(route.context)["queued"] == []
+    assert reconcile_all(route.context)["queued"] == []
     assert "does not allow sagemaker:ListPipelineExecutions" in caplog.text

@@ -16,10 +16,9 @@ from segloop.policy import Changes, RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked, remember, take_up
 from segloop.trainers.base import Run, RunStatus
 from tests.aws.route_jobs import learnt, take
-from tests.job_context import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, retrain, scores
+from tests.job_context import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, reconcile_all, retrain, scores
 from worker.jobs.adopt import run_adopt
 from worker.jobs.context import JobContext
-from worker.jobs.reconcile import run_reconcile
 
 JOB = "pipelines-0a1b2c3d4e5f-Train-6a7b8c9d0e"
 
@@ -118,7 +117,7 @@ def test_what_changed_since_its_snapshot_still_counts(context: JobContext, tmp_p
     adopt(context, tmp_path, taken_up(context))
     assert context.registry.read_json(PROJECT, "snapshot.json")["since"] == "2026-11-22T00:00:00+00:00"
     assert context.jobs.changed(PROJECT) == Changes(0, 0)
-    assert run_reconcile(replace(context, settings=context.settings.model_copy(update={"retrain_threshold": 11})))
+    assert reconcile_all(replace(context, settings=context.settings.model_copy(update={"retrain_threshold": 11})))
     assert context.jobs.changed(PROJECT).full == 10
 
 

@@ -51,13 +51,13 @@ from tests.job_context import (
     Killed,
     begin,
     queued,
+    reconcile_all,
     retrain,
     scores,
     task,
 )
 from worker.jobs.context import JobContext
 from worker.jobs.prelabel import run_prelabel
-from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
 from worker.jobs.train import ROOM_WAITS_S
 
@@ -269,15 +269,15 @@ def test_what_a_failed_retrain_took_counts_again_and_begins_nothing_by_itself(co
     assert context.jobs.changed(PROJECT) == Changes(10, 10)
     # neither the end of the job nor the next questions to Label Studio begin another of the same changes
     for _ in range(2):
-        run_reconcile(context)
+        reconcile_all(context)
         assert queued(context.jobs, RETRAIN_QUEUE) == []
         # all that is known of them is in Label Studio and in the store
         context.jobs.connection.flushall()
-    run_reconcile(context)
+    reconcile_all(context)
     assert context.jobs.changed(PROJECT) == Changes(10, 10)
     later = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
     context.label_studio.labelled.append(task(11, updated_at=later))  # type: ignore[attr-defined]
-    run_reconcile(context)
+    reconcile_all(context)
     assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
     assert context.jobs.changed(PROJECT) == Changes(11, 11)
 

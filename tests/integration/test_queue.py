@@ -9,7 +9,7 @@ import pytest
 
 from segloop.errors import JobNotFound
 from segloop.policy import Changes, Live, Recipe, RetrainDecision, Thresholds, should_rerun
-from segloop.queue import PRELABEL_QUEUE, Enqueued, Jobs
+from segloop.queue import PRELABEL_QUEUE, RECONCILE_QUEUE, Enqueued, Jobs
 from segloop.settings import Settings
 from tests.queues import PROJECT, jobs, queued, settings, take, valkey
 
@@ -256,13 +256,12 @@ def test_a_newer_prelabel_replaces_a_queued_one_and_follows_a_running_one(jobs: 
     assert queued(jobs, PRELABEL_QUEUE) == [newest.job_id]
 
 
-def test_reconcile_goes_first_and_once(jobs: Jobs) -> None:
-    prelabel = jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa").job_id
-    first = jobs.enqueue_reconcile()
-    assert jobs.enqueue_reconcile() == Enqueued(first.job_id, joined=True)
-    assert queued(jobs, PRELABEL_QUEUE) == [first.job_id, prelabel]
-    assert jobs.reconcile_is_due()
-    assert not jobs.reconcile_is_due()
+def test_each_project_is_reconciled_once_at_a_time_after_all_else(jobs: Jobs) -> None:
+    first = jobs.enqueue_reconcile(PROJECT)
+    assert jobs.enqueue_reconcile(PROJECT) == Enqueued(first.job_id, joined=True)
+    other = jobs.enqueue_reconcile("2.1")
+    assert queued(jobs, RECONCILE_QUEUE) == [first.job_id, other.job_id]
+    assert jobs.enqueue_look_up() == Enqueued(jobs.enqueue_look_up().job_id, joined=False)
 
 
 def test_no_pickle_in_redis(jobs: Jobs) -> None:

@@ -75,7 +75,7 @@ def test_ready_and_doctor_say_that_redis_takes_no_writes(
         with Redis.from_url(broken.url) as redis:
             break_it(redis)
         with closing(Jobs.open(own)) as jobs, pytest.raises(QueueRefusesWrites, match=cause):
-            jobs.enqueue_reconcile()
+            jobs.enqueue_reconcile("1.1")
         until(lambda: world.client.get("/ready?part=queue").status_code == 503, "what /ready said has lapsed")
         parts = world.client.get("/ready?part=queue").json["parts"]
         assert parts["queue"] == "it takes no writes; the log says why"

@@ -18,10 +18,10 @@ from tests.job_context import (
     Killed,
     begin,
     queued,
+    reconcile_all,
     task,
 )
 from worker.jobs.context import JobContext
-from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
 
 
@@ -98,16 +98,16 @@ def test_counts_are_rebuilt_from_the_last_snapshots(quick_context: JobContext) -
     adapt(quick_context)
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 14)]
     quick_context.jobs.connection.flushall()
-    run_reconcile(quick_context)
+    reconcile_all(quick_context)
     assert quick_context.jobs.changed(PROJECT) == Changes(13, 3)
     run_retrain(quick_context, PROJECT, begin(quick_context.jobs))
     label_studio.labelled += [task(14, "2026-11-22T12:31:00Z")]
     quick_context.jobs.connection.flushall()
-    run_reconcile(quick_context)
+    reconcile_all(quick_context)
     assert quick_context.jobs.changed(PROJECT) == Changes(1, 1)
 
 
 def test_reconcile_queues_a_quick_adaptation(quick_context: JobContext) -> None:
-    assert len(run_reconcile(quick_context)["queued"]) == 1
+    assert len(reconcile_all(quick_context)["queued"]) == 1
     assert quick_context.jobs.recipe(PROJECT) == "quick"
     assert adapt(quick_context)["recipe"] == "quick"

@@ -15,7 +15,7 @@ from segloop.errors import (
 from segloop.labelstudio import Totals
 from segloop.policy import Changes
 from segloop.projects import Projects
-from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Parked
 from segloop.registry import Registry
 from segloop.settings import Settings
 from tests.job_context import (
@@ -24,6 +24,7 @@ from tests.job_context import (
     Killed,
     begin,
     queued,
+    reconcile_all,
     retrain,
     task,
 )
@@ -78,19 +79,19 @@ def test_prelabel_stops_for_a_newer_champion(context: JobContext) -> None:
 
 def test_reconcile_finds_what_no_webhook_told_of(context: JobContext) -> None:
     label_studio: Any = context.label_studio
-    assert len(run_reconcile(context)["queued"]) == 1
+    assert len(reconcile_all(context)["queued"]) == 1
     assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
     context.jobs.connection.flushall()
     retrain(context)
     run_prelabel(context, *queued(context.jobs, PRELABEL_QUEUE)[0], "none")
     context.jobs.connection.delete(context.jobs.queue(PRELABEL_QUEUE).key)
-    assert run_reconcile(context) == {"queued": []}
+    assert reconcile_all(context) == {"queued": []}
     assert context.jobs.changed(PROJECT) == Changes(0, 0)
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 15)]
-    assert run_reconcile(context) == {"queued": []}
+    assert reconcile_all(context) == {"queued": []}
     assert context.jobs.changed(PROJECT) == Changes(4, 4)
     label_studio.labelled.append(task(15, "2026-11-22T12:31:00Z"))
-    assert len(run_reconcile(context)["queued"]) == 1
+    assert len(reconcile_all(context)["queued"]) == 1
 
 
 def test_a_deleted_project_is_asked_about_once(context: JobContext, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,7 +103,7 @@ def test_a_deleted_project_is_asked_about_once(context: JobContext, caplog: pyte
     get = label_studio.get
     label_studio.get = lambda number: asked.append(number) or get(number)
     for _ in range(3):
-        assert run_reconcile(context) == {"queued": []}
+        assert reconcile_all(context) == {"queued": []}
     assert len(asked) == 1
     assert caplog.text.count("Label Studio has no such project") == 1
 
@@ -112,7 +113,7 @@ def test_a_deleted_project_is_asked_about_once(context: JobContext, caplog: pyte
     server.note(PROJECT, label_config=BRUSH)
     server.close()
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 31)]
-    assert run_reconcile(context)["queued"]
+    assert reconcile_all(context)["queued"]
 
 
 def titled(context: JobContext) -> None:
@@ -127,10 +128,10 @@ def test_reconcile_counts_deletions(context: JobContext) -> None:
     del label_studio.labelled[3]
     label_studio.labelled[0]["annotations"].clear()
     label_studio.labelled.pop(0)
-    run_reconcile(context)
+    reconcile_all(context)
     assert context.jobs.changed(PROJECT) == Changes(2, 2)
     retrain(context)
-    run_reconcile(context)
+    reconcile_all(context)
     assert context.jobs.changed(PROJECT) == Changes(0, 0)
 
 
@@ -138,10 +139,10 @@ def test_reconcile_on_another_machine_goes_by_label_studios_clock(context: JobCo
     label_studio: Any = context.label_studio
     titled(context)
     elsewhere = replace(context, settings=context.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"}))
-    run_reconcile(elsewhere)
+    reconcile_all(elsewhere)
     assert context.jobs.changed(PROJECT) == Changes(0, 0)
     label_studio.labelled[0] = task(1, "2026-11-22T12:00:00.000001Z")
-    run_reconcile(elsewhere)
+    reconcile_all(elsewhere)
     assert context.jobs.changed(PROJECT) == Changes(1, 1)
 
 
@@ -151,14 +152,14 @@ def test_a_mirror_that_cannot_be_used_costs_no_other_project(
     context.registry.write_json("7", "project.json", {"project": "7"})
     folder = settings.data_dir / "mirror" / "7"
     (folder / "tasks.sqlite").mkdir(parents=True)
-    run_reconcile(context)
+    reconcile_all(context)
     assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
     assert f"the mirror {folder} cannot be used" in caplog.text
 
 
 def test_reconcile_leaves_a_live_retrain_alone(context: JobContext) -> None:
     begin(context.jobs)
-    assert run_reconcile(context) == {"queued": []}
+    assert reconcile_all(context) == {"queued": []}
     assert context.jobs.changed(PROJECT) == Changes(0, 0)
 
 
@@ -167,7 +168,7 @@ def test_reconcile_tells_of_a_rollback(context: JobContext) -> None:
     run_prelabel(context, PROJECT, second, "none")
     context.jobs.connection.flushall()
     context.registry.rollback(PROJECT, "worse in practice")
-    run_reconcile(context)
+    reconcile_all(context)
     assert queued(context.jobs, PRELABEL_QUEUE) == [[PROJECT, first]]
 
 
@@ -184,5 +185,21 @@ def test_reconcile_serves_the_others(context: JobContext) -> None:
                 raise LabelStudioError("no such project")
             return label_studio.totals(project_id, *arguments)  # type: ignore[no-any-return]
 
-    run_reconcile(replace(context, label_studio=Partly()))  # type: ignore[arg-type]
+    reconcile_all(replace(context, label_studio=Partly()))  # type: ignore[arg-type]
+    assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
+
+
+def test_a_question_that_steps_aside_changes_nothing_but_the_mirror(context: JobContext) -> None:
+    retrain(context)
+    label_studio: Any = context.label_studio
+    label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 31)]
+    context.jobs.connection.flushall()
+
+    def step_aside() -> None:
+        raise Parked(5)
+
+    with pytest.raises(Parked):
+        run_reconcile(context, PROJECT, step_aside)
+    assert queued(context.jobs, RETRAIN_QUEUE) == []
+    assert reconcile_all(context)["queued"]
     assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]

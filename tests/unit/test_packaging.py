@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from segloop.queue import QUEUES
+from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.settings import Settings
 from tests.containers import ROOT, compose, dockerfile, manifests, pods
 
@@ -316,7 +316,7 @@ def test_workers_are_scaled_by_the_queues_that_they_listen_to(overlays: Path) ->
     assert made.returncode == 0, made.stderr
     scaled = [one for one in yaml.safe_load_all(made.stdout) if one["kind"] == "ScaledObject"]
     lists = {one["spec"]["triggers"][0]["metadata"]["listName"] for one in scaled}
-    assert lists == {f"rq:queue:{name}" for name in QUEUES}
+    assert lists == {f"rq:queue:{name}" for name in (RETRAIN_QUEUE, PRELABEL_QUEUE)}
     assert {one["spec"]["scaleTargetRef"]["name"] for one in scaled} <= set(pods())
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rq import get_current_job
 
 from segloop.errors import SegloopError
+from segloop.queue import Parked
 from segloop.settings import load_settings
 from segloop.telemetry import tracing
 from segloop.telemetry.notes import REQUEST_ID
 from worker.jobs.accept import AcceptResult, run_accept
-from worker.jobs.adopt import run_adopt
+from worker.jobs.adopt import run_adopt, take_up_missed
 from worker.jobs.context import JobContext, make_trainer, project_id_of
 from worker.jobs.feedback import tell_outcome
 from worker.jobs.prelabel import PrelabelResult, run_prelabel
 from worker.jobs.reconcile import run_reconcile
 from worker.jobs.retrain import run_retrain
 from worker.jobs.run_state import RetrainResult
+
+#: How often in an interval a project's question makes room for predictions, and for how long, in seconds.
+MOST_PUT_OFF: Final = 3
+PUT_OFF_S: Final = 5.0
 
 
 def retrain(project: str) -> RetrainResult:
@@ -55,10 +61,28 @@ def feedback(project: str) -> None:
         tell_outcome(context, project)
 
 
-def reconcile() -> dict[str, list[str]]:
-    """The rq job that asks Label Studio what changed; see `run_reconcile`."""
-    with _job("reconcile"), JobContext.open(load_settings()) as context:
-        return run_reconcile(context)
+def reconcile(project: str) -> dict[str, list[str]]:
+    """The rq job that asks Label Studio what changed in a project; see `run_reconcile`.
+
+    Raises:
+        Parked: its worker has predictions to make first.
+    """
+    with _job("reconcile", project) as job_id, JobContext.open(load_settings()) as context:
+        job = context.jobs.fetch(job_id)
+        worker = "" if job is None else str(job.worker_name)
+
+        def step_aside() -> None:
+            reconciles = context.jobs.reconciles
+            if reconciles.is_in_the_way(worker) and reconciles.step_aside(project, MOST_PUT_OFF):
+                raise Parked(PUT_OFF_S)
+
+        return run_reconcile(context, project, step_aside)
+
+
+def look_up() -> dict[str, list[str]]:
+    """The rq job that finds trainings of the managed route that no event told of; see `take_up_missed`."""
+    with _job("look-up"), JobContext.open(load_settings()) as context:
+        return {"queued": take_up_missed(context)}
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from segloop.accept import read_accept
 from segloop.errors import LabelStudioNotFound, SegloopError
 from segloop.policy import should_retrain
 from segloop.projects import note_gone
 from segloop.queue import OUTAGES
-from worker.jobs.adopt import take_up_missed
 from worker.jobs.context import JobContext, project_id_of, set_backend_title, thresholds, titled_version
 from worker.jobs.feedback import tell_outcome
 from worker.jobs.ledger import keep_ledger
@@ -20,22 +19,26 @@ from worker.jobs.suspects import point_out_suspects
 logger = logging.getLogger(__name__)
 
 
-def run_reconcile(context: JobContext) -> dict[str, list[str]]:
-    """For each project: ask Label Studio what changed since the last snapshot, and queue what policy wants.
+def run_reconcile(
+    context: JobContext, project: str, step_aside: Callable[[], None] = lambda: None
+) -> dict[str, list[str]]:
+    """Ask Label Studio what changed in a project since its last snapshot, and queue what policy wants.
 
-    Finds changes without a webhook, promotions and rollbacks whose version the backend's title does not name, and trainings
-    of the managed route without an event. A project that fails is logged; the others are still served.
+    Finds changes without a webhook, promotions and rollbacks whose version the backend's title does not name. What fails is
+    logged: the project's next turn asks again.
+
+    Args:
+        step_aside: called between pages of annotations; it may raise `Parked`, and the job then begins anew later.
     """
     queued: list[str] = []
-    for project in context.registry.projects():
-        try:
-            if _is_there(context, project):
-                queued += _reconcile(context, project)
-        except OUTAGES as error:
-            logger.warning("project %s: not reconciled now: %s", project, error)
-        except SegloopError as error:
-            logger.error("project %s: cannot be reconciled: %s", project, error)
-    return {"queued": queued + take_up_missed(context)}
+    try:
+        if _is_there(context, project):
+            queued += _reconcile(context, project, step_aside)
+    except OUTAGES as error:
+        logger.warning("project %s: not reconciled now: %s", project, error)
+    except SegloopError as error:
+        logger.error("project %s: cannot be reconciled: %s", project, error)
+    return {"queued": queued}
 
 
 def _is_there(context: JobContext, project: str) -> bool:
@@ -56,7 +59,7 @@ def _is_there(context: JobContext, project: str) -> bool:
     return True
 
 
-def _reconcile(context: JobContext, project: str) -> Iterator[str]:
+def _reconcile(context: JobContext, project: str, step_aside: Callable[[], None]) -> Iterator[str]:
     champion = context.registry.champion(project)
     if champion is not None and champion.version != titled_version(context, project):
         yield context.jobs.enqueue_prelabel(project, champion.version).job_id
@@ -69,7 +72,7 @@ def _reconcile(context: JobContext, project: str) -> Iterator[str]:
     if context.jobs.live_retrain(project) is not None:
         return
     with open_mirror(context, project) as mirror:
-        sync_mirror(context, mirror, project)
+        sync_mirror(context, mirror, project, lambda _: step_aside())
         state = SnapshotState.read(context.registry, project)
         tasks = changed(mirror, state.full)
         recent = None if state.quick is None else changed(mirror, state.quick)
