@@ -296,10 +296,12 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"its format is {version}, not {_FORMAT}")
         if version == 0:
             db.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
-            db.execute(f"PRAGMA user_version = {_FORMAT}")
+            # another process may have made the tables while this one waited
+            if db.execute("PRAGMA user_version").fetchone() == (0,):
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
+                db.execute(f"PRAGMA user_version = {_FORMAT}")
             db.execute("COMMIT")
     except BaseException:
         db.close()

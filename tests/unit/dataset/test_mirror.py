@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -272,3 +275,17 @@ def test_sound_mirror_that_cannot_be_opened_now_is_kept(tmp_path: Path, studio: 
     (tmp_path / "aside").rename(file)
     with Mirror(tmp_path) as mirror:
         assert len(mirror) == 10
+
+
+def test_many_begin_the_same_mirror_at_once(tmp_path: Path) -> None:
+    ready = threading.Barrier(8)
+
+    def begin(_: int) -> str:
+        ready.wait()
+        with Mirror(tmp_path / "mirror") as mirror:
+            return mirror.id
+
+    for turn in range(3):
+        shutil.rmtree(tmp_path / "mirror", ignore_errors=True)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(begin, range(8)))) == 1, turn
