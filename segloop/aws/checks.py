@@ -82,11 +82,16 @@ def check_settings(settings: Settings) -> None:
         raise SettingsError("SEGLOOP_SAGEMAKER_SUBNETS and SEGLOOP_SAGEMAKER_SECURITY_GROUPS go together: set both.")
     if settings.sagemaker_spot:
         _check_spot(settings)
-    if settings.sagemaker_volume_kms_key and _OWN_DISK.match(settings.sagemaker_instance):
+    if settings.sagemaker_volume_kms_key and has_own_disk(settings.sagemaker_instance):
         raise SettingsError(
             f"SEGLOOP_SAGEMAKER_VOLUME_KMS_KEY can't be used with {settings.sagemaker_instance}, which has a disk of its own "
             "that is always encrypted: leave it empty."
         )
+
+
+def has_own_disk(instance: str) -> bool:
+    """Whether instances of a type have a disk of their own, which takes no key."""
+    return _OWN_DISK.match(instance) is not None
 
 
 def tag_problems(tags: Sequence[str]) -> Iterator[str]:

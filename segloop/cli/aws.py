@@ -36,6 +36,11 @@ def _route(command: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+def _several(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The values of an option that may be repeated; None where it is not given, and none where it is '' alone."""
+    return tuple(filter(None, given)) if given else None
+
+
 @aws.command()
 @click.option("--annotations", type=int, help="Annotations of a project that start a training.  [new route: 100]")
 @click.option(
@@ -67,6 +72,26 @@ def _route(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--target-bucket", metavar="NAME", help="A bucket of yours for annotations.")
 @click.option("--artifacts-bucket", metavar="NAME", help="A bucket of yours for code, models and versions.")
 @click.option("--permissions-boundary", "boundary", metavar="ARN", help="IAM policy that bounds the route's roles.")
+@click.option(
+    "--output-kms-key", "output_key", metavar="ARN", help="KMS key that models are encrypted with; '' for none."
+)
+@click.option("--volume-kms-key", "volume_key", metavar="ARN", help="KMS key of a training's disk; '' for none.")
+@click.option(
+    "--subnet",
+    "subnets",
+    multiple=True,
+    callback=_several,
+    metavar="ID",
+    help="Subnet that trainings run in; '' for none.",
+)
+@click.option(
+    "--security-group",
+    "security_groups",
+    multiple=True,
+    callback=_several,
+    metavar="ID",
+    help="Security group of trainings.",
+)
 @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Tag of all that is made; give all of them.")
 @click.option("--dry-run", is_flag=True, help="Check, print what would change, and change nothing.")
 @click.option("--force", is_flag=True, help="Deploy in spite of what the account lacks, such as a quota.")

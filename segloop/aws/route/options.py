@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from segloop.aws.checks import tag_problems
+from segloop.aws.checks import has_own_disk, tag_problems
 from segloop.errors import SettingsError
 
 #: Names that also fit into the names of buckets: with an account and a region they have 63 characters at most.
@@ -19,6 +19,8 @@ _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 _ENDPOINT = re.compile(r"[a-z0-9](-*[a-z0-9]){0,62}")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+")
 _POLICY = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}|aws):policy/.+")
+_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[a-zA-Z0-9-]+")
+_SUBNET, _GROUP = re.compile(r"subnet-[0-9a-f]+"), re.compile(r"sg-[0-9a-f]+")
 _RETENTION_DAYS = (
     1,
     3,
@@ -83,6 +85,10 @@ class Options:
     target_bucket: str | None = None
     artifacts_bucket: str | None = None
     boundary: str | None = None
+    output_key: str | None = None
+    volume_key: str | None = None
+    subnets: tuple[str, ...] | None = None
+    security_groups: tuple[str, ...] | None = None
     tags: tuple[str, ...] = ()
     is_checked: bool = True
 
@@ -104,6 +110,7 @@ class Options:
             *_outside("--epochs", self.epochs, 1, 100_000),
             *_outside("--minutes", self.minutes, 0, 28 * 1440),
             *self._addresses(),
+            *self._keys_and_vpc(),
             *(f"--tag {problem}" for problem in tag_problems(self.tags)),
         ]
 
@@ -135,6 +142,24 @@ class Options:
             yield f"--permissions-boundary {self.boundary!r} is no ARN of an IAM policy"
         if self.alarm_topic and not _TOPIC.fullmatch(self.alarm_topic):
             yield f"--alarm-topic {self.alarm_topic!r} is no ARN of an SNS topic"
+
+    def _keys_and_vpc(self) -> Iterator[str]:
+        for option, key in (("--output-kms-key", self.output_key), ("--volume-kms-key", self.volume_key)):
+            if key and not _KEY.fullmatch(key):
+                yield f"{option} {key!r} is no ARN of a KMS key, arn:aws:kms:REGION:ACCOUNT:key/ID"
+        if self.volume_key and self.instance is not None and has_own_disk(self.instance):
+            yield f"--volume-kms-key does not go with {self.instance}, whose own disk is always encrypted: leave it out"
+        for option, pattern, given, most in (
+            ("--subnet", _SUBNET, self.subnets, 16),
+            ("--security-group", _GROUP, self.security_groups, 5),
+        ):
+            yield from (
+                f"{option} {one!r}: write an id, {pattern.pattern}" for one in given or () if not pattern.fullmatch(one)
+            )
+            if given is not None and len(given) > most:
+                yield f"{option}: {len(given)} are given, SageMaker takes {most}"
+        if bool(self.subnets) != bool(self.security_groups):
+            yield "--subnet and --security-group go together: give both"
 
     def _addresses(self) -> Iterator[str]:
         for option, url in (("--segloop-url", self.segloop_url), ("--label-studio-url", self.label_studio_url)):
@@ -187,6 +212,10 @@ _SAGEMAKER = {
     "alarm_topic": "AlarmTopicArn",
     "volume_gb": "VolumeSizeInGB",
     "boundary": "PermissionsBoundaryArn",
+    "output_key": "OutputKmsKeyArn",
+    "volume_key": "VolumeKmsKeyArn",
+    "subnets": "Subnets",
+    "security_groups": "SecurityGroups",
 }
 
 
@@ -222,4 +251,6 @@ def _given(options: Options, names: dict[str, str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -105,5 +105,8 @@ class Template:
     def _select(self, argument: Any) -> Any:
         return self.value(argument[1])[int(argument[0])]
 
+    def _join(self, argument: Any) -> str:
+        return str(argument[0]).join(map(str, self.value(argument[1])))
+
     def _split(self, argument: Any) -> list[str]:
         return str(self.value(argument[1])).split(argument[0])

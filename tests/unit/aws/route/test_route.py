@@ -21,11 +21,25 @@ from segloop.errors import SettingsError, TrainerUnavailable
 from segloop.settings import load_settings
 
 ROOT = Path(__file__).parents[4]
+KEY = "arn:aws:kms:us-east-1:123456789012:key/0a1b-2c"
 
 
 def test_what_is_not_given_is_not_sent() -> None:
     assert route_parameters(Options("street")) == {"PipelineName": "street"}
     assert sagemaker_parameters(Options("street")) == {"PipelineName": "street"}
+
+
+def test_keys_and_a_vpc_are_parameters() -> None:
+    options = Options("street", output_key=KEY, subnets=("subnet-1a", "subnet-2b"), security_groups=("sg-3c",))
+    expected = {
+        "OutputKmsKeyArn": KEY,
+        "Subnets": "subnet-1a,subnet-2b",
+        "SecurityGroups": "sg-3c",
+        "PipelineName": "street",
+    }
+    assert sagemaker_parameters(options) == expected
+    none = Options("street", output_key="", subnets=(), security_groups=())
+    assert sagemaker_parameters(none) == {**dict.fromkeys(expected, ""), "PipelineName": "street"}
 
 
 def test_parameters_are_text() -> None:
@@ -78,6 +92,11 @@ def test_parameters_are_text() -> None:
         ({"max_runtime_s": 59}, "--max-runtime 59: use 60 to"),
         ({"minimum_miou": 1.1}, "--minimum-miou 1.1: use 0 to 1"),
         ({"alarm_topic": "mine"}, "--alarm-topic 'mine' is no ARN"),
+        ({"output_key": "alias/mine"}, "--output-kms-key 'alias/mine' is no ARN"),
+        ({"volume_key": KEY, "instance": "ml.g4dn.xlarge"}, "--volume-kms-key does not go with ml.g4dn.xlarge"),
+        ({"subnets": ("subnet-1a",)}, "--subnet and --security-group go together"),
+        ({"subnets": ("net",), "security_groups": ("sg-1",)}, "--subnet 'net': write an id"),
+        ({"subnets": ("subnet-1",), "security_groups": tuple(f"sg-{n}" for n in range(6))}, "SageMaker takes 5"),
         ({"store": "https://bucket/prefix"}, "--store 'https://bucket/prefix': write s3://"),
     ],
 )
