@@ -307,17 +307,30 @@ def test_overlays_are_built_and_valid(overlays: Path, overlay: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl, which has kustomize in it")
-def test_workers_are_scaled_by_the_queues_that_they_listen_to(overlays: Path) -> None:
-    path = overlays / "cpu/kustomization.yaml"
-    path.write_text(path.read_text("utf-8") + "components: [../keda]\n", "utf-8")
+@pytest.mark.parametrize(("overlay", "component"), [("cpu", "keda"), ("external-services", "keda-external")])
+def test_workers_are_scaled_by_the_queues_that_they_listen_to(overlays: Path, overlay: str, component: str) -> None:
+    path = overlays / overlay / "kustomization.yaml"
+    path.write_text(path.read_text("utf-8") + f"components: [../{component}]\n", "utf-8")
     made = subprocess.run(
         ["kubectl", "kustomize", path.parent], capture_output=True, text=True, timeout=60, check=False
     )
     assert made.returncode == 0, made.stderr
-    scaled = [one for one in yaml.safe_load_all(made.stdout) if one["kind"] == "ScaledObject"]
-    lists = {one["spec"]["triggers"][0]["metadata"]["listName"] for one in scaled}
-    assert lists == {f"rq:queue:{name}" for name in (RETRAIN_QUEUE, PRELABEL_QUEUE)}
+    objects = list(yaml.safe_load_all(made.stdout))
+    scaled = [one for one in objects if one["kind"] == "ScaledObject"]
+    triggers = [one["spec"]["triggers"][0]["metadata"] for one in scaled]
+    assert {one["listName"] for one in triggers} == {f"rq:queue:{name}" for name in (RETRAIN_QUEUE, PRELABEL_QUEUE)}
     assert {one["spec"]["scaleTargetRef"]["name"] for one in scaled} <= set(pods())
+    is_own = overlay == "cpu"
+    services = {
+        f"{one['metadata']['name']}.{one['metadata']['namespace']}" for one in objects if one["kind"] == "Service"
+    }
+    for trigger in triggers:
+        assert ("address" in trigger) == is_own
+        if is_own:
+            assert trigger["address"].partition(".svc.")[0] in services
+        else:
+            assert (trigger["addressFromEnv"], trigger["passwordFromEnv"]) == ("REDIS_ADDRESS", "REDIS_PASSWORD")
+    assert ("queue-for-keda" in {one["metadata"]["name"] for one in objects}) == is_own
 
 
 def test_only_segloop_reaches_its_queue() -> None:
