@@ -139,6 +139,10 @@ class SimulatedLabelStudio:
         self.tasks.requests += 1
         return {"id": project_id, "label_config": LABEL_CONFIG}
 
+    def change(self, project_id: int, **fields: Any) -> None:
+        """A project's description, which is not kept."""
+        self.tasks.requests += 1
+
     def find(self, project_id: int, public_url: str = "") -> dict[str, Any]:
         """The backend's entry."""
         self.tasks.requests += 1
