@@ -7,7 +7,11 @@ clicks, the mean number of clicks to an IoU of 0.80, 0.85 and 0.90 (20 where nev
 click to the next, IoU after 5 clicks by class and by size of the piece, and the time of a click.
 
 Beside segloop's tool, with the same clicks: what it was before (pieces of the class map); the tool with a network that sees
-nothing, which is left with the picture; OpenCV's GrabCut; and scikit-image's random walker. Times are those of one thread of this process, the network's left out.
+nothing, which is left with the picture; OpenCV's GrabCut; scikit-image's random walker; and geodesic distances alone. Times are
+those of one thread of this process, the network's left out.
+
+With `--guided STEPS`, NAME is the number of images that the bundle was trained on, and `guided` is the tool with a head that was
+trained on the network's own images (150 of them at most), as a full retrain does it; the CPU time of that is printed.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,41 +31,23 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.camvid import FOLDER
-from benchmarks.clicks_peers import before, grab_cut, random_walk, without_network
+from benchmarks.clicks_peers import before, geodesic, grab_cut, random_walk, without_network
+from benchmarks.runs import shuffled, without_groups
 from demo.data import Example, from_folder
-from segloop.masks import label_pieces
+from segloop.formats import IGNORED
 from segloop.network.transforms import class_map_of, probability_grid
-from segloop.results.clicks import Asked, Place, Sight, next_mask
+from segloop.results.clicks import next_mask
+from segloop.results.views import Asked, Mask, Place, Sight
+from segloop.training.clicking import Method, clicked, pieces
 from segloop.training.evaluation import Network
-
-Mask = NDArray[np.bool_]
-#: What answers the clicks on an image; it is given the chosen label's class value and the mask of before.
-Method = Callable[[Sight, tuple[Place, ...], int, Mask | None], Mask]
+from segloop.training.examples import evenly
+from segloop.training.guided import train_guided
+from segloop.training.guided_export import MOST_IMAGES, exported, seen_of
 
 DRIVE, LEAST_PX, MOST_CLICKS = "0001TP", 200, 20
 AFTER, THRESHOLDS = (1, 2, 3, 5, 10, 20), (0.80, 0.85, 0.90)
 #: Areas, in pixels, that part small, middling and large pieces.
 SIZES = (1000, 5000)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A connected piece of the truth, bool (H, W), of a class value; `counted` leaves out pixels of no class."""
-
-    value: int
-    wanted: Mask
-    counted: Mask
-
-    def iou(self, mask: Mask) -> float:
-        found = mask & self.counted
-        return float((found & self.wanted).sum() / (found | self.wanted).sum())
-
-    def next_click(self, mask: Mask) -> Place:
-        """A click at the centre of the largest error."""
-        missed, extra = _depth(self.wanted & ~mask), _depth(mask & ~self.wanted & self.counted)
-        depth = missed if missed.max() >= extra.max() else extra
-        row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-        return Place(int(row), int(column), depth is missed)
 
 
 def main() -> int:
@@ -73,6 +59,10 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="measure on every n-th image of the drive")
     parser.add_argument("--first", type=int, default=0, help="number of the first of these images")
     parser.add_argument("--method", nargs="+", default=[*METHODS], choices=METHODS)
+    parser.add_argument("--guided", type=int, default=0, metavar="STEPS", help="train a guided head for so many steps")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the order of the images that the bundles were trained on"
+    )
     given = parser.parse_args()
     if not (given.data / "train" / "images").is_dir():
         print(f"There are no photos in {given.data}: nothing is measured.", file=sys.stderr)
@@ -84,51 +74,51 @@ def main() -> int:
     for name, folder in (one.split("=", 1) for one in given.bundle):
         network = Network.load(Path(folder), torch.device("cpu"))
         seen = [(sight_of(network, example), example.truth(len(data.classes))) for example in examples]
-        for method in given.method:
-            print(
-                json.dumps(
-                    {
-                        "benchmark": "clicks",
-                        "network": name,
-                        "method": method,
-                        **measured(METHODS[method], seen, data.classes),
-                    }
-                )
-            )
+        methods = {method: METHODS[method] for method in given.method}
+        if given.guided:
+            others, _ = without_groups(data.train, [given.drive])
+            methods["guided"] = guided(network, shuffled(others, int(name), given.seed), given.guided)
+        for method, answer in methods.items():
+            line = {"benchmark": "clicks", "network": name, "method": method}
+            print(json.dumps({**line, **measured(answer, seen, data.classes)}))
             sys.stdout.flush()
     return 0
 
 
+def guided(network: Network, examples: Sequence[Example], steps: int) -> Method:
+    """The smart tool of a version with a guided head, trained on these images as a retrain does it, and exported."""
+    began, seen = time.process_time(), []
+    for example in evenly(examples, MOST_IMAGES):
+        truth = example.truth(len(network.classes))
+        seen.append(seen_of(network, read(example), np.where(truth == 0, IGNORED, truth).astype(np.uint8)))
+    looked = time.process_time()
+    trained = train_guided(seen, steps)
+    if trained is None:
+        raise SystemExit("The images have no piece that is large enough to be clicked at.")
+    times = {"looking_s": round(looked - began, 1), "training_s": round(time.process_time() - looked, 1)}
+    print(json.dumps({"benchmark": "clicks", "head": {"images": len(seen), "steps": steps, **times}}))
+    with tempfile.TemporaryDirectory(prefix="segloop-guided-") as name:
+        head = exported(trained, Path(name))
+
+    def answer(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | None) -> Mask:
+        return next_mask(sight, Asked(clicks, value=value), mask, head)
+
+    return answer
+
+
+def read(example: Example) -> NDArray[np.uint8]:
+    """An image, RGB uint8 (H, W, 3)."""
+    bgr = cv2.imread(str(example.image))
+    return np.ascontiguousarray(bgr[:, :, ::-1], np.uint8)
+
+
 def sight_of(network: Network, example: Example) -> Sight:
     """An image and what a network says of it, as it is served."""
-    bgr = cv2.imread(str(example.image))
-    pixels = np.ascontiguousarray(bgr[:, :, ::-1], np.uint8)
+    pixels = read(example)
     logits = network.logits(pixels)
     size = pixels.shape[:2]
     chances = probability_grid(logits, *size, network.temperature).astype(np.float16)
     return Sight(pixels, class_map_of(logits, *size), chances)
-
-
-def pieces(truth: NDArray[np.uint8]) -> Iterator[Piece]:
-    """The pieces of a truth that are large enough."""
-    for value in np.unique(truth[truth > 0]).tolist():
-        count, numbers, stats = label_pieces(truth == value)
-        for number in range(1, count + 1):
-            if stats[number, 4] >= LEAST_PX:
-                yield Piece(value, numbers == number, truth > 0)
-
-
-def clicked(method: Method, sight: Sight, piece: Piece) -> list[float]:
-    """The IoU after each click; one that is all but perfect stays."""
-    clicks: tuple[Place, ...] = ()
-    mask, found = None, []
-    while len(found) < MOST_CLICKS:
-        clicks = (*clicks, piece.next_click(np.zeros_like(piece.wanted) if mask is None else mask))
-        mask = method(sight, clicks, piece.value, mask)
-        found.append(piece.iou(mask))
-        if found[-1] > 0.98:
-            found += [found[-1]] * (MOST_CLICKS - len(found))
-    return found
 
 
 def measured(method: Method, seen: Sequence[tuple[Sight, NDArray[np.uint8]]], classes: Sequence[str]) -> dict[str, Any]:
@@ -142,8 +132,8 @@ def measured(method: Method, seen: Sequence[tuple[Sight, NDArray[np.uint8]]], cl
         return answer
 
     for sight, truth in seen:
-        for piece in pieces(truth):
-            found.append(clicked(timed, sight, piece))
+        for piece in pieces(truth, truth > 0, LEAST_PX):
+            found.append(clicked(timed, sight, piece, MOST_CLICKS))
             values.append(piece.value)
             areas.append(int(piece.wanted.sum()))
     iou, value, area = np.array(found), np.array(values), np.digitize(areas, SIZES)
@@ -171,11 +161,6 @@ def measured(method: Method, seen: Sequence[tuple[Sight, NDArray[np.uint8]]], cl
     }
 
 
-def _depth(mask: Mask) -> NDArray[np.float32]:
-    padded = np.pad(mask.astype(np.uint8), 1)
-    return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1], np.float32)
-
-
 def segloop(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | None) -> Mask:
     """The smart tool of a version without a head of its own."""
     return next_mask(sight, Asked(clicks, value=value), mask)
@@ -187,6 +172,7 @@ METHODS: dict[str, Method] = {
     "without-network": without_network,
     "grabcut": grab_cut,
     "random-walker": random_walk,
+    "geodesic": geodesic,
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from skimage.segmentation import random_walker
 
 from segloop.masks import piece_at, refine_boundary
-from segloop.results.clicks import Asked, Place, Sight, next_mask
+from segloop.masks.geodesic import edge_costs, geodesic_distances
+from segloop.results.clicks import next_mask
+from segloop.results.views import Asked, Place, Sight
 
 Mask = NDArray[np.bool_]
 
@@ -18,6 +20,8 @@ Mask = NDArray[np.bool_]
 BAND_PX = 3.0
 #: GrabCut's rounds, radius of a click in pixels, and the long side at which the random walker runs.
 ROUNDS, DISK_PX, WALKER_PX = 3, 3, 160
+#: The long side at which geodesic distances alone are computed, and the weight of edges there, as segloop's.
+GEODESIC_PX, EDGE_WEIGHT = 240, 5.0
 
 
 def before(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | None) -> Mask:
@@ -91,6 +95,26 @@ def random_walk(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask 
         chances = random_walker(small / 255, seeds, beta=130, mode="cg_j", channel_axis=2, return_full_prob=True)
     ours = cv2.resize(chances[0].astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return _under_positive(np.greater(ours, 0.5), clicks)
+
+
+def geodesic(sight: Sight, clicks: tuple[Place, ...], value: int, mask: Mask | None) -> Mask:
+    """What is nearer to the positive clicks than to the negative ones along the picture (GeoS), without a network, colours or the
+    mask before; until one is negative, the image's border counts as such."""
+    height, width = sight.class_map.shape
+    scale = GEODESIC_PX / max(height, width)
+    small = cv2.resize(sight.pixels, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    seeds = np.zeros((2, *small.shape[:2]), np.bool_)
+    if all(one.positive for one in clicks):
+        seeds[1, [0, -1]] = True
+        seeds[1, :, [0, -1]] = True
+    for one in clicks:
+        place = min(int(one.row * scale), small.shape[0] - 1), min(int(one.column * scale), small.shape[1] - 1)
+        seeds[0 if one.positive else 1][place] = True
+    ours, theirs = geodesic_distances(seeds, edge_costs(np.asarray(small, np.uint8), EDGE_WEIGHT))
+    # infinite distances have no difference
+    ahead = np.exp(-ours / GEODESIC_PX) - np.exp(-theirs / GEODESIC_PX)
+    wide = cv2.resize(ahead.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return _under_positive(np.greater(wide, 0), clicks)
 
 
 def _under_positive(mask: Mask, clicks: tuple[Place, ...]) -> Mask:

@@ -61,7 +61,7 @@ def make_version(folder: Path, steps: int = STEPS) -> None:
     bundle = base / "model"
     run_export(
         ["--bundle", str(bundle), "--snapshot", str(base / "input" / "data" / "snapshot"), "--out", str(bundle)],
-        Settings(device="cpu"),
+        Settings(device="cpu", guided_steps=0),
     )
     bundle.rename(folder / "bundle")
 

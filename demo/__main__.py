@@ -293,7 +293,7 @@ def run(data: DemoData, folder: Path, trainer: str, stay: bool) -> int:
     with trainer_settings(trainer, folder) as elsewhere, RunningLabelStudio() as label_studio:
         settings = {**elsewhere, "label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key}
         # a short run: what two cores learn from scratch in two or three minutes
-        settings |= {"weights": "none", "train_epochs": 1, "train_min_steps": 3 * len(data.train)}
+        settings |= {"weights": "none", "train_epochs": 1, "train_min_steps": 3 * len(data.train), "guided_steps": 0}
         own = {
             name.removeprefix("SEGLOOP_").lower(): value
             for name, value in os.environ.items()

@@ -7,6 +7,11 @@ from typing import Final
 #: The two files that every bundle has, the folder of a version: its network, and what is known of it.
 WEIGHTS_FILE: Final = "model.safetensors"
 VERSION_FILE: Final = "version.json"
+#: Files that a version with a guided head has besides: its weights, and what a server runs.
+GUIDED_FILE: Final = "guided.safetensors"
+GUIDED_MODEL: Final = ("guided.xml", "guided.bin")
+#: Maps that a guided head is given of a click's view; see `segloop.results.guided.head_inputs`.
+GUIDED_MAPS: Final = 22
 
 #: A class map is uint8 (H, W): 0 is background, n the n-th class, and a pixel that is IGNORED is neither learnt from nor
 #: counted.

@@ -309,5 +309,16 @@ def may_serve(miou: float | None, torch_miou: float | None, agreement: float) ->
     return Decision(True, f"It is as good as torch: {compared}.")
 
 
+def may_guide(gain: float | None, ahead: float) -> Decision:
+    """Whether a guided head answers clicks, from what it gains of IoU for clicks at pieces of held-out annotations, and the share
+    of the resamples in which it gains; None: there are none to judge it by."""
+    if gain is None:
+        return Decision(False, "There are no pieces of held-out annotations to judge it by.")
+    figures = f"{gain:+.4f} of IoU a click, ahead in {ahead:.0%} of the resamples"
+    if not ahead >= LEAST_AHEAD:
+        return Decision(False, f"It is not surely better than what needs no training: {figures}.")
+    return Decision(True, f"It is better than what needs no training: {figures}.")
+
+
 def _tasks(count: int | None) -> str:
     return "1 task" if count == 1 else f"{count} tasks"

@@ -147,13 +147,28 @@ class EngineFigures(_Frozen):
     reason: str = ""
 
 
+class GuidedFigures(_Frozen):
+    """What a guided head is worth for clicks at `pieces` of held-out annotations: the mean IoU after so many clicks, with it and
+    without, and whether it serves, with the reason."""
+
+    pieces: int = 0
+    iou: Mapping[int, float] = {}
+    iou_without: Mapping[int, float] = {}
+    serves: bool = False
+    reason: str = ""
+
+
 class EngineReport(_Frozen):
-    """A version's engines: their figures, or why it has none (`error`). `images` is how many they were compared on."""
+    """A version's engines: their figures, or why it has none (`error`). `images` is how many they were compared on.
+
+    `guided` tells of its guided head; None where none was trained.
+    """
 
     images: int = 0
     torch: EngineFigures | None = None
     openvino: EngineFigures | None = None
     openvino_int8: EngineFigures | None = Field(None, alias="openvino-int8")
+    guided: GuidedFigures | None = None
     error: str = ""
 
     def figures(self) -> dict[str, EngineFigures]:

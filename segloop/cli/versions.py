@@ -12,7 +12,7 @@ from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from segloop.registry import Champion, VersionInfo
-    from segloop.versions import Metrics
+    from segloop.versions import GuidedFigures, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,7 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
             for name, engine in info.engines.figures().items()
             if engine.reason
         ),
+        ("guided head", _guided(info.engines.guided)),
     ):
         facts.add_row(name, escape(str(value)))
     scores = Table("class", "IoU", "champion's IoU", "boundary F1", "false positives", "champion's")
@@ -246,6 +247,13 @@ def _report(champion: Champion, project: str, as_json: bool) -> None:
 def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, object]:
     told = info.model_dump(include={"version", "created_at", "parent", "metrics", "champion_metrics", "decision"})
     return {**told, "champion": champion is not None and champion.version == info.version}
+
+
+def _guided(figures: GuidedFigures | None) -> str:
+    """Whether a version answers clicks with a head of its own."""
+    if figures is None:
+        return "none"
+    return figures.reason if figures.serves else f"left out. {figures.reason}"
 
 
 def _miou(metrics: Metrics | None, settings: Settings) -> str:

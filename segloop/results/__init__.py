@@ -12,9 +12,9 @@ from segloop.results.annotations import (
     nothing_readable,
     region_labels,
 )
-from segloop.results.clicks import Sight
 from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.smart import Click, Prompt, Tools, boxed_mask, interactive_regions, prompt, prompted_mask
+from segloop.results.views import Sight
 
 __all__ = [
     "Canvas",

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig
 from segloop.masks import Rectangle, rectangle_mask, refine_boundary
-from segloop.results.clicks import Asked, Mask, Place, Sight, next_mask
+from segloop.results.clicks import next_mask
+from segloop.results.guided import GuidedHead
 from segloop.results.regions import Region, RegionWriter, Scene
 from segloop.results.scores import mean_by_value
+from segloop.results.views import Asked, Mask, Place, Sight
 
 #: Percentages beyond this are refused: such a place is on no image.
 _FARTHEST_PERCENT = 1e6
@@ -53,11 +55,13 @@ class Tools:
     """What clicks are answered with.
 
     `band_px` is how far, in pixels, a boundary that the network drew moves to the picture's edges: about half a cell of its
-    grid. `keep` gives the mask of a key, or computes it: the masks of earlier clicks come from there.
+    grid. `keep` gives the mask of a key, or computes it: the masks of earlier clicks come from there. `head` is the version's
+    guided head, where it has one.
     """
 
     band_px: float = 0.0
     keep: Callable[[Hashable, Callable[[], Mask]], Mask] = _compute
+    head: GuidedHead | None = None
 
 
 def prompt(context: Mapping[str, object], config: LabelConfig, image: str) -> Prompt:
@@ -136,7 +140,9 @@ def prompted_mask(sight: Sight, asked: Prompt, label_value: int = 0, tools: Tool
     for count in range(1, len(clicks) + 1):
         wanted = Asked(clicks[:count], allowed, label_value)
         if mask is not None or wanted.first is not None:
-            mask = tools.keep((asked.boxes, label_value, wanted.clicks), partial(next_mask, sight, wanted, mask))
+            mask = tools.keep(
+                (asked.boxes, label_value, wanted.clicks), partial(next_mask, sight, wanted, mask, tools.head)
+            )
     return np.zeros((height, width), np.bool_) if mask is None else mask
 
 

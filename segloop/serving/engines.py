@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segloop.errors import RegistryError
 
 if TYPE_CHECKING:
+    from openvino import CompiledModel
     from torch.nn import Module
 
     from segloop.settings import Settings
@@ -75,19 +76,7 @@ class OpenVINOEngine:
     max_batch = 1
 
     def __init__(self, model: Path, processes: int = 1) -> None:
-        import openvino
-
-        # Its own default is bf16 where the CPU knows it, which is slower without AMX and less exact everywhere.
-        options: dict[str, str | int | bool] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": _threads(processes),
-            "ENABLE_CPU_PINNING": False,
-        }
-        try:
-            self._network = openvino.Core().compile_model(str(model), "CPU", options)
-        except RuntimeError as error:
-            raise RegistryError(f"{model} is no OpenVINO model: {reason(error)}") from error
+        self._network = compiled_model(model, processes)
         self._request = self._network.create_infer_request()
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,6 +84,27 @@ class OpenVINOEngine:
             self._request.infer({0: image[None]}, share_inputs=True)[self._network.output(0)].copy() for image in batch
         ]
         return np.concatenate(outputs)
+
+
+def compiled_model(model: Path, processes: int) -> CompiledModel:
+    """An OpenVINO model (.xml with its .bin), ready to run on the CPU, whose cores `processes` share.
+
+    Raises:
+        RegistryError: the files are no OpenVINO model.
+    """
+    import openvino
+
+    # Its own default is bf16 where the CPU knows it, which is slower without AMX and less exact everywhere.
+    options: dict[str, str | int | bool] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": _threads(processes),
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        return openvino.Core().compile_model(str(model), "CPU", options)
+    except RuntimeError as error:
+        raise RegistryError(f"{model} is no OpenVINO model: {reason(error)}") from error
 
 
 def pick_engine(settings: Settings, exported: EngineReport) -> EngineName:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segloop.formats import WEIGHTS_FILE
+from segloop.formats import GUIDED_MODEL, WEIGHTS_FILE
 from segloop.metrics.uncertainty import Certainty, certainty, embedding
 from segloop.network.transforms import class_map_of, probability_grid
 from segloop.network.windows import windowed_logits
+from segloop.results.guided import GuidedHead
 from segloop.serving.batching import Batcher, Unbatched
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
 from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, on_gpu, pick_engine
+from segloop.serving.guided import OpenVINOHead
 from segloop.telemetry.notes import Stage
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class ServedModel:
     logits are divided by, so that its confidence matches its accuracy.
     `channels` are the network's output channels of background and of each class, where they are not simply
     0, 1, 2, ... (a pretrained network has other channels, and several may stand for one class).
+    `guided` answers clicks better than what needs no training, if the version has such a head.
     """
 
     version: str
@@ -79,6 +82,7 @@ class ServedModel:
     temperature: float = 1.0
     channels: tuple[tuple[int, ...], ...] | None = None
     cache: PredictionCache = field(default_factory=lambda: PredictionCache(0))
+    guided: GuidedHead | None = None
 
     @property
     def engine(self) -> Engine:
@@ -146,7 +150,8 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     info = registry.get(project, version)
     if settings.endpoint:
         logger.info("project %s: %s runs on the SageMaker endpoint %s", project, version, settings.endpoint)
-        return model_of(info, Unbatched(_remote(settings, version)))
+        model = model_of(info, Unbatched(_remote(settings, version)))
+        return replace(model, guided=_guided(registry, info, settings))
     name = pick_engine(settings, info.engines)
     engine: Engine
     if name == "torch":
@@ -157,7 +162,7 @@ def load_served_model(registry: Registry, project: str, version: str, settings: 
     else:
         engine = OpenVINOEngine(_exported(registry, info, name, settings), settings.workers)
     logger.info("project %s: %s runs on %s", project, version, name)
-    return model_of(info, Batcher(engine))
+    return replace(model_of(info, Batcher(engine)), guided=_guided(registry, info, settings))
 
 
 def model_of(info: VersionInfo, batcher: Batcher) -> ServedModel:
@@ -165,6 +170,14 @@ def model_of(info: VersionInfo, batcher: Batcher) -> ServedModel:
     return ServedModel(
         info.version, info.project, info.classes, info.input_size, batcher, info.long_side, info.temperature
     )
+
+
+def _guided(registry: Registry, info: VersionInfo, settings: Settings) -> GuidedHead | None:
+    """The version's guided head, if it has one that is better than what needs no training."""
+    guided = info.engines.guided
+    if guided is None or not guided.serves or not info.files.keys() >= set(GUIDED_MODEL):
+        return None
+    return OpenVINOHead(registry.bundle(info.project, info.version, GUIDED_MODEL) / GUIDED_MODEL[0], settings.workers)
 
 
 def _remote(settings: Settings, version: str) -> Engine:

@@ -201,7 +201,7 @@ class Predictor:
                 segmentation = self.model.segment(image, self.deadline)
                 scene = self._scene(segmentation)
                 sight = Sight(self.model.pixels(image, self.deadline), scene.class_map, segmentation.probabilities)
-                tools = Tools(segmentation.cell_px / 2, partial(self.model.mask, image))
+                tools = Tools(segmentation.cell_px / 2, partial(self.model.mask, image), self.model.guided)
                 with Stage("encode"):
                     regions, score = interactive_regions(context, sight, scene, self._writer(tag), tools)
             return {"result": _placed(regions, index), "score": score, "model_version": self.model.version}

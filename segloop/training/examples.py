@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +31,8 @@ from segloop.network.transforms import (
 )
 from segloop.network.windows import seen_size, window_of, window_side
 from segloop.settings import Settings
+
+Kind = TypeVar("Kind")
 
 #: Long side of the crops that a network is trained on, in pixels, by the kind of device.
 CROP_PX: Final = {"cpu": 320, "cuda": 512}
@@ -186,3 +188,8 @@ def reduced(image: UInt8, mask: UInt8, factor: float) -> tuple[UInt8, UInt8]:
 def steps_per_pass(examples: int, batch_size: int) -> int:
     """Optimizer steps in which every example is seen once."""
     return math.ceil(examples / batch_size)
+
+
+def evenly(items: Sequence[Kind], most: int) -> list[Kind]:
+    """At most so many items, evenly spread."""
+    return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).astype(int))]

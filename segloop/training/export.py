@@ -12,8 +12,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,10 +34,13 @@ from segloop.network.windows import seen_pixels, window_of, windowed_logits
 from segloop.policy import may_serve
 from segloop.processes import die_with_parent
 from segloop.serving.conversion import NOTHING_TO_EXPORT, REPORT
-from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine, reason
+from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine
 from segloop.settings import load_settings
 from segloop.telemetry.logs import configure_logging
 from segloop.training import read_example
+from segloop.training.conversions import exporting, to_openvino
+from segloop.training.examples import evenly
+from segloop.training.guided_export import export_guided
 from segloop.versions import EngineFigures, EngineReport, VersionInfo
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,11 @@ PERCENTILE: Final = 99.99
 COMPARED_IMAGES: Final = 100
 
 
-def export(bundle: Path, snapshot: Path | None, out: Path) -> EngineReport:
+def export(bundle: Path, snapshot: Path | None, out: Path, guided_steps: int = 0) -> EngineReport:
     """Write a bundle's OpenVINO models into `out`, and say for each whether it may serve, and why.
 
-    The exact one always; the int8 one if there is a snapshot to calibrate it on and to judge it by.
+    The exact one always; the int8 one if there is a snapshot to calibrate it on and to judge it by. The snapshot also trains
+    a guided head, in so many steps.
 
     Raises:
         EngineError: the network cannot be exported.
@@ -75,7 +78,7 @@ def export(bundle: Path, snapshot: Path | None, out: Path) -> EngineReport:
         if snapshot is None:
             return EngineReport()
         manifest = load_manifest(snapshot)
-        items = _spread(manifest.part("train"), CALIBRATION_IMAGES)
+        items = evenly(manifest.part("train"), CALIBRATION_IMAGES)
         if not items or not manifest.part("val"):
             return EngineReport()
         quantize(onnx_file, Path(scratch) / "int8.onnx", _inputs(snapshot, items, info))
@@ -86,6 +89,7 @@ def export(bundle: Path, snapshot: Path | None, out: Path) -> EngineReport:
         INT8: OpenVINOEngine(out / f"{INT8}.xml"),
     }
     report = compare(engines, info, snapshot, manifest)
+    report = report.model_copy(update={"guided": export_guided(network, info, snapshot, out, guided_steps)})
     (out / REPORT).write_text(report.model_dump_json(indent=1, by_alias=True), "utf-8")
     return report
 
@@ -100,7 +104,7 @@ def to_onnx(network: SegmentationNetwork, file: Path, input_size: int) -> None:
         EngineError: torch cannot export it.
     """
     sides = {2: "rows", 3: "columns"}
-    with _exporting():
+    with exporting():
         # what is traced is right for other images too only if no branch depends on the image's values
         warnings.filterwarnings("error", message="Converting a tensor to a Python boolean")
         torch.onnx.export(
@@ -120,7 +124,7 @@ def to_torch(network: SegmentationNetwork, file: Path, input_size: int) -> None:
     Raises:
         EngineError: torch cannot export it.
     """
-    with _exporting():
+    with exporting():
         torch.export.save(_program(network, input_size), file)
 
 
@@ -133,19 +137,6 @@ def _program(network: SegmentationNetwork, input_size: int) -> torch.export.Expo
 
 def _example(input_size: int) -> Tensor:
     return torch.zeros(1, 3, *network_size(3, 4, max(input_size, 2 * STRIDE_PX)))
-
-
-@contextmanager
-def _exporting() -> Iterator[None]:
-    """Within, torch's exporter does not warn of itself, and whatever it raises is an EngineError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except EngineError:
-        raise
-    except Exception as error:  # the exporter raises many kinds
-        raise EngineError(f"torch cannot export the network: {str(error).splitlines()[0]}") from error
 
 
 class PooledAsSum(nn.Module):
@@ -241,20 +232,6 @@ def quantize(onnx_file: Path, target: Path, inputs: Sequence[Float32]) -> None:
         raise EngineError(f"ONNX Runtime cannot quantize the network: {str(error).splitlines()[0]}") from error
 
 
-def to_openvino(onnx_file: Path, target: Path) -> None:
-    """Write an ONNX model as OpenVINO's .xml and .bin, weights as they are.
-
-    Raises:
-        EngineError: OpenVINO cannot read it.
-    """
-    import openvino
-
-    try:
-        openvino.save_model(openvino.Core().read_model(str(onnx_file)), str(target), compress_to_fp16=False)
-    except RuntimeError as error:
-        raise EngineError(f"OpenVINO cannot read the network: {reason(error)}") from error
-
-
 def compare(engines: dict[str, Engine], info: VersionInfo, snapshot: Path, manifest: Manifest) -> EngineReport:
     """What each engine is worth on held-out images: its mIoU, the share of pixels whose class is as torch says,
     and whether it may serve."""
@@ -263,7 +240,7 @@ def compare(engines: dict[str, Engine], info: VersionInfo, snapshot: Path, manif
     lookup = np.array([0, *(value.get(name, 0) for name in info.classes)], dtype=np.uint8)
     matrices = {name: ConfusionMatrix(classes) for name in engines}
     same, pixels = dict.fromkeys(engines, 0), 0
-    items = _spread(manifest.part("val"), COMPARED_IMAGES)
+    items = evenly(manifest.part("val"), COMPARED_IMAGES)
     for item in items:
         image, truth = read_example(snapshot, item)
         maps = {name: lookup[_class_map(engine, image, info)] for name, engine in engines.items()}
@@ -298,11 +275,6 @@ def _inputs(snapshot: Path, items: Sequence[Item], info: VersionInfo) -> list[Fl
     return [normalise(window_of(pixels, info.input_size, number))[None] for number, pixels in enumerate(seen)]
 
 
-def _spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many items, evenly spread."""
-    return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).astype(int))]
-
-
 def main() -> int:
     """`python -m segloop.training.export`; see the module."""
     parser = argparse.ArgumentParser(
@@ -330,7 +302,7 @@ def main() -> int:
             write(network, given.out / name, info.input_size)
             return 0
         if given.bundle is not None:
-            export(given.bundle, given.snapshot, given.out)
+            export(given.bundle, given.snapshot, given.out, settings.guided_steps)
             return 0
         pretrained = pretrained_network(settings)
         if pretrained is None:

@@ -118,7 +118,7 @@ def running_loop(folder: Path, *, train: int, val: int, **settings: Any) -> Iter
             folder,
             label_studio_url=label_studio.url,
             label_studio_api_key=label_studio.api_key,
-            **{"weights": "none", "input_size": 128, "train_epochs": 1, **settings},
+            **{"weights": "none", "input_size": 128, "train_epochs": 1, "guided_steps": 0, **settings},
         )
         with segloop:
             made = Loop(label_studio, segloop, from_folder(folder / "scenes", train, val))

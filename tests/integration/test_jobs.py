@@ -538,6 +538,7 @@ def test_a_real_training(context: JobContext, settings: Settings) -> None:
 
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
+        | {"guided_steps": 0}
     )
     real = replace(
         context, settings=small, trainer=LocalTrainer(), compare=compare_bundles, export=export_models, poll_s=0.1

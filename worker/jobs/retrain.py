@@ -36,6 +36,7 @@ from segloop.versions import EngineReport, PromotionDecision
 from worker.jobs.bias import held_out_bias
 from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.feedback import Feedback, tell_outcome
+from worker.jobs.guided import inherited_head
 from worker.jobs.mirrors import Mark, SnapshotState, forget_snapshot, note_snapshot
 from worker.jobs.run_state import (
     Beginning,
@@ -259,7 +260,7 @@ class Retrain:
 
         Also for a candidate that loses: it can be promoted by hand. One that cannot be exported is served by torch's
         weights as they are. A quick adaptation's int8 model is left out: to make and to judge it takes longer than the
-        training did.
+        training did. It goes on with the guided head of the version that it began with, whose backbone it shares.
         """
         path, made = self.folder / "engines.json", self.folder / "engines"
         engines = read_state(path, EngineReport)
@@ -276,6 +277,9 @@ class Retrain:
         else:
             for file in sorted(made.iterdir()):
                 file.replace(candidate.bundle / file.name)
+            if self.recipe == "quick" and self.parent is not None:
+                guided = inherited_head(self.context.registry, self.project, self.parent, candidate.bundle)
+                engines = engines.model_copy(update={"guided": guided})
         write_state(path, engines)
         return engines
 

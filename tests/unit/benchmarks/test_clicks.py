@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.clicks import METHODS, MOST_CLICKS, Piece, clicked, measured, pieces
-from segloop.results.clicks import Place, Sight
+from benchmarks.clicks import LEAST_PX, METHODS, MOST_CLICKS, measured
+from segloop.results.views import Place, Sight
+from segloop.training.clicking import Piece, clicked, pieces
 
 
 def scene() -> tuple[Sight, np.ndarray]:
@@ -36,7 +37,7 @@ def test_small_pieces_and_pixels_of_no_class_are_left_out() -> None:
     _, truth = scene()
     truth[0:3, 0:3] = 1
     truth[50:, :] = 0
-    found = list(pieces(truth))
+    found = list(pieces(truth, truth > 0, LEAST_PX))
     assert [piece.value for piece in found] == [1, 2]
     assert not found[0].counted[55, 5]
 
@@ -44,7 +45,7 @@ def test_small_pieces_and_pixels_of_no_class_are_left_out() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_answers_every_click(name: str) -> None:
     sight, truth = scene()
-    found = clicked(METHODS[name], sight, Piece(1, truth == 1, truth > 0))
+    found = clicked(METHODS[name], sight, Piece(1, truth == 1, truth > 0), MOST_CLICKS)
     assert len(found) == MOST_CLICKS
     assert all(0 <= one <= 1 for one in found)
 
