@@ -6,6 +6,7 @@ A mask is made click by click, each from the mask before it, in a window around 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import cv2
@@ -34,57 +35,60 @@ def next_mask(sight: Sight, asked: Asked, before: Mask | None, head: GuidedHead 
 
 def settled(view: View, evidence: Float32) -> Mask:
     """The mask bool (H, W) that evidence (h, w) on a view gives: with the positive clicks and without the negative ones, in
-    pieces that a positive click lies on, and changed near the last click alone."""
-    height, width = view.sight.class_map.shape
+    pieces that a positive click lies on, and changed near the last click alone.
+
+    All that is looked at lies in the view's window, the mask before and the clicks too: a large image takes no longer.
+    """
     top, left, down, across = view.window
     for place in view.asked.clicks:
         row, column = view.cell(place)
-        if 0 <= row < evidence.shape[0] and 0 <= column < evidence.shape[1]:
-            evidence[row, column] = _CERTAIN if place.positive else -_CERTAIN
-    found = np.zeros((height, width), np.bool_) if view.before is None else view.before.copy()
-    found[top : top + down, left : left + across] = (
-        cv2.resize(evidence, (across, down), interpolation=cv2.INTER_LINEAR) > 0
-    )
+        evidence[row, column] = _CERTAIN if place.positive else -_CERTAIN
+    found = np.greater(cv2.resize(evidence, (across, down), interpolation=cv2.INTER_LINEAR), 0)
     if view.asked.allowed is not None:
-        found &= view.asked.allowed
+        found &= view.asked.allowed[view.part]
     found = _near(found, view)
-    _hold(found, view.asked.clicks)
-    return _clicked(found, view.asked.clicks)
-
-
-def _hold(mask: Mask, clicks: Sequence[Place]) -> None:
-    """Put the pixels under clicks on their side."""
+    clicks = [replace(place, row=place.row - top, column=place.column - left) for place in view.asked.clicks]
     for place in clicks:
-        mask[place.row, place.column] = place.positive
+        found[place.row, place.column] = place.positive
+    mask = np.zeros(view.sight.class_map.shape, np.bool_)
+    mask[view.part] = _clicked(found, clicks)
+    return mask
 
 
 def _near(found: Mask, view: View) -> Mask:
-    """The mask before, but for the pieces of its change that come near the last click; all that is found at first."""
+    """The mask before, but for the pieces of its change that come near the last click; all that is found at first. In the view's
+    window, as `found`."""
     if view.before is None:
         return found
+    before = view.before[view.part]
     last, reach = view.asked.clicks[-1], max(1, round(_NEAR * max(view.window[2:])))
-    changed = (found ^ view.before).view(np.uint8)
+    changed = (found ^ before).view(np.uint8)
     count, pieces = cv2.connectedComponents(changed, connectivity=8)
-    near = np.s_[max(last.row - reach, 0) : last.row + reach + 1, max(last.column - reach, 0) : last.column + reach + 1]
+    row, column = last.row - view.window[0], last.column - view.window[1]
+    near = np.s_[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
     kept = np.zeros(count, np.bool_)
     kept[np.unique(pieces[near])] = True
     kept[0] = False
-    change = np.asarray(kept[pieces], np.bool_) & changeable(view.before, view)
-    return np.asarray(view.before ^ change, np.bool_)
+    change = np.asarray(kept[pieces], np.bool_) & changeable(view, before)
+    return np.asarray(before ^ change, np.bool_)
 
 
-def changeable(before: Mask, view: View) -> Mask:
-    """Where the last click may change a mask, bool (H, W): people click in the middle of what is wrong, so that its size is about
-    the click's distance from the mask's boundary."""
-    last = view.asked.clicks[-1]
-    side = np.equal(before, before[last.row, last.column])
+def changeable(view: View, before: Mask) -> Mask:
+    """Where the last click may change a mask, both bool of the view's window: people click in the middle of what is wrong, so
+    that its size is about the click's distance from the mask's boundary."""
+    top, left, down, across = view.window
+    last, (height, width) = view.asked.clicks[-1], view.sight.class_map.shape
+    row, column = last.row - top, last.column - left
+    side = np.equal(before, before[row, column])
     if side.all():
         return np.ones(side.shape, np.bool_)
-    inside = cv2.distanceTransform(np.pad(side.view(np.uint8), 1), cv2.DIST_L2, 3)
-    depth = float(inside[last.row + 1, last.column + 1])
+    inside = cv2.distanceTransform(side.view(np.uint8), cv2.DIST_L2, 3)
+    # the image's border ends what is wrong, the window's does not
+    border = min(last.row + 1, last.column + 1, height - last.row, width - last.column)
+    depth = min(float(inside[row, column]), border)
     about = np.zeros(side.shape, np.uint8)
-    radius = int(max(_ABOUT * depth, _LEAST_ABOUT * max(view.window[2:])))
-    cv2.circle(about, (last.column, last.row), radius, 1, cv2.FILLED)
+    radius = int(max(_ABOUT * depth, _LEAST_ABOUT * max(down, across)))
+    cv2.circle(about, (column, row), radius, 1, cv2.FILLED)
     return np.equal(about, 1)
 
 

@@ -52,7 +52,7 @@ def head_inputs(view: View, evidence: Float32) -> Float32:
     rows, columns = np.ogrid[:height, :width]
     maps[14 if last.positive else 15] = np.exp(-np.hypot(rows - row, columns - column) / _LAST_PX)
     if view.before is not None:
-        maps[16] = view.seen(view.before * np.uint8(255)).astype(np.float32) / 127.5 - 1
+        maps[16] = view.seen(view.before[view.part] * np.uint8(255)).astype(np.float32) / 127.5 - 1
         maps[21] = 1
     maps[17] = np.clip(evidence / 8, -2, 2)
     maps[18] = 2 / (1 + 0.5 * (len(view.asked.clicks) - 1)) - 1

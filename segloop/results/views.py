@@ -121,16 +121,20 @@ class View:
         top, left, down, across = self.window
         return (place.row - top) * self.size[0] // down, (place.column - left) * self.size[1] // across
 
-    def seen(self, whole: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the view shows of a whole map."""
+    @cached_property
+    def part(self) -> tuple[slice, slice]:
+        """The window's rows and columns."""
         top, left, down, across = self.window
-        part = whole[top : top + down, left : left + across]
+        return slice(top, top + down), slice(left, left + across)
+
+    def seen(self, part: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the view shows of the window's part of a map."""
         return np.asarray(cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
     @cached_property
     def colours(self) -> UInt8:
         """What the picture shows, uint8 (h, w, 3)."""
-        return self.seen(self.sight.pixels)
+        return self.seen(self.sight.pixels[self.part])
 
     def share(self, value: int) -> Float32:
         """The network's probability of a class, or of background, float32 (h, w)."""
@@ -221,7 +225,7 @@ class View:
         and near negative ones, float32 (h, w), within MOST_LIKENESS."""
         if self.before is None:
             return np.zeros(self.size, np.float32)
-        inside = self.seen(self.before * np.uint8(255)) > 127
+        inside = self.seen(self.before[self.part] * np.uint8(255)) > 127
         near = np.exp(-_COLOUR_REACH * self.distances)
         cells = (cv2.cvtColor(self.colours, cv2.COLOR_RGB2LAB) // _COLOUR_STEP).astype(np.int32)
         side = 256 // _COLOUR_STEP + 1

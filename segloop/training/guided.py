@@ -105,11 +105,11 @@ class Person:
     def wanted(self) -> tuple[Float32, Float32]:
         """On the view: how much of each pixel is wanted, and its weight, float32 (h, w)."""
         view = self.view
-        weight = _shown(view, self.piece.counted)
+        weight = _shown(view, self.piece.counted[view.part])
         if view.before is not None:
-            may = _shown(view, changeable(view.before, view))
+            may = _shown(view, changeable(view, view.before[view.part]))
             weight = weight * (_KEPT_WEIGHT + np.float32(_CHANGED_WEIGHT - _KEPT_WEIGHT) * may)
-        return _shown(view, self.piece.wanted), weight
+        return _shown(view, self.piece.wanted[view.part]), weight
 
     def _begin(self) -> None:
         random = self.random
@@ -139,7 +139,7 @@ def _flipped(sight: Sight) -> Sight:
 
 
 def _shown(view: View, mask: Mask) -> Float32:
-    """The share of each of a view's pixels that a mask bool (H, W) covers, float32 (h, w)."""
+    """The share of each of a view's pixels that a mask, bool of its window, covers: float32 (h, w)."""
     return np.asarray(view.seen(mask * np.uint8(255)) / np.float32(255), np.float32)
 
 

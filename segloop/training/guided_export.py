@@ -91,7 +91,9 @@ def to_onnx(head: GuidedUNet, file: Path) -> Path:
     example = torch.zeros(1, GUIDED_MAPS, 64, 96), torch.zeros(1, 1, 64, 96)
     with exporting():
         program = torch.export.export(head.eval(), example, dynamic_shapes=(sides, sides))
-        made = torch.onnx.export(program, input_names=["maps", "evidence"], output_names=["found"], dynamo=True)
+        made = torch.onnx.export(
+            program, input_names=["maps", "evidence"], output_names=["found"], dynamo=True, verbose=False
+        )
         if made is not None:
             made.save(file)
     return file
