@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from segloop.formats import GUIDED_MODEL, WEIGHTS_FILE
+from segloop.formats import GUIDED_MAPS, GUIDED_MODEL, WEIGHTS_FILE
 from segloop.metrics.uncertainty import Certainty, certainty, embedding
 from segloop.network.transforms import class_map_of, probability_grid
 from segloop.network.windows import windowed_logits
 from segloop.results.guided import GuidedHead
+from segloop.results.views import VIEW_PX
 from segloop.serving.batching import Batcher, Unbatched
 from segloop.serving.cache import PredictionCache
 from segloop.serving.conversion import converted
@@ -113,6 +114,8 @@ class ServedModel:
     def warm_up(self) -> None:
         """Run once, so that the first request does not pay for lazy initialisation."""
         self._logits(np.zeros((self.input_size * 3 // 4, self.input_size, 3), dtype=np.uint8), None)
+        if self.guided is not None:
+            self.guided(np.zeros((GUIDED_MAPS, VIEW_PX, VIEW_PX), np.float32), np.zeros((VIEW_PX, VIEW_PX), np.float32))
 
     def _segment(self, image: Image, deadline: float | None) -> Segmentation:
         pixels = image.reduced(max(self.input_size, self.long_side))

@@ -23,6 +23,7 @@ from segloop.policy import (
     RetrainDecision,
     Thresholds,
     due_recipe,
+    may_guide,
     may_serve,
     should_promote,
     should_rerun,
@@ -487,3 +488,13 @@ def test_an_engine_that_serves_loses_little(miou: float, torch_miou: float, agre
         assert agreement >= LEAST_AGREEMENT
     else:
         assert miou < torch_miou or agreement < LEAST_AGREEMENT
+
+
+@pytest.mark.parametrize(
+    ("gain", "ahead", "act"),
+    [(0.05, 1.0, True), (0.01, 0.8, True), (0.01, 0.79, False), (0.0, 0.0, False), (None, 0.0, False)],
+)
+def test_a_guided_head_serves_if_it_is_surely_better(gain: float | None, ahead: float, act: bool) -> None:
+    decision = may_guide(gain, ahead)
+    assert decision.act == act
+    assert decision.reason.endswith(".")

@@ -20,6 +20,7 @@ from segloop.formats import GUIDED_FILE, GUIDED_MAPS, GUIDED_MODEL
 from segloop.network.guided import GuidedUNet, TorchHead, load_guided, save_guided
 from segloop.network.network import build_network, save_bundle
 from segloop.registry import open_registry
+from segloop.results import Click, Prompt, Tools, prompted_mask
 from segloop.results.clicks import next_mask
 from segloop.results.views import Asked, Place, Sight
 from segloop.serving import load_served_model
@@ -149,6 +150,22 @@ def test_a_process_without_torch_gives_the_mask_that_torch_gives(made: Path) -> 
     assert mask[70, 60]
     assert not mask[90, 120]
     assert (np.load(made / "mask.npy") != mask).mean() < 0.001
+
+
+def test_whatever_a_head_says_clicks_hold_and_the_rest_stays() -> None:
+    """Here it says the opposite of the evidence."""
+    sight = street(2).sight
+    clicks = (Click(50, 40), Click(75, 70, positive=False), Click(20, 60), Click(52, 45, positive=False))
+    tools, masks = Tools(head=lambda inputs, evidence: -evidence), []
+    for count in range(1, len(clicks) + 1):
+        mask = prompted_mask(sight, Prompt(clicks[:count]), tools=tools)
+        for click in clicks[:count]:
+            assert mask[int(click.y * 1.2), int(click.x * 1.6)] == click.positive
+        masks.append(mask)
+    changed = np.nonzero(masks[3] ^ masks[2])
+    assert np.hypot(changed[0] - 54, changed[1] - 83.2).max(initial=0) < 60
+    # with fewer clicks it is the mask of before
+    assert (prompted_mask(sight, Prompt(clicks[:2]), tools=tools) == masks[1]).all()
 
 
 def test_what_is_no_guided_head_is_refused(tmp_path: Path) -> None:
