@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 from segloop.errors import EngineError
 from segloop.serving.engines import reason
@@ -22,6 +25,27 @@ def exporting() -> Iterator[None]:
         raise
     except Exception as error:  # the exporter raises many kinds
         raise EngineError(f"torch cannot export the network: {str(error).splitlines()[0]}") from error
+
+
+def write_traced(network: nn.Module, inputs: Mapping[str, Tensor], file: Path, output: str) -> None:
+    """Write a network as ONNX by tracing it on inputs (B, C, h, w), for any h and w that it takes; it has one output.
+
+    Raises:
+        EngineError: torch cannot export it, or a branch depends on the inputs' values.
+    """
+    names = [*inputs, output]
+    with exporting():
+        # what is traced is right for other inputs too only if no branch depends on their values
+        warnings.filterwarnings("error", message="Converting a tensor to a Python boolean")
+        torch.onnx.export(
+            network.eval(),
+            tuple(inputs.values()),
+            file,
+            input_names=[*inputs],
+            output_names=[output],
+            dynamic_axes={name: {2: "rows", 3: "columns"} for name in names},
+            dynamo=False,
+        )
 
 
 def to_openvino(onnx_file: Path, target: Path) -> None:

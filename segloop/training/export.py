@@ -11,7 +11,6 @@ import logging
 import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -38,7 +37,7 @@ from segloop.serving.engines import Engine, OpenVINOEngine, TorchEngine
 from segloop.settings import load_settings
 from segloop.telemetry.logs import configure_logging
 from segloop.training import read_example
-from segloop.training.conversions import exporting, to_openvino
+from segloop.training.conversions import exporting, to_openvino, write_traced
 from segloop.training.examples import evenly
 from segloop.training.guided_export import export_guided
 from segloop.versions import EngineFigures, EngineReport, VersionInfo
@@ -103,19 +102,7 @@ def to_onnx(network: SegmentationNetwork, file: Path, input_size: int) -> None:
     Raises:
         EngineError: torch cannot export it.
     """
-    sides = {2: "rows", 3: "columns"}
-    with exporting():
-        # what is traced is right for other images too only if no branch depends on the image's values
-        warnings.filterwarnings("error", message="Converting a tensor to a Python boolean")
-        torch.onnx.export(
-            without_resize(network.eval()),
-            (_example(input_size),),
-            file,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": sides, "logits": sides},
-            dynamo=False,
-        )
+    write_traced(without_resize(network), {"images": _example(input_size)}, file, "logits")
 
 
 def to_torch(network: SegmentationNetwork, file: Path, input_size: int) -> None:

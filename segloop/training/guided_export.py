@@ -22,7 +22,7 @@ from segloop.results.guided import GuidedHead
 from segloop.results.views import Asked, Float32, Mask, Place, Sight
 from segloop.serving.guided import OpenVINOHead
 from segloop.training.clicking import clicked
-from segloop.training.conversions import exporting, to_openvino
+from segloop.training.conversions import to_openvino, write_traced
 from segloop.training.evaluation import Network
 from segloop.training.examples import evenly, read_example
 from segloop.training.guided import Seen, pieces_of, train_guided
@@ -86,16 +86,8 @@ def to_onnx(head: GuidedUNet, file: Path) -> Path:
     Raises:
         EngineError: torch cannot export it.
     """
-    side = torch.export.Dim
-    sides = {2: 16 * side("rows", min=1, max=64), 3: 16 * side("columns", min=1, max=64)}
-    example = torch.zeros(1, GUIDED_MAPS, 64, 96), torch.zeros(1, 1, 64, 96)
-    with exporting():
-        program = torch.export.export(head.eval(), example, dynamic_shapes=(sides, sides))
-        made = torch.onnx.export(
-            program, input_names=["maps", "evidence"], output_names=["found"], dynamo=True, verbose=False
-        )
-        if made is not None:
-            made.save(file)
+    maps, evidence = torch.zeros(1, GUIDED_MAPS, 64, 96), torch.zeros(1, 1, 64, 96)
+    write_traced(head, {"maps": maps, "evidence": evidence}, file, "found")
     return file
 
 
