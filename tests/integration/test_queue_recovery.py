@@ -145,7 +145,7 @@ def test_what_ended_a_week_ago_leaves_the_registries_and_the_dead_of_other_hosts
     jobs.connection.zadd(queue.failed_job_registry.key, {"old": time.time() - 1})
     jobs.connection.sadd(f"rq:workers:{RETRAIN_QUEUE}", "rq:worker:elsewhere.1.abc")
     jobs.recovery.recover(lambda name: None)
-    [depth, _] = jobs.counters.depths()
+    depth, *_ = jobs.counters.depths()
     assert (depth.jobs["finished"], depth.jobs["failed"], depth.workers) == (1, 0, 0)
 
 

@@ -84,7 +84,7 @@ def test_what_is_called_right_is_shown_no_more(looking: JobContext, studio: Stud
     suspects = some_suspects()
     keep_verdict(looking.registry, PROJECT, suspects.images[1], suspects.suspects[1], "right")
     keep_verdict(looking.registry, PROJECT, suspects.images[0], suspects.suspects[0], "wrong")
-    run_reconcile(looking)
+    run_reconcile(looking, PROJECT)
     assert shown(studio) == [(1, 2)], "what is wrong stays, to be corrected"
     assert studio.removed == [2]
 
