@@ -352,7 +352,7 @@ def measure(size: Size) -> bool:
             again = fleet.reconcile()
             mirrors = sum(file.stat().st_size for file in Path(folder).rglob("tasks.sqlite*"))
             for name, unit, target in (
-                ("store", "calls a project", 20),
+                ("store", "calls a project", 25),
                 ("redis", "commands a project", 40),
                 ("label_studio", "requests a project", 10),
             ):

@@ -32,6 +32,7 @@ HELD = 100
 #: An application whose answers take a while, and which notes its end.
 APP = """
 import time
+import uuid
 from pathlib import Path
 from segloop.processes import at_end
 
@@ -41,7 +42,7 @@ at_end(lambda: (FOLDER / "ended").touch())
 def app(environ, start_response):
     path, given = environ["PATH_INFO"], environ["wsgi.input"]
     if path == "/slow":
-        (FOLDER / "begun").touch()
+        (FOLDER / f"begun-{uuid.uuid4()}").touch()
         while not (FOLDER / "go on").exists():
             time.sleep(0.02)
     if path == "/nothing":
@@ -177,8 +178,8 @@ def test_what_was_begun_is_answered_when_the_server_stops(tmp_path: Path, signum
         sending = server.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf")
         reading = server.connect(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
         begun = reading.recv(1000)
-        until((tmp_path / "begun").exists)
-        assert server.answers(), "and so all of these are under way"
+        until(lambda: len([*tmp_path.glob("begun-*")]) == len(slow), "all of them under way")
+        assert server.answers()
 
         server.send(signum, to_all=to_all)
         until(lambda: not server.answers(), "no new connections")
