@@ -95,6 +95,7 @@ class World:
             weights="none",
             label_studio_url=self.label_studio.url,
             label_studio_api_key=self.label_studio.api_key,
+            guided_steps=0,
             # what is not told by an event is then too late for this test
             reconcile_s=3600,
             retrain_threshold=0,

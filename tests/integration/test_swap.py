@@ -16,7 +16,7 @@ from segloop.settings import Settings
 from tests.toys import BRUSH, half_red_half_blue, toy_info
 
 PROJECT = "1.1795382829"
-SWAPS = 20
+SWAPS = 10
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def bundles(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_twenty_swaps_cost_no_request_and_mix_no_versions(tmp_path, bundles, workers):
+def test_ten_swaps_cost_no_request_and_mix_no_versions(tmp_path, bundles, workers):
     registry = open_registry(Settings(data_dir=tmp_path / "data"))
     label_of = {registry.add(PROJECT, folder, info): label for label, (folder, info) in bundles.items()}
     versions = list(label_of)
