@@ -99,10 +99,12 @@ def clicked(page: Page, label: str, place: tuple[int, int], keys: list[Literal["
     """Choose a label of the row for clicks, click on a pixel with keys held, and wait for the region: its mask."""
     page.locator(".lsf-label", has_text=label).nth(1).click()
     row, column = place
+    # before the keys are held: with Ctrl, the key that fits the image into its canvas is another one
+    point = point_on_page(page, column, row, WIDTH, HEIGHT)
     with page.expect_response(lambda response: "interactive-annotating" in response.url) as caught:
         for key in keys:
             page.keyboard.down(key)
-        page.mouse.click(*point_on_page(page, column, row, WIDTH, HEIGHT))
+        page.mouse.click(*point)
         for key in keys:
             page.keyboard.up(key)
     answer = caught.value.json()
