@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,45 +36,45 @@ def suspects(project: str | None, as_json: bool, judged: bool) -> None:
     found = found_suspects(registry, key)
     judgements = read_judgements(registry, key)
     url = settings.label_studio_public_url or settings.label_studio_url
-    listed = _listed(found, judgements, f"{url}/projects/{key.partition('.')[0]}/data?task=", judged=judged)
+    rows = _rows(found, judgements, f"{url}/projects/{key.partition('.')[0]}/data?task=", judged=judged)
     if as_json:
-        print_json(listed)
+        print_json(
+            {
+                "version": None if found is None else found.version,
+                "looked_at": None if found is None else found.suspects.judged.model_dump(),
+                "judged": len(judgements.judgements),
+                "wrong": judgements.wrong,
+                "precision": judgements.precision,
+                "suspects": rows,
+            }
+        )
     elif found is None:
         click.echo("No training has looked for suspected labels yet: the next full one does.")
     else:
-        _show(listed)
+        _show(found, judgements, rows)
 
 
-def _listed(found: FoundSuspects | None, judgements: Judgements, tasks_url: str, *, judged: bool) -> dict[str, object]:
+def _rows(found: FoundSuspects | None, judgements: Judgements, tasks_url: str, *, judged: bool) -> list[dict[str, Any]]:
+    if found is None:
+        return []
     rows = []
-    if found is not None:
-        for suspect, verdict in zip(found.suspects.suspects, judgements.of(found.suspects), strict=True):
-            image = found.suspects.image_of(suspect)
-            if judged or verdict is None:
-                rows.append(
-                    {
-                        **suspect.model_dump(include={"labelled", "seen", "area", "margin", "score", "box"}),
-                        **image.model_dump(include={"task", "image_tag", "item_index", "annotations", "held_out"}),
-                        "verdict": verdict,
-                        "link": f"{tasks_url}{image.task}",
-                    }
-                )
-    return {
-        "version": None if found is None else found.version,
-        "looked_at": None if found is None else found.suspects.judged.model_dump(),
-        "judged": len(judgements.judgements),
-        "wrong": judgements.wrong,
-        "precision": judgements.precision,
-        "suspects": rows,
-    }
+    for suspect, verdict in zip(found.suspects.suspects, judgements.of(found.suspects), strict=True):
+        image = found.suspects.image_of(suspect)
+        if judged or verdict is None:
+            rows.append(
+                {
+                    **suspect.model_dump(include={"labelled", "seen", "area", "margin", "score", "box"}),
+                    **image.model_dump(include={"task", "image_tag", "item_index", "annotations", "held_out"}),
+                    "verdict": verdict,
+                    "link": f"{tasks_url}{image.task}",
+                }
+            )
+    return rows
 
 
-def _show(listed: dict[str, object]) -> None:
+def _show(found: FoundSuspects, judgements: Judgements, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    looked_at, rows = listed["looked_at"], listed["suspects"]
-    assert isinstance(looked_at, dict)  # noqa: S101 - made above
-    assert isinstance(rows, list)  # noqa: S101 - made above
     table = Table(box=None)
     for name in ("task", "labelled", "seen", "area", "margin", "verdict", "link"):
         table.add_column(name, justify="right" if name in ("area", "margin") else "left", no_wrap=name == "link")
@@ -82,9 +82,10 @@ def _show(listed: dict[str, object]) -> None:
         figures = f"{100 * row['area']:.1f} %", f"{row['margin']:.2f}"
         table.add_row(str(row["task"]), row["labelled"], row["seen"], *figures, row["verdict"] or "-", row["link"])
     console().print(table)
+    looked_at = found.suspects.judged
     click.echo(
-        f"{listed['version']} looked at {looked_at['held_out']} of {looked_at['held_out_of']} held-out images and at "
-        f"{looked_at['training']} of {looked_at['training_of']} training images."
+        f"{found.version} looked at {looked_at.held_out} of {looked_at.held_out_of} held-out images and at "
+        f"{looked_at.training} of {looked_at.training_of} training images."
     )
-    if listed["judged"]:
-        click.echo(f"Of {listed['judged']} judged labels {listed['wrong']} were wrong.")
+    if judgements.judgements:
+        click.echo(f"Of {len(judgements.judgements)} judged labels {judgements.wrong} were wrong.")
