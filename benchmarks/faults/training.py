@@ -18,11 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from benchmarks.faults.people import QUIET, People, publish
 from benchmarks.faults.tables import Table, yes_or_no
 from segloop.dataset import MANIFEST
 from segloop.dataset.manifest import read_manifest
-from segloop.errors import RegistryError
+from segloop.errors import RegistryError, SegloopError
 from tests.e2e.loop import Loop, Project, processes, running_loop
 
 LABELLED, UNLABELLED = 8, 3
@@ -154,7 +156,7 @@ def measure(loop: Loop, fault: str, phase: str) -> tuple[str, ...]:
 
 def done_with(scene: Scene) -> bool:
     """Whether the version is served, titled and predicted everywhere."""
-    with suppress(Exception):
+    with suppress(httpx.HTTPError, SegloopError):
         version = scene.project.champion()
         return version is not None and scene.project.title() == version and scene.predicted() == UNLABELLED
     return False
@@ -164,7 +166,7 @@ def wait(condition: Callable[[], bool], pause_s: float) -> bool:
     """Whether a condition holds within the patience."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        with suppress(Exception):
+        with suppress(httpx.HTTPError, SegloopError):
             if condition():
                 return True
         time.sleep(pause_s)
