@@ -160,7 +160,7 @@ def redis_mib(redis: Redis) -> float:
 def burst(stand: Stand) -> tuple[int, int, float]:
     """Events sent, events counted, and seconds."""
     jobs = Jobs.open(Settings(_env_file=None, data_dir=stand.segloop.data_dir))
-    jobs.take_changes(PROJECT, "full")
+    jobs.changes.take(PROJECT, "full")
     clients = [stand.segloop.client() for _ in range(SENDERS)]
 
     def send(number: int) -> bool:
@@ -174,7 +174,7 @@ def burst(stand: Stand) -> tuple[int, int, float]:
     with ThreadPoolExecutor(SENDERS) as pool:
         acknowledged = sum(pool.map(send, range(EVENTS)))
     seconds = time.monotonic() - began
-    counted = jobs.record_changes(PROJECT, ()).full
+    counted = jobs.changes.record(PROJECT, ()).full
     jobs.close()
     for client in clients:
         client.close()

@@ -275,7 +275,7 @@ class Backend:
         )
 
     def _annotations_changed(self, project: str, event: Event) -> EventResponse:
-        changes = self.jobs().record_changes(project, event.changed)
+        changes = self.jobs().changes.record(project, event.changed)
         settings = self.projects.settings(project)
         thresholds = Thresholds(settings.retrain_threshold, settings.adapt_threshold)
         due = due_recipe(changes, thresholds)

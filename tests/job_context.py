@@ -294,7 +294,7 @@ class Fuse:
             registry=self.wrap(context.registry, ("add", "promote", "write_json", "champion")),
             label_studio=self.wrap(context.label_studio, ("set_title", "totals", "annotated_pages")),
             jobs=self.wrap(
-                context.jobs, ("take_changes", "enqueue_prelabel", "finish_retrain", "report", "counters.count_retrain")
+                context.jobs, ("changes.take", "enqueue_prelabel", "finish_retrain", "report", "counters.count_retrain")
             ),
             trainer=self.wrap(context.trainer, ("submit", "collect")),
             compare=self.wrap(StepsOf(context), ("compare",)).compare,

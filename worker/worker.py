@@ -293,7 +293,7 @@ class Worker(rq.Worker):
             forget_snapshot(open_registry(self._settings), project, job.id, folder)
         except (RegistryError, OSError) as error:
             logger.warning("job %s: %s", job.id, error)
-        self._jobs.restore_changes(project)
+        self._jobs.changes.restore(project)
 
     def _delay_s(self, job: Job, error: BaseException | None) -> float | None:
         """In how many seconds a job that raised this runs again; None if it has failed."""

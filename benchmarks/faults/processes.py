@@ -159,7 +159,7 @@ def measure(stand: Stand, name: str) -> tuple[str, ...]:
     inject, seen = FAULTS[name]
     jobs = Jobs.open(Settings(_env_file=None, data_dir=stand.segloop.data_dir))
     # what is counted in the end is of this row alone
-    jobs.take_changes(PROJECT, "full")
+    jobs.changes.take(PROJECT, "full")
     with People(stand.segloop) as people:
         people.begin()
         inject(stand)
@@ -168,7 +168,7 @@ def measure(stand: Stand, name: str) -> tuple[str, ...]:
             time.sleep(0.05)
         recovered_s = time.monotonic() - began
         time.sleep(AFTER_S)
-    counted = jobs.record_changes(PROJECT, ()).full
+    counted = jobs.changes.record(PROJECT, ()).full
     jobs.close()
     lost = max(0, len(people.acknowledged) - counted)
     whole = {info.version for info in stand.registry.versions(PROJECT)} == set(stand.versions)

@@ -122,7 +122,7 @@ def _queue(settings: Settings, key: str, problems: list[str]) -> tuple[Changes |
 
     try:
         with contextlib.closing(Jobs.open(settings)) as jobs:
-            return jobs.changed(key), jobs.live_retrain(key) is not None
+            return jobs.changes.count(key), jobs.live_retrain(key) is not None
     except QueueUnavailable as error:
         problems.append(str(error))
         return None, False

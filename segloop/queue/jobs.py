@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -18,13 +18,13 @@ from segloop.errors import JobNotFound
 from segloop.metrics.curves import CurvesByName
 from segloop.policy import Changes, Live, Recipe, RetrainDecision
 from segloop.progress import Progress
+from segloop.queue.changes import ChangedTasks, counted
 from segloop.queue.connection import QueueConnection, reaching_redis
 from segloop.queue.counters import Counters
 from segloop.queue.names import (
     ACCEPT,
     ADOPT,
     FEEDBACK,
-    IGNORED_TTL_S,
     LOOK_UP,
     MAX_RETRIES,
     PRELABEL,
@@ -59,6 +59,7 @@ class Jobs:
         recovery: requeues jobs whose worker died.
         counters: queue depths, and how jobs ended.
         reconciles: when each project is reconciled.
+        changes: the tasks that changed since the last snapshots.
 
     Raises (every method):
         QueueUnavailable: Redis cannot be reached or refused.
@@ -73,6 +74,7 @@ class Jobs:
         self.recovery = Recovery(connection)
         self.counters = Counters(connection)
         self.reconciles = Reconciles(connection, settings)
+        self.changes = ChangedTasks(connection)
 
     @classmethod
     def open(cls, settings: Settings, *, timeout_s: float | None = 0.5) -> Jobs:
@@ -222,40 +224,6 @@ class Jobs:
         asked = self.connection.get(key_of(project, "stop"))
         return asked is not None and asked.decode() == job_id
 
-    # -- changes
-
-    @reaching_redis
-    def record_changes(
-        self, project: str, task_ids: Iterable[int | str], *, recent: Iterable[int | str] | None = None
-    ) -> Changes:
-        """Note tasks whose annotations changed since the last full retrain's snapshot; the numbers of distinct ones.
-
-        `recent` are those of them that changed since the last snapshot of any recipe; all of them, if it is None.
-        """
-        tasks = list(task_ids)
-        with self.connection.pipeline() as pipe:
-            for name, ids in (("changes", tasks), ("recent", tasks if recent is None else list(recent))):
-                if ids:
-                    pipe.sadd(key_of(project, name), *ids)
-                    pipe.sdiffstore(key_of(project, name), key_of(project, name), key_of(project, "ignored"))
-            pipe.scard(key_of(project, "changes")).scard(key_of(project, "recent"))
-            return _changes(pipe.execute()[-2:])
-
-    @reaching_redis
-    def ignore_changes(self, project: str, names: Iterable[int | str]) -> None:
-        """Leave out changes that are about to be told of, under the names that `record_changes` is given: segloop makes
-        them itself."""
-        if names := list(names):
-            with self.connection.pipeline() as pipe:
-                pipe.sadd(key_of(project, "ignored"), *names).expire(key_of(project, "ignored"), IGNORED_TTL_S)
-                pipe.execute()
-
-    @reaching_redis
-    def changed(self, project: str) -> Changes:
-        """Numbers of distinct tasks changed since the last snapshots."""
-        with self.connection.pipeline() as pipe:
-            return _changes(pipe.scard(key_of(project, "changes")).scard(key_of(project, "recent")).execute())
-
     @reaching_redis
     def recipe(self, project: str) -> Recipe:
         """The recipe that the project's live retrain is asked for now."""
@@ -265,30 +233,6 @@ class Jobs:
     def make_full(self, project: str) -> None:
         """Make the project's live retrain a full one, as it begins."""
         self.connection.set(key_of(project, "recipe"), "full")
-
-    @reaching_redis
-    def take_changes(self, project: str, recipe: Recipe = "full") -> int:
-        """Move the changes, and a request for one more run, into the retrain that begins: its snapshot covers them.
-
-        A quick one takes those since the last snapshot alone; they still count toward the next full one, and a request
-        for that stays. Taking again adds to what is taken. Returns the number taken.
-        """
-        taken = key_of(project, "taken")
-        full = recipe == "full"
-        with self.connection.pipeline() as pipe:
-            pipe.sunionstore(taken, taken, key_of(project, "changes" if full else "recent"))
-            pipe.delete(key_of(project, "recent"), *(key_of(project, name) for name in ("changes", "rerun") if full))
-            return int(pipe.execute()[0])
-
-    @reaching_redis
-    def restore_changes(self, project: str) -> None:
-        """Put the changes that a retrain took, but could not use, back."""
-        taken = key_of(project, "taken")
-        with self.connection.pipeline() as pipe:
-            for name in ("changes", "recent"):
-                pipe.sunionstore(key_of(project, name), taken, key_of(project, name))
-            pipe.delete(taken)
-            pipe.execute()
 
     @reaching_redis
     def finish_retrain(
@@ -302,7 +246,7 @@ class Jobs:
 
         def attempt(pipe: Any) -> Enqueued | None:
             live = pipe.get(key_of(project, "retrain"))
-            counts = _changes([pipe.scard(key_of(project, name)) for name in ("changes", "recent")])
+            counts = counted([pipe.scard(key_of(project, name)) for name in ("changes", "recent")])
             decision = decide(counts, bool(pipe.exists(key_of(project, "rerun"))))
             pipe.multi()
             if live is not None and live.decode() != job_id:
@@ -391,10 +335,6 @@ class Jobs:
         pipe.set(pointer, job.id)
         self.queue(job.origin).enqueue_job(job, pipeline=pipe)
         return Enqueued(job.id, joined=False)
-
-
-def _changes(counts: Sequence[Any]) -> Changes:
-    return Changes(int(counts[0]), int(counts[1]))
 
 
 def _recipe(value: bytes | None) -> Recipe:

@@ -125,7 +125,7 @@ def test_a_training_is_collected_once_aws_can_be_asked_again(
 def test_a_used_up_quota_is_waited_for(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
     message = "The account-level service limit 'ml.g5.xlarge for training job usage' is 1 Instances, with current utilization of 1."
     emulator.faults.append(("CreateTrainingJob", Refusal("ResourceLimitExceeded", message)))
-    context.jobs.record_changes(PROJECT, range(1, 11))
+    context.jobs.changes.record(PROJECT, range(1, 11))
     job_id = begin(context.jobs)
     with pytest.raises(TrainerUnavailable, match="is 1 Instances"):
         run_retrain(context, PROJECT, job_id)

@@ -268,14 +268,14 @@ def check_uncounted(world: World, accepted: list[int]) -> None:
 
 
 def check_undo(world: World, accepted: list[int], kept: set[int]) -> None:
-    jobs, before = world.context.jobs, world.context.jobs.changed(world.key)
+    jobs, before = world.context.jobs, world.context.jobs.changes.count(world.key)
     found = world.annotations()
     numbers = [found[task][0]["id"] for task in accepted]
     assert undo_accept(world.context, world.key) == len(accepted)
     left = world.annotations()
     assert {task for task, own in left.items() if [one for one in own if not one["was_cancelled"]]} == kept
     assert undo_accept(world.context, world.key) == 0
-    assert jobs.record_changes(world.key, [f"annotation:{number}" for number in numbers]) == before
+    assert jobs.changes.record(world.key, [f"annotation:{number}" for number in numbers]) == before
     assert world.accept()["accepted"] == 0, "nothing comes back by itself"
     suspended = read_accept(world.context.registry, world.key).suspended
     assert suspended is not None

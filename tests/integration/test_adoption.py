@@ -71,7 +71,7 @@ def test_killed_anywhere_it_ends_the_same(context: JobContext, tmp_path: Path, a
     for burns_at in range(1 + after, 80, 2):
         registry._store.write(f"{PROJECT}/champion.json", json.dumps(champion_of(first)).encode())
         jobs.connection.delete(jobs.queue(PRELABEL_QUEUE).key)
-        jobs.record_changes(PROJECT, [1, 2, 3])
+        jobs.changes.record(PROJECT, [1, 2, 3])
         world = replace(context, compare=scores(0.6, 0.5))
         training = f"{JOB}{burns_at}{after}"
         job_id = taken_up(context, training)
@@ -91,7 +91,7 @@ def test_killed_anywhere_it_ends_the_same(context: JobContext, tmp_path: Path, a
         kept = registry.read_json(PROJECT, "adopted.json")["trainings"][training]
         assert (kept["job"], kept["version"], kept["promoted"]) == (job_id, champion.version, True)
         assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
-        assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
+        assert (jobs.changes.count(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
         assert queued(jobs, RETRAIN_QUEUE) == []
         assert take_up(jobs, registry, 29, training, "again") is None
         if not killed:
@@ -113,12 +113,12 @@ def adopt(context: JobContext, tmp_path: Path, job_id: str, **own: Any) -> dict[
 
 def test_what_changed_since_its_snapshot_still_counts(context: JobContext, tmp_path: Path) -> None:
     """The candidate's training set was taken at midnight; the tasks were annotated at noon."""
-    context.jobs.record_changes(PROJECT, [1, 2, 3])
+    context.jobs.changes.record(PROJECT, [1, 2, 3])
     adopt(context, tmp_path, taken_up(context))
     assert context.registry.read_json(PROJECT, "snapshot.json")["since"] == "2026-11-22T00:00:00+00:00"
-    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
     assert reconcile_all(replace(context, settings=context.settings.model_copy(update={"retrain_threshold": 11})))
-    assert context.jobs.changed(PROJECT).full == 10
+    assert context.jobs.changes.count(PROJECT).full == 10
 
 
 def test_a_press_meanwhile_joins_it_and_one_more_follows(context: JobContext, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_press_meanwhile_joins_it_and_one_more_follows(context: JobContext, tm
         adopt(context, tmp_path, job_id, states=[RunStatus("running")], poll_later_s=1)
     pressed = context.jobs.enqueue_retrain(PROJECT, "pressed")
     assert (pressed.job_id, pressed.joined) == (job_id, True)
-    context.jobs.record_changes(PROJECT, [4])
+    context.jobs.changes.record(PROJECT, [4])
     adopt(context, tmp_path, job_id)
     assert queued(context.jobs, RETRAIN_QUEUE) == []  # what changed, its comparison has seen
     job_id = taken_up(context, "another")

@@ -63,7 +63,7 @@ from worker.jobs.train import ROOM_WAITS_S
 
 
 def test_the_first_retrain(context: JobContext) -> None:
-    context.jobs.record_changes(PROJECT, [1, 2, 3])
+    context.jobs.changes.record(PROJECT, [1, 2, 3])
     result = retrain(context)
     champion = context.registry.champion(PROJECT)
     assert champion is not None
@@ -75,7 +75,7 @@ def test_the_first_retrain(context: JobContext) -> None:
     assert info.decision == PromotionDecision(act=True, reason=result["reason"])
     assert context.label_studio.title == champion.version  # type: ignore[attr-defined]
     assert queued(context.jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]]
-    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
     assert context.jobs.live_retrain(PROJECT) is None
 
 
@@ -123,7 +123,7 @@ def test_a_retrain_killed_anywhere_ends_the_same(
         )
         first = retrain(world)["version"]
         jobs.connection.delete(jobs.queue(PRELABEL_QUEUE).key)
-        jobs.record_changes(PROJECT, [1, 2, 3])
+        jobs.changes.record(PROJECT, [1, 2, 3])
         job_id = begin(jobs)
         fuse = Fuse(burns_at, after)
         killed = False
@@ -143,7 +143,7 @@ def test_a_retrain_killed_anywhere_ends_the_same(
         assert (info.metrics.miou, info.champion_metrics.miou, info.parent) == (0.6, 0.5, first)
         assert label_studio.title == champion.version
         assert queued(jobs, PRELABEL_QUEUE) == [[PROJECT, champion.version]], burns_at
-        assert (jobs.changed(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
+        assert (jobs.changes.count(PROJECT), jobs.live_retrain(PROJECT)) == (Changes(0, 0), None), burns_at
         assert queued(jobs, RETRAIN_QUEUE) == []
         assert jobs.counters.tallies([]).retrains["full", "promoted"] == 2, burns_at
         if not killed:
@@ -179,13 +179,13 @@ def test_changes_during_a_run_bring_one_more(context: JobContext) -> None:
     honest = context.compare
 
     def busy(*args: Any) -> dict[str, Any]:
-        context.jobs.record_changes(PROJECT, [7])
+        context.jobs.changes.record(PROJECT, [7])
         context.jobs.enqueue_retrain(PROJECT, "pressed again")
         return honest(*args)
 
     run_retrain(replace(context, compare=busy), PROJECT, job_id)
     assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-    assert context.jobs.changed(PROJECT) == Changes(1, 1)
+    assert context.jobs.changes.count(PROJECT) == Changes(1, 1)
 
 
 def test_a_rollback_during_the_comparison_is_compared_with(context: JobContext) -> None:
@@ -233,7 +233,7 @@ def test_a_second_comparison_outlives_a_kill_after_its_promotion(context: JobCon
 def test_a_failing_training_is_final_and_frees_the_project(context: JobContext) -> None:
     context.trainer.states += [RunStatus("failed", reason="The loss is NaN.")]  # type: ignore[attr-defined]
     job_id = begin(context.jobs)
-    context.jobs.record_changes(PROJECT, [1])
+    context.jobs.changes.record(PROJECT, [1])
     with pytest.raises(TrainingError, match="NaN"):
         run_retrain(context, PROJECT, job_id)
     assert context.trainer.stopped == 1  # type: ignore[attr-defined]
@@ -249,7 +249,7 @@ def test_what_a_failed_retrain_took_counts_again_and_begins_nothing_by_itself(co
         def load(self, uri: str, task_id: int | None) -> SourceImage:
             raise ImageError(f"{uri} answered 404")
 
-    context.jobs.record_changes(PROJECT, range(1, 11))
+    context.jobs.changes.record(PROJECT, range(1, 11))
     job_id, world = begin(context.jobs), context
     if fails == "training":
         reason = "CapacityError: Unable to provision requested ML compute capacity."
@@ -266,7 +266,7 @@ def test_what_a_failed_retrain_took_counts_again_and_begins_nothing_by_itself(co
         world = replace(context, compare=endless)
     with pytest.raises(SegloopError):
         run_retrain(world, PROJECT, job_id)
-    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+    assert context.jobs.changes.count(PROJECT) == Changes(10, 10)
     # neither the end of the job nor the next questions to Label Studio begin another of the same changes
     for _ in range(2):
         reconcile_all(context)
@@ -274,16 +274,16 @@ def test_what_a_failed_retrain_took_counts_again_and_begins_nothing_by_itself(co
         # all that is known of them is in Label Studio and in the store
         context.jobs.connection.flushall()
     reconcile_all(context)
-    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+    assert context.jobs.changes.count(PROJECT) == Changes(10, 10)
     later = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
     context.label_studio.labelled.append(task(11, updated_at=later))  # type: ignore[attr-defined]
     reconcile_all(context)
     assert queued(context.jobs, RETRAIN_QUEUE) == [[PROJECT]]
-    assert context.jobs.changed(PROJECT) == Changes(11, 11)
+    assert context.jobs.changes.count(PROJECT) == Changes(11, 11)
 
 
 def test_an_outage_that_lasts_for_a_day_fails_and_forgets_nothing(context: JobContext, settings: Settings) -> None:
-    context.jobs.record_changes(PROJECT, range(1, 11))
+    context.jobs.changes.record(PROJECT, range(1, 11))
     job_id = begin(context.jobs)
 
     class Away(FakeTrainer):
@@ -299,7 +299,7 @@ def test_an_outage_that_lasts_for_a_day_fails_and_forgets_nothing(context: JobCo
         with pytest.raises(error, match="expired"):
             run_retrain(away, PROJECT, job_id)
     assert context.jobs.live_retrain(PROJECT) is None
-    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+    assert context.jobs.changes.count(PROJECT) == Changes(10, 10)
 
 
 def test_a_training_for_which_there_is_no_room_is_tried_again_with_a_limit(
@@ -308,7 +308,7 @@ def test_a_training_for_which_there_is_no_room_is_tried_again_with_a_limit(
     full = RunStatus("lost", reason="CapacityError: no instances.", no_room=True)
     trainer = FakeTrainer([full] * 100, poll_later_s=1)
     world, job_id = replace(context, trainer=trainer), begin(context.jobs)
-    context.jobs.record_changes(PROJECT, range(1, 11))
+    context.jobs.changes.record(PROJECT, range(1, 11))
     state = settings.data_dir / "runs" / PROJECT / job_id / "training.json"
     for tries in range(1, len(ROOM_WAITS_S) + 1):
         with pytest.raises(Parked) as caught:
@@ -321,7 +321,7 @@ def test_a_training_for_which_there_is_no_room_is_tried_again_with_a_limit(
             run_retrain(world, PROJECT, job_id)
     with pytest.raises(TrainingError, match="no room for the training 8 times: CapacityError"):
         run_retrain(world, PROJECT, job_id)
-    assert context.jobs.changed(PROJECT) == Changes(10, 10)
+    assert context.jobs.changes.count(PROJECT) == Changes(10, 10)
 
 
 def test_a_lost_training_goes_on(context: JobContext) -> None:
@@ -359,7 +359,7 @@ def test_progress_of_the_training_is_published(context: JobContext) -> None:
 
 def test_a_retrain_is_stopped_before_it_begins(context: JobContext) -> None:
     job_id = begin(context.jobs)
-    context.jobs.record_changes(PROJECT, range(context.settings.retrain_threshold))
+    context.jobs.changes.record(PROJECT, range(context.settings.retrain_threshold))
     assert context.jobs.ask_stop(PROJECT) == job_id
     with pytest.raises(TrainingStopped):
         run_retrain(context, PROJECT, job_id)
@@ -397,7 +397,7 @@ def test_a_time_out_is_final(context: JobContext) -> None:
 
 def test_an_outage_leaves_the_job_live_and_its_changes_taken(context: JobContext) -> None:
     context.label_studio.error = LabelStudioUnreachable("away")  # type: ignore[attr-defined]
-    context.jobs.record_changes(PROJECT, [1, 2])
+    context.jobs.changes.record(PROJECT, [1, 2])
     job_id = begin(context.jobs)
     with pytest.raises(LabelStudioUnreachable):
         run_retrain(context, PROJECT, job_id)
@@ -413,7 +413,7 @@ def test_images_that_cannot_be_had_now_are_waited_for(context: JobContext) -> No
                 raise ImageUnavailable(f"{uri} answered 503")
             return context.images.load(uri, task_id)
 
-    context.jobs.record_changes(PROJECT, range(1, 11))
+    context.jobs.changes.record(PROJECT, range(1, 11))
     job_id = begin(context.jobs)
     for _ in range(2):
         with pytest.raises(ImageUnavailable, match="7 images of 7 tasks"):

@@ -73,35 +73,35 @@ def test_an_unknown_job_is_an_error(jobs: Jobs, job_id: str) -> None:
 
 
 def test_changes_are_distinct_tasks(jobs: Jobs) -> None:
-    assert jobs.record_changes(PROJECT, [1, 2, 2]) == Changes(2, 2)
-    assert jobs.record_changes(PROJECT, [2, 3]) == Changes(3, 3)
-    assert jobs.record_changes(PROJECT, []) == Changes(3, 3)
-    assert jobs.record_changes("30", [1]) == Changes(1, 1)
-    assert jobs.changed(PROJECT) == Changes(3, 3)
+    assert jobs.changes.record(PROJECT, [1, 2, 2]) == Changes(2, 2)
+    assert jobs.changes.record(PROJECT, [2, 3]) == Changes(3, 3)
+    assert jobs.changes.record(PROJECT, []) == Changes(3, 3)
+    assert jobs.changes.record("30", [1]) == Changes(1, 1)
+    assert jobs.changes.count(PROJECT) == Changes(3, 3)
 
 
 def test_a_quick_run_takes_the_recent_changes_and_the_full_count_goes_on(jobs: Jobs) -> None:
-    jobs.record_changes(PROJECT, range(10))
-    assert jobs.take_changes(PROJECT, "quick") == 10
-    assert jobs.changed(PROJECT) == Changes(10, 0)
-    assert jobs.record_changes(PROJECT, [9, 10]) == Changes(11, 2)
-    assert jobs.take_changes(PROJECT, "full") == 11
-    assert jobs.changed(PROJECT) == Changes(0, 0)
+    jobs.changes.record(PROJECT, range(10))
+    assert jobs.changes.take(PROJECT, "quick") == 10
+    assert jobs.changes.count(PROJECT) == Changes(10, 0)
+    assert jobs.changes.record(PROJECT, [9, 10]) == Changes(11, 2)
+    assert jobs.changes.take(PROJECT, "full") == 11
+    assert jobs.changes.count(PROJECT) == Changes(0, 0)
 
 
 def test_changes_before_the_last_quick_run_are_told_apart(jobs: Jobs) -> None:
-    assert jobs.record_changes(PROJECT, range(40), recent=[38, 39]) == Changes(40, 2)
+    assert jobs.changes.record(PROJECT, range(40), recent=[38, 39]) == Changes(40, 2)
 
 
 def test_taken_changes_come_back_with_those_that_followed(jobs: Jobs) -> None:
-    jobs.record_changes(PROJECT, [1, 2])
-    assert jobs.take_changes(PROJECT) == 2
-    assert jobs.changed(PROJECT) == Changes(0, 0)
-    jobs.record_changes(PROJECT, [2, 3])
-    assert jobs.take_changes(PROJECT) == 3
-    jobs.record_changes(PROJECT, [4])
-    jobs.restore_changes(PROJECT)
-    assert jobs.changed(PROJECT) == Changes(4, 4)
+    jobs.changes.record(PROJECT, [1, 2])
+    assert jobs.changes.take(PROJECT) == 2
+    assert jobs.changes.count(PROJECT) == Changes(0, 0)
+    jobs.changes.record(PROJECT, [2, 3])
+    assert jobs.changes.take(PROJECT) == 3
+    jobs.changes.record(PROJECT, [4])
+    jobs.changes.restore(PROJECT)
+    assert jobs.changes.count(PROJECT) == Changes(4, 4)
 
 
 def test_the_end_of_a_run_without_a_wish_frees_the_project(jobs: Jobs) -> None:
@@ -115,9 +115,9 @@ def test_the_end_of_a_run_without_a_wish_frees_the_project(jobs: Jobs) -> None:
 def test_a_press_during_a_run_brings_one_more_if_anything_changed(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
-    jobs.take_changes(PROJECT)
+    jobs.changes.take(PROJECT)
     assert jobs.enqueue_retrain(PROJECT, "pressed again").joined
-    jobs.record_changes(PROJECT, [7])
+    jobs.changes.record(PROJECT, [7])
     following = jobs.finish_retrain(PROJECT, first, asked)
     assert following is not None
     assert following.job_id != first
@@ -128,7 +128,7 @@ def test_a_press_during_a_run_brings_one_more_if_anything_changed(jobs: Jobs) ->
 def test_a_press_during_a_run_brings_nothing_if_nothing_changed(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
-    jobs.take_changes(PROJECT)
+    jobs.changes.take(PROJECT)
     jobs.enqueue_retrain(PROJECT, "pressed again")
     assert jobs.finish_retrain(PROJECT, first, asked) is None
 
@@ -136,8 +136,8 @@ def test_a_press_during_a_run_brings_nothing_if_nothing_changed(jobs: Jobs) -> N
 def test_the_threshold_reached_during_a_run_brings_one_more(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
-    jobs.take_changes(PROJECT)
-    jobs.record_changes(PROJECT, range(100))
+    jobs.changes.take(PROJECT)
+    jobs.changes.record(PROJECT, range(100))
     assert jobs.finish_retrain(PROJECT, first, asked) is not None
 
 
@@ -145,9 +145,9 @@ def test_a_press_before_the_snapshot_is_covered_by_it(jobs: Jobs) -> None:
     first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     take(jobs)
     jobs.enqueue_retrain(PROJECT, "pressed again")
-    jobs.record_changes(PROJECT, [7])
-    jobs.take_changes(PROJECT)
-    jobs.record_changes(PROJECT, [8])
+    jobs.changes.record(PROJECT, [7])
+    jobs.changes.take(PROJECT)
+    jobs.changes.record(PROJECT, [8])
     assert jobs.finish_retrain(PROJECT, first, asked) is None
 
 
@@ -162,7 +162,7 @@ def test_a_press_makes_a_waiting_quick_run_full(jobs: Jobs) -> None:
     assert jobs.recipe(PROJECT) == "full"
     assert queued(jobs) == [first.job_id]
     take(jobs)
-    jobs.take_changes(PROJECT, jobs.recipe(PROJECT))
+    jobs.changes.take(PROJECT, jobs.recipe(PROJECT))
     assert jobs.finish_retrain(PROJECT, first.job_id, asked) is None
 
 
@@ -171,9 +171,9 @@ def test_a_quick_run_that_joins_a_full_one_adds_nothing(jobs: Jobs) -> None:
     assert jobs.enqueue_retrain(PROJECT, "10 changed", "quick").joined
     assert jobs.recipe(PROJECT) == "full"
     take(jobs)
-    jobs.take_changes(PROJECT)
+    jobs.changes.take(PROJECT)
     jobs.enqueue_retrain(PROJECT, "10 changed", "quick")
-    jobs.record_changes(PROJECT, [1])
+    jobs.changes.record(PROJECT, [1])
     assert jobs.finish_retrain(PROJECT, first, asked) is None
 
 
@@ -183,28 +183,28 @@ def test_a_quick_run_that_joins_a_full_one_adds_nothing(jobs: Jobs) -> None:
 )
 def test_what_follows_a_quick_run(jobs: Jobs, pressed: bool, changed: int, follows: Recipe | None) -> None:
     """It took 10 changes, which count on toward the full threshold of 100."""
-    jobs.record_changes(PROJECT, range(10))
+    jobs.changes.record(PROJECT, range(10))
     first = jobs.enqueue_retrain(PROJECT, "10 changed", "quick").job_id
     take(jobs)
-    jobs.take_changes(PROJECT, "quick")
+    jobs.changes.take(PROJECT, "quick")
     assert jobs.live(PROJECT) == Live("quick", waits=False)
     if pressed:
         jobs.enqueue_retrain(PROJECT, "pressed")
-    jobs.record_changes(PROJECT, range(10, 10 + changed))
+    jobs.changes.record(PROJECT, range(10, 10 + changed))
     following = jobs.finish_retrain(PROJECT, first, asked_after_quick)
     live = jobs.live(PROJECT)
     assert (live.recipe if live else None) == follows
     assert queued(jobs) == ([following.job_id] if following else [])
-    assert jobs.changed(PROJECT) == Changes(10 + changed, changed)
+    assert jobs.changes.count(PROJECT) == Changes(10 + changed, changed)
 
 
 def test_a_press_between_the_choice_of_a_recipe_and_the_snapshot_is_not_lost(jobs: Jobs) -> None:
-    jobs.record_changes(PROJECT, range(10))
+    jobs.changes.record(PROJECT, range(10))
     first = jobs.enqueue_retrain(PROJECT, "10 changed", "quick").job_id
     take(jobs)
     recipe = jobs.recipe(PROJECT)
     jobs.enqueue_retrain(PROJECT, "pressed")
-    jobs.take_changes(PROJECT, recipe)
+    jobs.changes.take(PROJECT, recipe)
     assert jobs.finish_retrain(PROJECT, first, asked_after_quick) is not None
     assert jobs.recipe(PROJECT) == "full"
 
@@ -221,7 +221,7 @@ def test_no_press_is_lost_at_the_end_of_a_run(jobs: Jobs, settings: Settings) ->
         jobs.connection.flushall()
         first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
         take(jobs)
-        jobs.record_changes(PROJECT, [attempt])
+        jobs.changes.record(PROJECT, [attempt])
         other = Jobs.open(settings, timeout_s=5)
         start = threading.Barrier(2)
 
@@ -239,7 +239,7 @@ def test_no_press_is_lost_at_the_end_of_a_run(jobs: Jobs, settings: Settings) ->
 
 
 def test_the_end_of_an_old_run_leaves_the_new_one_alone(jobs: Jobs) -> None:
-    jobs.record_changes(PROJECT, [1])
+    jobs.changes.record(PROJECT, [1])
     job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     assert jobs.finish_retrain(PROJECT, "retrain-29-old", lambda *_: RetrainDecision(True, "yes")) is None
     assert jobs.live_retrain(PROJECT) is not None

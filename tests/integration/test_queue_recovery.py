@@ -178,7 +178,7 @@ def test_redis_away_is_one_error_and_quick(tmp_path: Path) -> None:
     started = time.monotonic()
     for call in (
         lambda: jobs.enqueue_retrain(PROJECT, "pressed"),
-        lambda: jobs.record_changes(PROJECT, [1]),
+        lambda: jobs.changes.record(PROJECT, [1]),
         lambda: jobs.job_status("retrain-1"),
         lambda: jobs.live_retrain(PROJECT),
     ):
@@ -193,12 +193,12 @@ def test_a_killed_server_keeps_everything(tmp_path: Path) -> None:
     try:
         jobs = Jobs.open(Settings(redis_url=server.url, data_dir=tmp_path), timeout_s=5)
         first = jobs.enqueue_retrain(PROJECT, "pressed").job_id
-        jobs.record_changes(PROJECT, [1, 2, 3])
+        jobs.changes.record(PROJECT, [1, 2, 3])
         server.kill()
         with pytest.raises(QueueUnavailable):
-            jobs.changed(PROJECT)
+            jobs.changes.count(PROJECT)
         server.start()
-        assert jobs.changed(PROJECT) == Changes(3, 3)
+        assert jobs.changes.count(PROJECT) == Changes(3, 3)
         assert jobs.enqueue_retrain(PROJECT, "pressed") == Enqueued(first, joined=True)
         assert queued(jobs) == [first]
         jobs.close()

@@ -30,7 +30,7 @@ def adapt(context: JobContext) -> dict[str, Any]:
 
 
 def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_context: JobContext) -> None:
-    quick_context.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
+    quick_context.jobs.changes.record(PROJECT, [1, 2, 3, 4, 5])
     result = adapt(quick_context)
     assert (result["promoted"], result["recipe"]) == (True, "quick")
     [run] = quick_context.trainer.submitted  # type: ignore[attr-defined]
@@ -39,7 +39,7 @@ def test_a_quick_adaptation_is_a_retrain_of_another_recipe(quick_context: JobCon
     assert info.engines == EngineReport(), "the exact model alone, which needs no report"
     assert {"manifest.json", "openvino.xml"} < info.files.keys()
     assert queued(quick_context.jobs, PRELABEL_QUEUE) == [[PROJECT, result["version"]]]
-    assert quick_context.jobs.changed(PROJECT) == Changes(5, 0)
+    assert quick_context.jobs.changes.count(PROJECT) == Changes(5, 0)
     assert quick_context.jobs.live(PROJECT) is None
 
 
@@ -50,11 +50,11 @@ def test_a_quick_candidate_must_win_too(quick_context: JobContext) -> None:
 
 
 def test_a_full_retrain_follows_a_quick_one_when_its_threshold_is_met(quick_context: JobContext) -> None:
-    quick_context.jobs.record_changes(PROJECT, range(1, 6))
+    quick_context.jobs.changes.record(PROJECT, range(1, 6))
     honest = quick_context.compare
 
     def busy(*args: Any) -> dict[str, Any]:
-        quick_context.jobs.record_changes(PROJECT, range(6, 51))
+        quick_context.jobs.changes.record(PROJECT, range(6, 51))
         return honest(*args)
 
     adapt(replace(quick_context, compare=busy))
@@ -76,12 +76,12 @@ def test_a_run_keeps_the_recipe_that_it_began_with(quick_context: JobContext) ->
 def test_without_weights_a_quick_adaptation_becomes_a_full_training_of_the_same_tasks(
     quick_context: JobContext,
 ) -> None:
-    quick_context.jobs.record_changes(PROJECT, [1, 2, 3, 4, 5])
+    quick_context.jobs.changes.record(PROJECT, [1, 2, 3, 4, 5])
     result = adapt(replace(quick_context, has_weights=lambda settings: False))
     assert (result["promoted"], result["recipe"]) == (True, "full")
     [run] = quick_context.trainer.submitted  # type: ignore[attr-defined]
     assert run.hyperparameters["recipe"] == "full"
-    assert quick_context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert quick_context.jobs.changes.count(PROJECT) == Changes(0, 0)
     assert queued(quick_context.jobs, RETRAIN_QUEUE) == []
 
 
@@ -99,12 +99,12 @@ def test_counts_are_rebuilt_from_the_last_snapshots(quick_context: JobContext) -
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 14)]
     quick_context.jobs.connection.flushall()
     reconcile_all(quick_context)
-    assert quick_context.jobs.changed(PROJECT) == Changes(13, 3)
+    assert quick_context.jobs.changes.count(PROJECT) == Changes(13, 3)
     run_retrain(quick_context, PROJECT, begin(quick_context.jobs))
     label_studio.labelled += [task(14, "2026-11-22T12:31:00Z")]
     quick_context.jobs.connection.flushall()
     reconcile_all(quick_context)
-    assert quick_context.jobs.changed(PROJECT) == Changes(1, 1)
+    assert quick_context.jobs.changes.count(PROJECT) == Changes(1, 1)
 
 
 def test_reconcile_queues_a_quick_adaptation(quick_context: JobContext) -> None:

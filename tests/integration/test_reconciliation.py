@@ -86,10 +86,10 @@ def test_reconcile_finds_what_no_webhook_told_of(context: JobContext) -> None:
     run_prelabel(context, *queued(context.jobs, PRELABEL_QUEUE)[0], "none")
     context.jobs.connection.delete(context.jobs.queue(PRELABEL_QUEUE).key)
     assert reconcile_all(context) == {"queued": []}
-    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
     label_studio.labelled += [task(number, "2026-11-22T12:30:00Z") for number in range(11, 15)]
     assert reconcile_all(context) == {"queued": []}
-    assert context.jobs.changed(PROJECT) == Changes(4, 4)
+    assert context.jobs.changes.count(PROJECT) == Changes(4, 4)
     label_studio.labelled.append(task(15, "2026-11-22T12:31:00Z"))
     assert len(reconcile_all(context)["queued"]) == 1
 
@@ -129,10 +129,10 @@ def test_reconcile_counts_deletions(context: JobContext) -> None:
     label_studio.labelled[0]["annotations"].clear()
     label_studio.labelled.pop(0)
     reconcile_all(context)
-    assert context.jobs.changed(PROJECT) == Changes(2, 2)
+    assert context.jobs.changes.count(PROJECT) == Changes(2, 2)
     retrain(context)
     reconcile_all(context)
-    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
 
 
 def test_reconcile_on_another_machine_goes_by_label_studios_clock(context: JobContext, tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_reconcile_on_another_machine_goes_by_label_studios_clock(context: JobCo
     titled(context)
     elsewhere = replace(context, settings=context.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"}))
     reconcile_all(elsewhere)
-    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
     label_studio.labelled[0] = task(1, "2026-11-22T12:00:00.000001Z")
     reconcile_all(elsewhere)
-    assert context.jobs.changed(PROJECT) == Changes(1, 1)
+    assert context.jobs.changes.count(PROJECT) == Changes(1, 1)
 
 
 def test_a_mirror_that_cannot_be_used_costs_no_other_project(
@@ -160,7 +160,7 @@ def test_a_mirror_that_cannot_be_used_costs_no_other_project(
 def test_reconcile_leaves_a_live_retrain_alone(context: JobContext) -> None:
     begin(context.jobs)
     assert reconcile_all(context) == {"queued": []}
-    assert context.jobs.changed(PROJECT) == Changes(0, 0)
+    assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
 
 
 def test_reconcile_tells_of_a_rollback(context: JobContext) -> None:

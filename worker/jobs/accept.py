@@ -265,7 +265,7 @@ def undo_accept(context: JobContext, project: str) -> int:
         sync_mirror(context, mirror, project)
         numbers = mirror.records.accepted_annotations()
         with suppress(QueueUnavailable):  # then they count as changes
-            context.jobs.ignore_changes(project, [f"annotation:{number}" for number in numbers])
+            context.jobs.changes.ignore(project, [f"annotation:{number}" for number in numbers])
         for number in numbers:
             annotation = context.label_studio.annotations.get(number)
             if annotation is not None and is_accepted(annotation):

@@ -65,7 +65,7 @@ def _outcome(context: JobContext, project: str, page: str) -> str:
         ledger=read_ledger(registry, project),
         versions=[registry.get(project, names[-1])] if names else [],
         champion=champion,
-        changes=context.jobs.changed(project),
+        changes=context.jobs.changes.count(project),
         thresholds=Thresholds(settings.retrain_threshold, settings.adapt_threshold),
     )
     progress: Progress = (last["progress"] if last else None) or {}

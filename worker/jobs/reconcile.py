@@ -85,7 +85,7 @@ def _reconcile(context: JobContext, project: str, step_aside: Callable[[], None]
         yield context.jobs.enqueue_accept(project).job_id
     if context.jobs.live_retrain(project) is not None:
         return
-    changes = context.jobs.record_changes(project, tasks, recent=recent)
+    changes = context.jobs.changes.record(project, tasks, recent=recent)
     tell_outcome(context, project)
     if is_held:
         # A retrain of these very changes failed: another one begins with the next change, or with Start Training.

@@ -136,7 +136,7 @@ class Retrain:
         """All of a retrain whose training begins here."""
         # before it began, or while it waited for something; a training that may have begun is stopped where it runs
         if self.context.jobs.stop_asked(self.project, self.job_id) and not self.snapshot_folder.is_dir():
-            self.context.jobs.take_changes(self.project, self.recipe)
+            self.context.jobs.changes.take(self.project, self.recipe)
             raise TrainingStopped("Somebody stopped the training.")
         manifest = self.snapshot()
         hyperparameters = hyperparameters_of(self.settings, self.recipe)
@@ -195,7 +195,7 @@ class Retrain:
 
     def _freeze(self, learnt: Manifest | None) -> Manifest:
         partial, registry, jobs = self.folder / "snapshot.partial", self.context.registry, self.context.jobs
-        jobs.take_changes(self.project, self.recipe)
+        jobs.changes.take(self.project, self.recipe)
         if learnt is not None:
             hold_out_nothing_of(learnt, ProjectSplits(registry, self.project))
         manifest, mark = freeze_annotations(

@@ -236,6 +236,6 @@ class ProjectLoader:
         try:
             jobs = self.backend.jobs()
             live = jobs.live_retrain(key)
-            return live, None if live else jobs.last_retrain(key), jobs.changed(key), ()
+            return live, None if live else jobs.last_retrain(key), jobs.changes.count(key), ()
         except QueueUnavailable as error:
             return None, None, None, (str(error),)
