@@ -87,9 +87,6 @@ class Mirror:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         file = folder / self.FILE
-        if not file.exists():
-            with self._lock():
-                _opened(file).close()
         try:
             self.db = _opened(file)
         except sqlite3.OperationalError:
@@ -285,7 +282,12 @@ class Mirror:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=60)
+    # SQLite does not wait where two switch a new file to WAL at once: it says at once that the file is locked.
+    with FileLock(path.parent / ".opening"):
+        return _switched(sqlite3.connect(path, isolation_level=None, timeout=60))
+
+
+def _switched(db: sqlite3.Connection) -> sqlite3.Connection:
     try:
         # the managed route's comes from a bucket
         db.execute("PRAGMA trusted_schema = OFF")
@@ -296,12 +298,10 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"its format is {version}, not {_FORMAT}")
         if version == 0:
             db.execute("BEGIN IMMEDIATE")
-            # another process may have made the tables while this one waited
-            if db.execute("PRAGMA user_version").fetchone() == (0,):
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
-                db.execute(f"PRAGMA user_version = {_FORMAT}")
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
+            db.execute(f"PRAGMA user_version = {_FORMAT}")
             db.execute("COMMIT")
     except BaseException:
         db.close()

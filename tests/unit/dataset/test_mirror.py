@@ -285,7 +285,7 @@ def test_many_begin_the_same_mirror_at_once(tmp_path: Path) -> None:
         with Mirror(tmp_path / "mirror") as mirror:
             return mirror.id
 
-    for turn in range(3):
+    for turn in range(10):
         shutil.rmtree(tmp_path / "mirror", ignore_errors=True)
         with ThreadPoolExecutor(8) as pool:
             assert len(set(pool.map(begin, range(8)))) == 1, turn
