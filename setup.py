@@ -97,6 +97,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.8",
+        "schemathesis>=4.20",
         # benchmarks.polygons is measured against it
         "scikit-image>=0.25",
         "types-cachetools",

@@ -25,6 +25,10 @@ def _body(required: list[str], properties: Json, example: Json) -> Json:
     return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
+def _query(name: str, schema: Json, *, required: bool) -> Json:
+    return {"name": name, "in": "query", "required": required, "schema": schema}
+
+
 _TASK: Final[Json] = {
     "type": "object",
     "required": ["data"],
@@ -80,17 +84,19 @@ _BODIES: Final[dict[str, Json]] = {
         },
     ),
     "/train": _body(
-        ["project"], {"project": _PROJECT, "label_config": _XML}, {"project": _KEY, "label_config": _CONFIG}
+        ["project"],
+        {"project": _PROJECT, "label_config": {"type": "string"}},
+        {"project": _KEY, "label_config": _CONFIG},
     ),
     "/versions": _body(["project"], {"project": _PROJECT}, {"project": _KEY}),
     "/job_status": _body(["job"], {"job": {"type": "string", "minLength": 1}}, {"job": "retrain-29-0a1b2c3d"}),
     "/validate": _body(["config"], {"config": _XML}, {"config": _CONFIG}),
 }
-_QUERIES: Final[dict[str, dict[str, bool]]] = {
-    "/versions": {"project": False},
-    "/job_status": {"job": True},
-    "/is_training": {"project": True},
-    "/ready": {"part": False},
+_QUERIES: Final[dict[str, list[Json]]] = {
+    "/versions": [_query("project", _PROJECT, required=False)],
+    "/job_status": [_query("job", {"type": "string", "minLength": 1}, required=True)],
+    "/is_training": [_query("project", _PROJECT, required=True)],
+    "/ready": [_query("part", {"enum": ["model", "store", "queue"]}, required=False)],
 }
 _SUMMARIES: Final = {
     ("get", "/"): "That it runs, and which release.",
@@ -123,10 +129,12 @@ def description() -> Json:
         if method == "post":
             operation["requestBody"] = _BODIES[path]
         elif queries := _QUERIES.get(path):
-            operation["parameters"] = [
-                {"name": name, "in": "query", "required": is_needed, "schema": {"type": "string"}}
-                for name, is_needed in queries.items()
-            ]
+            operation["parameters"] = queries
+        if path == "/ready":
+            operation["responses"]["503"] = {
+                "description": "Which part is not there, and why.",
+                "content": {"application/json": {"schema": _READINESS}},
+            }
         if path in ("/health", "/ready"):
             operation["security"] = []
         paths.setdefault(path, {})[method] = operation
@@ -139,4 +147,12 @@ def description() -> Json:
     }
 
 
+_READINESS: Final[Json] = {
+    "type": "object",
+    "required": ["ready", "parts"],
+    "properties": {
+        "ready": {"const": False},
+        "parts": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
 _ERROR: Final[Json] = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}

@@ -1,7 +1,9 @@
-"""Every route of `/openapi.json` against broken variants of its examples: a refusal with a sentence, never a 500."""
+"""Every route of `/openapi.json` against what schemathesis makes of its description, and against broken variants of its examples,
+which reach deeper: a refusal with a sentence, never a 500."""
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
 from collections.abc import Iterator
@@ -9,16 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode, Response
+from schemathesis.checks import CHECKS, load_all_checks
+from werkzeug.test import TestResponse
 
 from segloop.settings import Settings
 from segloop.web.openapi import description
 from tests.world import World
 
 PROJECT = "29.1795383040"
-#: Variants of each operation.
-BUDGET = 150
+#: Variants of each operation; and requests of each kind that are generated for it.
+BUDGET, GENERATED = 100, 20
+USER, PASSWORD = "segloop", "of the tests"
+AUTHORIZATION = {"Authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+#: What each answer must agree with in the description.
+load_all_checks()
+CONFORMANCE = CHECKS.get_by_names(
+    ["status_code_conformance", "content_type_conformance", "response_schema_conformance"]
+)
 
 SCALARS = (
     st.none()
@@ -73,6 +86,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, valkey: Any) -> Iterator[Wor
         "weights": "none",
         "redis_url": valkey.connection_url,
         "label_studio_url": "http://127.0.0.1:9",
+        "basic_auth_user": USER,
+        "basic_auth_pass": PASSWORD,
     }
     made = World(Settings(_env_file=None, input_size=64, **own))
     made.promote(PROJECT)
@@ -81,7 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, valkey: Any) -> Iterator[Wor
 
 
 def test_the_description_has_every_route(world: World) -> None:
-    served = world.client.get("/openapi.json").json
+    served = world.client.get("/openapi.json", headers=AUTHORIZATION).json
     assert served == description()
     rules = world.client.application.url_map.iter_rules()
     routes = {
@@ -106,18 +121,41 @@ def test_no_variant_of_an_example_breaks_a_route(world: World, method: str, path
     @given(st.data())
     def check(data: st.DataObject) -> None:
         if method == "post":
-            answer = world.client.post(path, json=data.draw(broken(example)))
+            answer = world.client.post(path, json=data.draw(broken(example)), headers=AUTHORIZATION)
         else:
             text = st.text(max_size=30) | st.sampled_from(["29", PROJECT, "9" * 40, "29.", "-1", "store"])
-            answer = world.client.get(path, query_string={name: data.draw(text) for name in queries})
-        assert (
-            answer.status_code < 500
-            or (answer.status_code == 503 and "Retry-After" in answer.headers)
-            or path == "/ready"
-        )
-        if answer.status_code >= 400 and path != "/ready":
-            assert set(answer.json) == {"error"}
-            assert answer.json["error"]
-            assert not re.search(r"Traceback|File \"", answer.text)
+            query = {name: data.draw(text) for name in queries}
+            answer = world.client.get(path, query_string=query, headers=AUTHORIZATION)
+        look_at(path, answer)
 
     check()
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_what_the_description_allows_and_forbids_is_answered_as_it_says(
+    world: World, method: str, path: str, mode: GenerationMode
+) -> None:
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", world.client.application, headers=AUTHORIZATION)
+    operation = schema[path][method]
+
+    @settings(max_examples=GENERATED, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=mode))
+    def check(case: Case) -> None:
+        answer = case.call(headers=AUTHORIZATION)
+        case.validate_response(answer, checks=CONFORMANCE)
+        look_at(path, answer)
+
+    if mode is GenerationMode.POSITIVE or path != "/health":
+        check()
+
+
+def look_at(path: str, answer: TestResponse | Response) -> None:
+    """No fault of the server's; a refusal has a sentence and no traceback."""
+    headers = {name.lower() for name in dict(answer.headers)}
+    assert answer.status_code < 500 or (answer.status_code == 503 and "retry-after" in headers) or path == "/ready"
+    if answer.status_code >= 400 and path != "/ready":
+        refusal = answer.json() if callable(answer.json) else answer.json
+        assert set(refusal) == {"error"}
+        assert refusal["error"]
+        assert not re.search(r"Traceback|File \"", answer.text)
