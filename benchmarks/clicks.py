@@ -90,7 +90,7 @@ def guided(network: Network, examples: Sequence[Example], steps: int) -> Method:
     began, seen = time.process_time(), []
     for example in evenly(examples, MOST_IMAGES):
         truth = example.truth(len(network.classes))
-        seen.append(seen_of(network, read(example), np.where(truth == 0, IGNORED, truth).astype(np.uint8)))
+        seen.append(seen_of(network, example.pixels(), np.where(truth == 0, IGNORED, truth).astype(np.uint8)))
     looked = time.process_time()
     trained = train_guided(seen, steps)
     if trained is None:
@@ -106,15 +106,9 @@ def guided(network: Network, examples: Sequence[Example], steps: int) -> Method:
     return answer
 
 
-def read(example: Example) -> NDArray[np.uint8]:
-    """An image, RGB uint8 (H, W, 3)."""
-    bgr = cv2.imread(str(example.image))
-    return np.ascontiguousarray(bgr[:, :, ::-1], np.uint8)
-
-
 def sight_of(network: Network, example: Example) -> Sight:
     """An image and what a network says of it, as it is served."""
-    pixels = read(example)
+    pixels = example.pixels()
     logits = network.logits(pixels)
     size = pixels.shape[:2]
     chances = probability_grid(logits, *size, network.temperature).astype(np.float16)

@@ -60,7 +60,7 @@ def camvid(folder: Path) -> tuple[Pixels, Pixels, tuple[str, ...]]:
     data = from_folder(folder, train=10**6, val=10**6)
 
     def read(example: Example) -> tuple[Image, Image]:
-        image = cv2.cvtColor(cv2.imread(str(example.image)), cv2.COLOR_BGR2RGB)
+        image = example.pixels()
         truth = example.truth(len(data.classes))
         small = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         return np.asarray(small, np.uint8), np.where(truth > 0, truth, IGNORED).astype(np.uint8)

@@ -61,6 +61,10 @@ class Example:
         """What the file's name begins with, up to the first `_`: CamVid's drive, or the place of a drawn scene."""
         return self.image.stem.partition("_")[0]
 
+    def pixels(self) -> np.ndarray:
+        """The image, RGB uint8 (H, W, 3)."""
+        return np.ascontiguousarray(cv2.imread(str(self.image))[:, :, ::-1])
+
     def truth(self, classes: int) -> np.ndarray:
         """The class map uint8 (H, W): 0 where no class is, i + 1 for class i."""
         indices = cv2.imread(str(self.mask), cv2.IMREAD_UNCHANGED)
