@@ -93,7 +93,18 @@ def install(requirements: Path, target: Path, wheels: Path, left_out: Collection
         return ""
     wanted = target / "requirements.txt"
     wanted.write_text(text, "utf-8")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+    ]
     source = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
     result = subprocess.run(
         [*pip, *source, "--target", str(target), "-r", str(wanted)], stderr=subprocess.PIPE, text=True, check=False
