@@ -64,6 +64,7 @@ class Handler:
 
     Attributes:
         info: what version.json says.
+        name: the version's; "candidate-" and its snapshot's first digits for what a training left and no registry holds.
         model: the version, ready to answer.
 
     Raises:
@@ -72,6 +73,7 @@ class Handler:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.info = read_version(folder)
+        self.name = _name_of(self.info)
         self._settings = settings
         allow_pixels(settings.image_max_pixels)
         # Concurrent requests share a GPU's pass.
@@ -93,7 +95,7 @@ class Handler:
         if media_type == JSON:
             config, task, images = _task(body, self._settings)
             prediction = Predictor(config, self.model, images, self._settings).predict([task])[0]
-            return json.dumps({**prediction, "model_version": self.info.version}).encode()
+            return json.dumps({**prediction, "model_version": self.name}).encode()
         if media_type != NPY:
             raise Refused(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content type is {content_type!r}: send {NPY} or {JSON}"
@@ -109,8 +111,8 @@ class Handler:
             Refused: it does.
         """
         for wanted in re.findall(r"(?:^|[,;\s])version=([^,;\s]+)", f"{content_type};{attributes}"):
-            if wanted != self.info.version:
-                reason = f"this endpoint serves {self.info.version}, not {wanted}: deploy that one"
+            if wanted != self.name:
+                reason = f"this endpoint serves {self.name}, not {wanted}: deploy that one"
                 raise Refused(HTTPStatus.CONFLICT, reason)
 
     def _logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -137,7 +139,7 @@ def serve(handler: Handler, port: int) -> None:
     with ThreadingHTTPServer(("0.0.0.0", port), http_of(handler)) as server:  # noqa: S104 - SageMaker asks from outside
         # shutdown() waits for the loop that this thread runs
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-        logger.info("%s answers on port %d", handler.info.version, port)
+        logger.info("%s answers on port %d", handler.name, port)
         server.serve_forever()
 
 
@@ -155,7 +157,7 @@ class _Http(BaseHTTPRequestHandler):
         if self.path != "/ping":
             self._answer(HTTPStatus.NOT_FOUND, b"", "text/plain")
             return
-        self._answer(HTTPStatus.OK, json.dumps({"version": self.handler.info.version}).encode(), "application/json")
+        self._answer(HTTPStatus.OK, json.dumps({"version": self.handler.name}).encode(), "application/json")
 
     def do_POST(self) -> None:
         try:
@@ -201,14 +203,18 @@ def _engine(folder: Path, info: VersionInfo, settings: Settings) -> Engine:
     files = [f"{name}.xml", f"{name}.bin"]
     if name != "torch" and all((folder / file).is_file() and file in info.files for file in files):
         verify_files(folder, info, files)
-        logger.info("%s runs on %s", info.version, name)
+        logger.info("%s runs on %s", _name_of(info), name)
         return OpenVINOEngine(folder / files[0])
     from segloop.network.network import load_bundle
 
     verify_files(folder, info, [WEIGHTS_FILE])
     network, _ = load_bundle(folder)
-    logger.info("%s runs on torch", info.version)
+    logger.info("%s runs on torch", _name_of(info))
     return TorchEngine(network, "cuda" if on_gpu(settings) else "cpu")
+
+
+def _name_of(info: VersionInfo) -> str:
+    return info.version or f"candidate-{info.snapshot[:8]}"
 
 
 def _images(body: bytes) -> NDArray[np.float32]:

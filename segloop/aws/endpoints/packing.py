@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 from segloop.aws.training import code
+from segloop.aws.training.entry import INFERENCE
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry import Registry, VersionInfo
 from segloop.serving.engines import pick_engine
@@ -33,16 +34,16 @@ def archive_files(registry: Registry, info: VersionInfo, settings: Settings, fol
     """
     names = _model_files(info, settings)
     bundle = registry.bundle(info.project, info.version, names)
-    source = folder / "segloop.zip"
-    source.write_bytes(code.source_zip())
+    channel = code.code_files(folder) | inference_files()
     return {
         **{name: bundle / name for name in (VERSION_FILE, *names)},
-        f"code/{ENTRY}": HERE / ENTRY,
-        # requirements.txt would be installed by AWS's image, with all that the packages ask for
-        "code/lacking.txt": REQUIREMENTS,
-        "code/segloop.zip": source,
-        "code/segloop_entry.py": code.HERE / "entry.py",
+        **{name: channel[source] for name, source in INFERENCE.items()},
     }
+
+
+def inference_files() -> dict[str, Path]:
+    """What a training's code channel has besides its own files where its model.tar.gz is to be deployed as it is."""
+    return {ENTRY: HERE / ENTRY, "lacking.txt": REQUIREMENTS}
 
 
 def write_archive(files: dict[str, Path], archive: Path) -> None:

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segloop.aws.training.entry import INFERENCE
 from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import RegistryError, TrainingError
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.bundles import verify_files
 from segloop.versions import read_version
 
-#: All that an archive may hold, with the largest size of each, in bytes.
+#: What is extracted of an archive, with the largest size of each, in bytes.
 LARGEST = {WEIGHTS_FILE: 2 * 2**30, VERSION_FILE: 16 * 2**20, MANIFEST: 256 * 2**20}
+# Those of an endpoint's code, which are passed over, too.
+_FOLDERS = ("", ".", "code")
 #: The largest archive, in bytes.
 ARCHIVE_BYTES = 2 * 2**30
 #: How often larger than the archive its contents may be (weights hardly shrink), beyond the first FREE_BYTES.
@@ -27,6 +30,8 @@ _CHUNK_BYTES = 2**20
 
 def extract_bundle(archive: Path, folder: Path, snapshot: str | None = None) -> None:
     """Extract an archive into an empty folder, and check that it is the bundle of a snapshot (its manifest's hash).
+
+    The code of an endpoint that it may hold is left out.
 
     Without one it is that of the manifest in the archive, if there is one.
 
@@ -53,7 +58,7 @@ def extract_bundle(archive: Path, folder: Path, snapshot: str | None = None) -> 
 def _extract_all(tar: tarfile.TarFile, folder: Path) -> None:
     for member in tar:
         name = member.name.removeprefix("./")
-        if member.isdir() and name in ("", "."):
+        if (member.isdir() and name in _FOLDERS) or (member.isreg() and name in INFERENCE):
             continue
         if not member.isreg() or name not in LARGEST:
             raise TrainingError(f"the trained model holds {member.name!r}, which is no file of a bundle")

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,14 @@ TERMINATED = 128 + signal.SIGTERM
 _REASON_CHARACTERS = 1024
 #: The hyperparameter that has the training set gathered.
 PROJECT = "segloop_project"
+#: What makes a model one that an endpoint can serve: names in model.tar.gz, and the files of the code channel that they are.
+INFERENCE = {
+    "code/inference.py": "inference.py",
+    # requirements.txt would be installed by AWS's image, with all that the packages ask for
+    "code/lacking.txt": "lacking.txt",
+    "code/segloop.zip": "segloop.zip",
+    "code/segloop_entry.py": "train.py",
+}
 #: What gathering needs of AWS's SDK: any version does, so that what the image has is left alone.
 AWS_SDK = ("boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3")
 
@@ -61,8 +70,19 @@ def main() -> int:
             return code
     code = run([*command(), *gathered], environment)
     if code == 0:
+        add_inference()
         tell_result(gathers)
     return code
+
+
+def add_inference() -> None:
+    """Put an endpoint's code beside this host's model, where the code channel has it: model.tar.gz can then be deployed."""
+    model = BASE / "model"
+    if not (CODE / "inference.py").is_file() or not (model / "version.json").is_file():
+        return
+    (model / "code").mkdir(exist_ok=True)
+    for name, source in INFERENCE.items():
+        shutil.copyfile(CODE / source, model / name)
 
 
 def tell_result(always: bool) -> None:

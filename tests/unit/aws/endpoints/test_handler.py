@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import io
+import json
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -93,6 +95,16 @@ def test_a_request_that_does_not_fit_is_refused(
     with pytest.raises(Refused, match=reason) as caught:
         handler.invoke(body, content_type, attributes)
     assert caught.value.status == status
+
+
+def test_what_no_registry_holds_is_named_by_its_snapshot(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "left")
+    left = json.loads((folder / "version.json").read_text("utf-8")) | {"version": ""}
+    (tmp_path / "left" / "version.json").write_text(json.dumps(left), "utf-8")
+    candidate = Handler(tmp_path / "left", CPU)
+    assert candidate.name == f"candidate-{left['snapshot'][:8]}"
+    with pytest.raises(Refused, match=f"serves {candidate.name}, not v1-00000000"):
+        candidate.invoke(npy(BATCH), NPY, "version=v1-00000000")
 
 
 def test_a_folder_without_its_own_files_is_no_version(tmp_path: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from segloop.aws.training import archive
 from segloop.aws.training.archive import extract_bundle
+from segloop.aws.training.entry import INFERENCE
 from segloop.errors import TrainingError
 from tests.toys import toy_info
 
@@ -61,9 +62,17 @@ def test_a_bundle_is_extracted(tmp_path: Path, start: str) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == bundle_files()
 
 
+def test_an_endpoints_code_is_left_out(tmp_path: Path) -> None:
+    code = [regular(f"./{name}", b"raise SystemExit") for name in INFERENCE]
+    folder = extract(tmp_path, special("./code", tarfile.DIRTYPE), *code, *GOOD)
+    assert {path.name for path in folder.iterdir()} == set(bundle_files())
+
+
 @pytest.mark.parametrize(
     "member",
     [
+        regular("code/sitecustomize.py", b"x"),
+        special("code/inference.py", tarfile.SYMTYPE, "/etc/passwd"),
         regular("../model.safetensors", b"x"),
         regular("/etc/passwd", b"x"),
         regular("manifest.json/x", b"x"),
