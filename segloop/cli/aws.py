@@ -56,6 +56,11 @@ def _several(context: click.Context, parameter: click.Parameter, given: tuple[st
 @click.option("--alarm-topic", metavar="ARN", help="SNS topic that the alarms tell.")
 @click.option("--instance", metavar="TYPE", help="Instance type of trainings.")
 @click.option("--image", metavar="URI", help="Container image of trainings.  [default: AWS's own of PyTorch]")
+@click.option(
+    "--inference-image",
+    metavar="URI",
+    help="Container image that registered models are deployed with.  [default: AWS's own of PyTorch, for CPUs]",
+)
 @click.option("--max-runtime", "max_runtime_s", type=int, metavar="S", help="A training's longest time in seconds.")
 @click.option("--spot/--no-spot", default=None, help="Whether trainings run on spot instances.")
 @click.option("--minimum-miou", type=float, help="Least mIoU of a model that is registered.")

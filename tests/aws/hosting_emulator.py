@@ -136,7 +136,14 @@ class Hosting:
         name = request["ModelName"]
         if name in self.models:
             raise Refusal("ValidationException", f'Cannot create already existing model "{_arn("model", name)}".')
-        self.models[name] = request
+        [container] = request.get("Containers") or [request["PrimaryContainer"]]
+        if "ModelPackageName" in container:
+            package = self._emulator.flow.package(container["ModelPackageName"])
+            if package.get("ModelApprovalStatus") != "Approved":
+                # API_CreateModelPackage.html: it must be, to deploy the model
+                raise Refusal("ValidationException", f"{container['ModelPackageName']} is not approved.")
+            [container] = package["InferenceSpecification"]["Containers"]
+        self.models[name] = {**request, "PrimaryContainer": container}
         return {"ModelArn": _arn("model", name)}
 
     def create_endpoint_config(self, request: Json) -> Json:

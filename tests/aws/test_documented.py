@@ -34,6 +34,7 @@ PARAMETERS = {
         "ArtifactsBucketName": "route-artifacts",
         "CodeUri": "s3://route-artifacts/code/1/",
         "TrainingImage": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-gpu-py313",
+        "InferenceImage": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312",
     },
 }
 

@@ -86,7 +86,9 @@ def test_a_route_from_its_dry_run_to_its_end(account: Account) -> None:
     (uri,) = set(re.findall(r's3://[^"]+/code/[0-9a-f]{64}/', definition))
     code = account.ministack.client("s3").list_objects_v2(Bucket=names["ArtifactsBucketName"], Prefix="code/")
     files = {f"s3://{names['ArtifactsBucketName']}/{item['Key']}" for item in code["Contents"]}
-    assert {f"{uri}train.py", f"{uri}segloop.zip", f"{uri}requirements.txt"} <= files
+    names_there = ("train.py", "segloop.zip", "requirements.txt", "inference.py", "lacking.txt")
+    assert {uri + name for name in names_there} <= files
+    assert "us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312" in definition
 
     again = account.run("deploy", "--name", "street")
     assert "street: nothing to change\nstreet-sagemaker: nothing to change" in again.stdout

@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass
 
 from segloop.aws.endpoints.handler import REQUEST_BYTES
-from segloop.aws.training.requests import default_image, has_gpu, tag_of, vpc_of
+from segloop.aws.training.requests import INFERENCE_IMAGE, default_image, has_gpu, tag_of, vpc_of
 from segloop.registry import VersionInfo
 from segloop.settings import Settings
 
-_IMAGE = "pytorch-inference:2.6.0-{processor}-py312"
 #: The name of an endpoint's only variant.
 VARIANT = "segloop"
 #: How long an update with alarms watches them before the old instances end, in seconds.
@@ -81,7 +80,7 @@ def requests_of(
 def _container(settings: Settings, region: str, spec: EndpointSpec, archive: str) -> dict[str, object]:
     instance = "" if spec.serverless_mb else spec.instance
     return {
-        "Image": spec.image or default_image(region, instance, _IMAGE, "There is no --image"),
+        "Image": spec.image or default_image(region, instance, INFERENCE_IMAGE, "There is no --image"),
         "ModelDataUrl": archive,
         "Environment": {
             "SAGEMAKER_PROGRAM": "inference.py",

@@ -11,14 +11,15 @@ from typing import Literal, Protocol
 from pydantic import SecretStr
 
 from segloop.aws.clients import Clients, explained
+from segloop.aws.endpoints.packing import inference_files
 from segloop.aws.route import templates
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.change_sets import Change, Event
-from segloop.aws.route.options import Options, route_parameters, sagemaker_parameters
+from segloop.aws.route.options import Options, repository_of, route_parameters, sagemaker_parameters
 from segloop.aws.route.preflight import Plan, Preflight
 from segloop.aws.route.stack import UNMADE, Stack
 from segloop.aws.training.code import ENTRY, code_files
-from segloop.aws.training.requests import default_image, max_wait_s, tag_of
+from segloop.aws.training.requests import INFERENCE_IMAGE, default_image, max_wait_s, tag_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
 from segloop.errors import SettingsError
 from segloop.settings import Settings
@@ -152,13 +153,13 @@ class Deployment:
         outputs = self._route.describe().outputs
         # before the first deployment a dry run has no buckets to name
         buckets = {name: outputs.get(name, f"{self._options.name}-not-made-yet") for name in _BUCKETS}
-        code = code_files(scratch)
+        code = code_files(scratch) | inference_files()
         folder = Folder(f"code/{digest_of(code)}", code, ENTRY)
         place = Bucket(self._clients, f"s3://{buckets['ArtifactsBucketName']}")
         if not dry_run and place.upload(folder):
             self._watch.say(f"Sent the training's code to {place.uri(folder.key)}/")
         values = sagemaker_parameters(self._options) | buckets | {"CodeUri": place.uri(f"{folder.key}/")}
-        values |= self._image() | self._wait()
+        values |= self._image() | self._inference_image() | self._wait()
         return self._deploy(self._sagemaker, templates.template(templates.SAGEMAKER_TEMPLATE), values, dry_run)
 
     def _image(self) -> dict[str, str]:
@@ -170,7 +171,14 @@ class Deployment:
         declared = self._sagemaker.defaults(templates.template(templates.SAGEMAKER_TEMPLATE))
         named = instance or before.get("InstanceType") or declared.get("InstanceType", "")
         image = default_image(self._clients.region, named, named="--image is not given")
-        return {"TrainingImage": image, "TrainingRepository": image.partition("/")[2].partition(":")[0]}
+        return {"TrainingImage": image, "TrainingRepository": repository_of(image)}
+
+    def _inference_image(self) -> dict[str, str]:
+        """The image that models are registered with, of a stack that has none, where none is given."""
+        if self._options.inference_image is not None or "InferenceImage" in self._sagemaker.describe().parameters:
+            return {}
+        image = default_image(self._clients.region, "", INFERENCE_IMAGE, "--inference-image is not given")
+        return {"InferenceImage": image, "InferenceRepository": repository_of(image)}
 
     def _wait(self) -> dict[str, str]:
         """How long a spot training may wait, which is no shorter than it may train."""

@@ -71,6 +71,7 @@ class Options:
     alarm_topic: str | None = None
     instance: str | None = None
     image: str | None = None
+    inference_image: str | None = None
     max_runtime_s: int | None = None
     spot: bool | None = None
     minimum_miou: float | None = None
@@ -130,8 +131,9 @@ class Options:
         if self.log_days is not None and self.log_days not in _RETENTION_DAYS:
             days = ", ".join(map(str, _RETENTION_DAYS))
             yield f"--log-days {self.log_days}: CloudWatch keeps logs for one of {days} days"
-        if self.image and not _IMAGE.fullmatch(self.image):
-            yield f"--image {self.image!r}: SageMaker takes images of ECR, ACCOUNT.dkr.ecr.REGION.amazonaws.com/..."
+        for option, image in (("--image", self.image), ("--inference-image", self.inference_image)):
+            if image and not _IMAGE.fullmatch(image):
+                yield f"{option} {image!r}: SageMaker takes images of ECR, ACCOUNT.dkr.ecr.REGION.amazonaws.com/..."
         if self.instance is not None and not _INSTANCE.fullmatch(self.instance):
             yield f"--instance {self.instance!r} is no instance type of SageMaker; write ml.g4dn.xlarge"
         if self.endpoint and not _ENDPOINT.fullmatch(self.endpoint):
@@ -201,6 +203,7 @@ _TEMPLATE = {
 _SAGEMAKER = {
     "instance": "InstanceType",
     "image": "TrainingImage",
+    "inference_image": "InferenceImage",
     "max_runtime_s": "MaxRuntimeSeconds",
     "spot": "UseSpot",
     "minimum_miou": "MinimumMiou",
@@ -231,12 +234,19 @@ def sagemaker_parameters(options: Options) -> dict[str, str]:
     """The parameters of aws/sagemaker.yaml that the options give."""
     given = _given(options, _SAGEMAKER) | {"PipelineName": options.name}
     if options.image:
-        given["TrainingRepository"] = options.image.partition("/")[2].partition(":")[0].partition("@")[0]
+        given["TrainingRepository"] = repository_of(options.image)
+    if options.inference_image:
+        given["InferenceRepository"] = repository_of(options.inference_image)
     if options.wheels:
         given["WheelsUri"] = f"{options.wheels.rstrip('/')}/"
     if options.store:
         given["StoreUri"] = options.store.rstrip("/")
     return given
+
+
+def repository_of(image: str) -> str:
+    """The repository of an image in ECR."""
+    return image.partition("/")[2].partition(":")[0].partition("@")[0]
 
 
 def origin_of(url: str) -> str:

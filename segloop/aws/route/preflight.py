@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from segloop.aws.clients import Clients, bucket_region, explained
 from segloop.aws.route.buckets import Buckets
 from segloop.aws.route.options import Options
-from segloop.aws.training.requests import default_image
+from segloop.aws.training.requests import INFERENCE_IMAGE, default_image
 from segloop.errors import SettingsError, StackError, TrainerRefused, TrainingError
 
 #: Concurrent executions that Lambda wants unreserved.
@@ -71,7 +71,7 @@ class Preflight:
         options, concurrency = self._concurrency(options)
         problems += concurrency
         if self._plan.trains:
-            problems += self._image()
+            problems += [*self._image(), *self._inference_image()]
             problems += self._quota()
         return Checked(options, tuple(problems), tuple(self._notes))
 
@@ -140,6 +140,14 @@ class Preflight:
             return
         try:
             default_image(self._clients.region, self._instance, named="--image is not given")
+        except SettingsError as error:
+            yield str(error)
+
+    def _inference_image(self) -> Iterator[str]:
+        if self._plan.options.inference_image is not None or "InferenceImage" in self._plan.sagemaker:
+            return
+        try:
+            default_image(self._clients.region, "", INFERENCE_IMAGE, "--inference-image is not given")
         except SettingsError as error:
             yield str(error)
 

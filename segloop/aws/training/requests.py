@@ -16,6 +16,8 @@ _LONGEST_S = 28 * 86400
 _NAME_CHARACTERS = 63
 _CONTAINER_BASE = "/opt/ml"
 _TRAINING_IMAGE = "pytorch-training:2.10.0-{processor}-py313"
+#: AWS's image that serves; see `default_image`.
+INFERENCE_IMAGE = "pytorch-inference:2.6.0-{processor}-py312"
 _GPU = re.compile(r"ml\.[pg]\d")
 
 # The account that AWS's images of PyTorch are in, and the regions that have another one: all those that SageMaker is in,

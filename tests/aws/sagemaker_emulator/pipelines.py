@@ -134,6 +134,17 @@ class Pipelines:
             ]
         }  # fmt: skip
 
+    def package(self, arn: str) -> Json:
+        """What was registered under an ARN."""
+        for one in (one for packages in self.groups.values() for one in packages):
+            if one["ModelPackageArn"] == arn:
+                return one
+        raise Refusal("ValidationException", f"ModelPackage {arn} does not exist.")
+
+    def update_model_package(self, request: Json) -> Json:
+        self.package(request["ModelPackageArn"])["ModelApprovalStatus"] = request["ModelApprovalStatus"]
+        return {"ModelPackageArn": request["ModelPackageArn"]}
+
     def delete_model_package(self, request: Json) -> Json:
         for packages in self.groups.values():
             packages[:] = [one for one in packages if one["ModelPackageArn"] != request["ModelPackageName"]]

@@ -16,6 +16,7 @@ from tests.aws.sagemaker_emulator.training import KEYS, REGION
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "aws" / "sagemaker.yaml"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313"
+INFERENCE_IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"
 
 
 def deploy(emulator: Emulator, parameters: Mapping[str, str], template: Path = TEMPLATE) -> dict[str, str]:
@@ -38,7 +39,9 @@ def deploy(emulator: Emulator, parameters: Mapping[str, str], template: Path = T
         "TrainingEvents.Arn": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{name}",
         "SegloopPolicy": f"arn:aws:iam::{ACCOUNT}:policy/{name}-segloop",
     }
-    stack = Template(template, {"TrainingImage": IMAGE, **parameters}, attributes.__getitem__)
+    stack = Template(
+        template, {"TrainingImage": IMAGE, "InferenceImage": INFERENCE_IMAGE, **parameters}, attributes.__getitem__
+    )
     for group in stack.resources("AWS::SageMaker::ModelPackageGroup"):
         emulator.answer("CreateModelPackageGroup", stack.resource(group))
     emulator.answer("CreatePipeline", {"ClientRequestToken": f"{name:x<32}", **_pipeline(stack.resource("Pipeline"))})

@@ -76,15 +76,21 @@ def test_a_quota_of_none_is_found_before_anything_is_made() -> None:
 def test_a_region_without_the_image_is_found_before_anything_is_made() -> None:
     account = Account()
     account.region = "us-iso-east-1"
-    assert "us-iso-east-1" in check(account).problems[0]
-    assert check(account, image="123456789012.dkr.ecr.us-iso-east-1.amazonaws.com/own:1").problems == ()
+    training, inference = check(account).problems
+    assert training.startswith("--image is not given, and segloop does not know where AWS keeps its images for us-iso")
+    assert inference.startswith("--inference-image is not given")
+    assert "give the pytorch-inference image" in inference
+    own = "123456789012.dkr.ecr.us-iso-east-1.amazonaws.com/own:1"
+    assert check(account, image=own).problems == (inference,)
+    assert check(account, image=own, inference_image=own).problems == ()
+    assert check(account, sagemaker={**DEFAULTS, "InferenceImage": own}).problems == ()
 
 
 def test_every_finding_is_told() -> None:
     account = Account(50, **{"ml.g4dn.xlarge for training job usage": 0.0})
     account.region = "mars-1"
     checked = check(account, annotations=0, endpoint="street", receiver_concurrency=10)
-    words = ("--annotations", "--label-studio-url", "--receiver-concurrency", "mars-1", "quota")
+    words = ("--annotations", "--label-studio-url", "--receiver-concurrency", "mars-1", "--inference-image", "quota")
     assert len(checked.problems) == len(words)
     assert all(word in problem for word, problem in zip(words, checked.problems, strict=True))
 

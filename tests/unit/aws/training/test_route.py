@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
+from segloop.aws.endpoints.packing import inference_files
+from segloop.aws.endpoints.requests import EndpointSpec, requests_of
 from segloop.aws.training import entry
 from segloop.aws.training.events import parse_message
 from segloop.aws.training.requests import METRICS, RUN, JobSpec, training_job
 from segloop.aws.training.route import RouteTraining, route_training
 from segloop.policy import Changes, Thresholds, should_rerun, should_retrain
 from segloop.settings import Settings
-from tests.aws.sagemaker_emulator.stack import IMAGE, TEMPLATE
+from tests.aws.sagemaker_emulator.stack import IMAGE, INFERENCE_IMAGE, TEMPLATE
 from tests.aws.sagemaker_emulator.template import Template
+from tests.toys import toy_info
 
 GIVEN = {
     "SourceBucketName": "photos",
@@ -26,6 +29,7 @@ GIVEN = {
     "ArtifactsBucketName": "artifacts",
     "CodeUri": "s3://artifacts/code/0a1b/",
     "TrainingImage": IMAGE,
+    "InferenceImage": INFERENCE_IMAGE,
 }
 STORE = {"StoreUri": "s3://versions/segloop/store"}
 
@@ -136,6 +140,26 @@ def test_its_training_is_segloops_own() -> None:
     assert all(len(value) <= 256 for value in arguments["HyperParameters"].values() if isinstance(value, str))
 
 
+def test_a_registered_model_has_the_container_of_an_endpoint() -> None:
+    role = "arn:aws:iam::123456789012:role/x"
+    settings = Settings(_env_file=None, sagemaker_role=role)
+    archive = {"Get": "Steps.Train.ModelArtifacts.S3ModelArtifacts"}
+    model = requests_of(settings, "us-east-1", EndpointSpec("street"), toy_info(), "s3://b/model.tar.gz").model
+    [container] = register()["InferenceSpecification"]["Containers"]
+    assert container == {**model["PrimaryContainer"], "ModelDataUrl": archive}  # type: ignore[dict-item]
+    own = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own/image:1"
+    given = {"InferenceImage": own, "InferenceRepository": "own/image"}
+    [container] = register(**given)["InferenceSpecification"]["Containers"]
+    assert container["Image"] == own
+    arn = "arn:aws:ecr:us-east-1:123456789012:repository/own/image"
+    assert allows(statements(stack(**given), "PipelineRole"), "ecr:BatchGetImage", arn)
+
+
+def register(**parameters: str) -> Any:
+    """The arguments of the step that registers a model."""
+    return definition(**parameters)["Steps"][1]["Arguments"]["IfSteps"][0]["Arguments"]
+
+
 def test_options_of_the_training() -> None:
     spot = definition(UseSpot="true", MaxWaitSeconds="20000", WheelsUri="s3://artifacts/wheels/", **STORE)
     arguments = spot["Steps"][0]["Arguments"]
@@ -143,8 +167,7 @@ def test_options_of_the_training() -> None:
     assert arguments["StoppingCondition"] == {"MaxWaitTimeInSeconds": 20000, "MaxRuntimeInSeconds": 14400}
     assert [channel["ChannelName"] for channel in arguments["InputDataConfig"]] == ["wheels", "code"]
     assert arguments["HyperParameters"]["segloop_store"] == STORE["StoreUri"]
-    plain = definition(ModelPackageGroupName="models")
-    assert plain["Steps"][1]["Arguments"]["IfSteps"][0]["Arguments"]["ModelPackageGroupName"] == "models"
+    assert register(ModelPackageGroupName="models")["ModelPackageGroupName"] == "models"
     assert stack(**STORE).outputs()["StoreUri"] == STORE["StoreUri"]
     assert stack().outputs()["StoreUri"] == "s3://artifacts/store"
 
@@ -227,6 +250,29 @@ def test_the_last_line_tells_the_models_miou(
         (tmp_path / "model" / "version.json").write_text(json.dumps(info), "utf-8")
     entry.tell_result(always)
     assert capsys.readouterr().out.removeprefix(f"{entry.PROGRESS} ").strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("channel", "has_model", "expected"),
+    [(True, True, set(entry.INFERENCE)), (True, False, set()), (False, True, set())],
+)
+def test_the_endpoints_code_goes_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: bool, has_model: bool, expected: set[str]
+) -> None:
+    """Where the code channel has it, and on the host alone that has the model."""
+    code, model = tmp_path / "code", tmp_path / "model"
+    for folder in (code, model):
+        folder.mkdir()
+    monkeypatch.setattr(entry, "BASE", tmp_path)
+    monkeypatch.setattr(entry, "CODE", code)
+    for name in ("train.py", "segloop.zip", *(inference_files() if channel else ())):
+        (code / name).write_text(name, "utf-8")
+    if has_model:
+        (model / "version.json").write_text("{}", "utf-8")
+    entry.add_inference()
+    found = {path.relative_to(model).as_posix(): path for path in (model / "code").glob("*")}
+    assert found.keys() == expected
+    assert all(found[name].read_text("utf-8") == entry.INFERENCE[name] for name in found)
 
 
 # -- the route counts, segloop does not
