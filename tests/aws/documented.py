@@ -62,7 +62,9 @@ def at_most(count: int) -> Holds:
 def _is_bucket(name: Any) -> bool:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", str(name)) or ".." in name:
         return False
-    if name.startswith(("xn--", "sthree-")) or name.endswith(("-s3alias", "--ol-s3")):
+    if name.startswith(("xn--", "sthree-", "amzn-s3-demo-")):
+        return False
+    if name.endswith(("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")):
         return False
     try:
         ipaddress.ip_address(name)
@@ -134,7 +136,7 @@ RULES: Final = (
     Rule("sagemaker", "CreateTrainingJob", "", _spot, "MaxWait with spot alone, at least MaxRuntime, no warm pool", _SM + "API_StoppingCondition.html"),
     Rule("sagemaker", "CreateTrainingJob", "StoppingCondition.MaxRuntimeInSeconds", within(1, 28 * 86400), "28 days", _SM + "API_StoppingCondition.html"),
     Rule("sagemaker", "CreateTrainingJob", "ResourceConfig.VolumeSizeInGB", within(1, 16384), "16 TB", _SM + "API_ResourceConfig.html"),
-    Rule("sagemaker", "CreateTrainingJob", "ResourceConfig.KeepAlivePeriodInSeconds", within(0, 3600), "an hour", _SM + "API_ResourceConfig.html"),
+    Rule("sagemaker", "CreateTrainingJob", "ResourceConfig.KeepAlivePeriodInSeconds", within(0, 21600), "6 hours", _SM + "API_ResourceConfig.html"),
     Rule("sagemaker", "CreateTrainingJob", "InputDataConfig.*.DataSource.S3DataSource.S3Uri", _S3_URI, "s3://bucket/key", _SM + "API_S3DataSource.html"),
     Rule("sagemaker", "CreateTrainingJob", "OutputDataConfig.S3OutputPath", _S3_URI, "s3://bucket/key", _SM + "API_OutputDataConfig.html"),
     Rule("sagemaker", "CreateTrainingJob", "AlgorithmSpecification.MetricDefinitions", at_most(40), "40 metrics", _SM + "API_AlgorithmSpecification.html"),
@@ -142,6 +144,8 @@ RULES: Final = (
     Rule("sagemaker", "StartPipelineExecution", "PipelineExecutionDisplayName", matches(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,81}"), "82 letters, digits and dashes", _SM + "API_StartPipelineExecution.html"),
     Rule("sagemaker", "StartPipelineExecution", "PipelineParameters.*.Value", at_most(1024), "1,024 characters", _SM + "API_Parameter.html"),
     Rule("sagemaker", "CreateModel", "PrimaryContainer.Environment.*", at_most(1024), "1,024 characters", _SM + "API_ContainerDefinition.html"),
+    Rule("sagemaker", "CreateModel", "PrimaryContainer.Environment", lambda found: len("".join((*found, *found.values())).encode()) <= 32 * 1024, "32 KB of names and values", _SM + "API_ContainerDefinition.html"),
+    Rule("sagemaker", "CreateModelPackage", "InferenceSpecification.Containers.*.Environment", at_most(16), "16 variables", _SM + "API_ModelPackageContainerDefinition.html"),
     Rule("sagemaker", "CreateEndpointConfig", "ProductionVariants.*", _variant, "instances, or serverless", _SM + "API_ProductionVariant.html"),
     Rule("sagemaker", "CreateEndpointConfig", "ProductionVariants.*.ServerlessConfig.MemorySizeInMB", lambda size: size in range(1024, 6145, 1024), "whole GB, 1 to 6", _SM + "API_ProductionVariantServerlessConfig.html"),
     Rule("sagemaker", "Create(Model|Endpoint|EndpointConfig)", "(Model|Endpoint|EndpointConfig)Name", _NAME, "63 letters, digits and dashes", _SM + "API_CreateEndpoint.html"),

@@ -111,6 +111,8 @@ def test_a_wrong_training_is_found(path: str, value: Any, says: str) -> None:
         ("sagemaker", "CreateEndpointConfig", {"EndpointConfigName": "a", "ProductionVariants": [{"VariantName": "a", "ModelName": "a"}]}, "instances, or serverless"),
         ("s3", "PutObject", {"Bucket": "Upper", "Key": "k"}, "a bucket's name"),
         ("s3", "GetObject", {"Bucket": "192.168.0.1", "Key": "k"}, "a bucket's name"),
+        ("s3", "GetObject", {"Bucket": "a-bucket--table-s3", "Key": "k"}, "a bucket's name"),
+        ("sagemaker", "CreateModel", {"ModelName": "a", "PrimaryContainer": {"Environment": {f"V{n}": "x" * 1000 for n in range(33)}}}, "32 KB"),
         ("s3", "PutObject", {"Bucket": "a-bucket", "Key": "ä" * 513}, "1,024 bytes"),
         ("s3", "CreateBucket", {"Bucket": "a-bucket", "CreateBucketConfiguration": {"LocationConstraint": "us-east-1"}}, "no LocationConstraint"),
         ("s3", "DeleteObjects", {"Bucket": "a-bucket", "Delete": {"Objects": [{"Key": "k"}] * 1001}}, "1,000 keys"),
@@ -157,6 +159,24 @@ def test_the_pipelines_training_keeps_to_it_with_keys_and_a_vpc() -> None:
     assert request["ResourceConfig"]["VolumeKmsKeyId"] == request["OutputDataConfig"]["KmsKeyId"] == KEY
     request["TrainingJobName"] = "pipelines-1-Train-1"
     assert list(problems_of("sagemaker", model("sagemaker", "CreateTrainingJob"), request)) == []
+
+
+def test_what_the_pipeline_registers_keeps_to_it() -> None:
+    template = Template(
+        AWS / "sagemaker.yaml", PARAMETERS["sagemaker.yaml"], lambda found: f"arn:aws:iam::123456789012:role/{found}"
+    )
+    [pipeline] = template.resources("AWS::SageMaker::Pipeline")
+    body = template.resource(pipeline)["PipelineDefinition"]["PipelineDefinitionBody"]
+    body = body.replace(
+        '{"Get": "Steps.Train.ModelArtifacts.S3ModelArtifacts"}',
+        '"s3://route-artifacts/pipeline/output/1/model.tar.gz"',
+    )
+    steps = json.loads(re.sub(r'\{"Get": "[^"]+"\}', '"29"', body))["Steps"]
+    request = steps[1]["Arguments"]["IfSteps"][0]["Arguments"]
+    created = model("sagemaker", "CreateModelPackage")
+    assert list(problems_of("sagemaker", created, request)) == []
+    request["InferenceSpecification"]["Containers"][0]["Environment"] = {f"V{number}": "1" for number in range(17)}
+    assert "16 variables" in " ".join(problems_of("sagemaker", created, request))
 
 
 @pytest.mark.parametrize(
