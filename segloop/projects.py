@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segloop.errors import BadRequest, SegloopError, UnknownProject
-from segloop.payloads import project_key
+from segloop.payloads import project_id, project_key
 from segloop.serving.loading import SingleFlight
 from segloop.serving.swap import STORE_PATIENCE_S
 from segloop.settings import Settings
@@ -112,7 +112,7 @@ class Projects:
         if "." in project:
             return project
         with self._lock:
-            known = [key for key in self._known if key.partition(".")[0] == project]
+            known = [key for key in self._known if project_id(key) == project]
         if known:
             return max(known, key=lambda key: float(key.partition(".")[2] or 0))
         try:
@@ -128,7 +128,9 @@ class Projects:
         """
         key = self.key(project_key(project))
         if not self.notes(key).model_fields_set and key not in self._registry.projects():
-            raise UnknownProject(f"project {key} is unknown here: connect this backend to it in Label Studio first.")
+            raise UnknownProject(
+                f"project {project_id(key)} is unknown here: connect this backend to it in Label Studio first."
+            )
         return key
 
     def notes(self, project: str) -> ProjectNotes:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import click
 
-from segloop.cli.common import connected_project, print_json, shared_options
+from segloop.cli.common import connected_project, print_json, shared_options, shown_id
 from segloop.errors import SettingsError
 from segloop.settings import Settings, load_settings
 
@@ -67,10 +67,14 @@ def accept_run(project: str | None) -> None:
     settings = load_settings()
     key = connected_project(settings, project)
     if not _own(settings, key).auto_accept:
-        raise SettingsError(f"auto-accept is off for project {key}: set SEGLOOP_AUTO_ACCEPT=true first.")
+        raise SettingsError(
+            f"auto-accept is off for project {shown_id(settings, key)}: set SEGLOOP_AUTO_ACCEPT=true first."
+        )
     with closing(Jobs.open(settings, timeout_s=5)) as jobs:
         job = resume_accept(open_registry(settings), jobs, key)
-    click.echo(f"project {key}: job {job} is queued; `segloop accept status` says what becomes of it")
+    click.echo(
+        f"project {shown_id(settings, key)}: job {job} is queued; `segloop accept status` says what becomes of it"
+    )
 
 
 @accept.command("undo")
@@ -91,7 +95,9 @@ def accept_undo(project: str | None) -> None:
     key = connected_project(settings, project)
     with JobContext.open(settings) as context:
         deleted = undo_accept(context, key)
-    click.echo(f"project {key}: {deleted} annotations deleted; nothing is accepted until `segloop accept run`")
+    click.echo(
+        f"project {shown_id(settings, key)}: {deleted} annotations deleted; nothing is accepted until `segloop accept run`"
+    )
 
 
 def _own(settings: Settings, key: str) -> Settings:

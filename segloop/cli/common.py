@@ -84,11 +84,21 @@ def connected_project(settings: Settings, project: str | None) -> str:
     return registry.resolve(project) if project is not None else only(known, settings)
 
 
+def shown_id(settings: Settings, project: str) -> str:
+    """What people are told of a project; see `Registry.shown_id`."""
+    from segloop.registry import open_registry
+
+    return open_registry(settings).shown_id(project)
+
+
 def only(projects: list[str], settings: Settings) -> str:
     if len(projects) == 1:
         return projects[0]
     if projects:
-        raise UnknownProject(f"the store has several projects ({', '.join(projects)}); name one with --project")
+        from segloop.registry import shown_ids
+
+        shown = ", ".join(shown_ids(projects).values())
+        raise UnknownProject(f"the store has several projects ({shown}); name one with --project")
     raise UnknownProject(f"the store {settings.store_url} has no version yet; press Start Training in Label Studio")
 
 

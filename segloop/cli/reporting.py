@@ -10,6 +10,7 @@ import click
 
 from segloop.cli.common import connected_project, print_json
 from segloop.errors import LabelStudioError, QueueUnavailable
+from segloop.payloads import project_id
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def _report(settings: Settings, key: str) -> Report:
     problems: list[str] = []
     ledger = _ledger(settings, registry, key, problems)
     champion = registry.champion(key)
-    studio, project_id = Studio(settings, _STUDIO_TIMEOUT_S), key.partition(".")[0]
-    counts = studio.counts(project_id)
-    following = studio.next_tasks(project_id, champion.version) if champion else []
+    studio, ident = Studio(settings, _STUDIO_TIMEOUT_S), project_id(key)
+    counts = studio.counts(ident)
+    following = studio.next_tasks(ident, champion.version) if champion else []
     problems += [counts] if isinstance(counts, str) else []
     changes, is_training = _queue(settings, key, problems)
     return report_of(

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import click
 
-from segloop.cli.common import connected_project, print_json, shared_options
+from segloop.cli.common import connected_project, print_json, shared_options, shown_id
 from segloop.installation import require_extra
 from segloop.settings import load_settings
 
@@ -55,6 +55,7 @@ def stop(project: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"project": key, "job": job_id})
     elif job_id is None:
-        click.echo(f"project {key} has no training under way")
+        click.echo(f"project {shown_id(settings, key)} has no training under way")
     else:
-        click.echo(f"project {key}: job {job_id} is asked to stop; it ends within seconds, in SageMaker within minutes")
+        ends = "it ends within seconds, in SageMaker within minutes"
+        click.echo(f"project {shown_id(settings, key)}: job {job_id} is asked to stop; {ends}")

@@ -58,7 +58,7 @@ def deploy(version: str, project: str | None, as_json: bool, dry_run: bool, serv
             {"done": result.done, "model": requests.model, "config": requests.config, "endpoint": requests.endpoint}
         )
     else:
-        click.echo(f"endpoint {spec.endpoint}: {result.done}; it serves {version} of project {key}")
+        click.echo(f"endpoint {spec.endpoint}: {result.done}; it serves {version} of project {registry.shown_id(key)}")
 
 
 @sagemaker.command()

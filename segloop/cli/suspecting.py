@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segloop.cli.common import connected_project, console, print_json, shared_options
+from segloop.payloads import project_id
 from segloop.settings import load_settings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def suspects(project: str | None, as_json: bool, judged: bool) -> None:
     found = found_suspects(registry, key)
     judgements = read_judgements(registry, key)
     url = settings.label_studio_public_url or settings.label_studio_url
-    rows = _rows(found, judgements, f"{url}/projects/{key.partition('.')[0]}/data?task=", judged=judged)
+    rows = _rows(found, judgements, f"{url}/projects/{project_id(key)}/data?task=", judged=judged)
     if as_json:
         print_json(
             {

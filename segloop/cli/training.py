@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from segloop.cli.common import connected_project, console, print_json, shared_options, tell
+from segloop.cli.common import connected_project, console, print_json, shared_options, shown_id, tell
 from segloop.settings import load_settings
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def train(project: str | None, follow: bool, as_json: bool) -> None:
         queued = jobs.enqueue_retrain(key, "segloop train")
         if not as_json:
             joined = "it is under way already, and is joined" if queued.joined else "it is queued"
-            click.echo(f"project {key}: job {queued.job_id}; {joined}")
+            click.echo(f"project {shown_id(settings, key)}: job {queued.job_id}; {joined}")
         if not queue_state(jobs).workers[RETRAIN_QUEUE]:
             click.echo("No worker listens now: it begins when one does (segloop up, or segloop worker).", err=True)
         if not follow:
             if as_json:
                 print_json({"project": key, "job": queued.job_id, "joined": queued.joined})
             return
-        status = _follow(jobs, key, queued.job_id)
+        status = _follow(jobs, shown_id(settings, key), queued.job_id)
     _report(status, as_json)
 
 

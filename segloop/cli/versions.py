@@ -11,7 +11,7 @@ from segloop.cli.common import console, open_store, print_json, share, shared_op
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from segloop.registry import Champion, VersionInfo
+    from segloop.registry import Champion, Registry, VersionInfo
     from segloop.versions import GuidedFigures, Metrics
 
 
@@ -44,7 +44,9 @@ def list_versions(project: str | None, as_json: bool) -> None:
     if as_json:
         print_json([_summary(info, champion) | {"model_removed": removed.get(info.version)} for info in infos])
         return
-    table = Table("", "version", "created", "mIoU", "champion's mIoU", "decision", title=f"project {key}")
+    table = Table(
+        "", "version", "created", "mIoU", "champion's mIoU", "decision", title=f"project {registry.shown_id(key)}"
+    )
     for info in infos:
         served = champion is not None and champion.version == info.version
         reason = info.decision.reason if info.decision else ""
@@ -69,14 +71,16 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
     champion = registry.champion(key)
     if version is None:
         if champion is None:
-            raise click.ClickException(f"project {key} serves no version yet; see: segloop versions list")
+            raise click.ClickException(
+                f"project {registry.shown_id(key)} serves no version yet; see: segloop versions list"
+            )
         version = champion.version
     info = registry.get(key, version)
     served = champion is not None and champion.version == version
     if as_json:
         print_json({**info.model_dump(by_alias=True), "champion": served})
         return
-    facts = Table(title=f"{version} of project {key}", show_header=False)
+    facts = Table(title=f"{version} of project {registry.shown_id(key)}", show_header=False)
     for name, value in (
         ("served", f"since {champion.promoted_at[:19]}: {champion.reason}" if champion and served else "no"),
         ("created", info.created_at[:19]),
@@ -117,7 +121,7 @@ def show_version(version: str | None, project: str | None, as_json: bool) -> Non
 def promote(version: str, reason: str, project: str | None, as_json: bool) -> None:
     """Serve a version from now on."""
     registry, key = open_store(load_settings(), project)
-    _report(registry.promote(key, version, reason), key, as_json)
+    _report(registry, registry.promote(key, version, reason), key, as_json)
 
 
 @versions.command()
@@ -126,7 +130,7 @@ def promote(version: str, reason: str, project: str | None, as_json: bool) -> No
 def rollback(reason: str, project: str | None, as_json: bool) -> None:
     """Serve the version again that was served before; once more goes one further back."""
     registry, key = open_store(load_settings(), project)
-    _report(registry.rollback(key, reason), key, as_json)
+    _report(registry, registry.rollback(key, reason), key, as_json)
 
 
 @versions.command()
@@ -140,11 +144,11 @@ def repair(project: str | None, as_json: bool) -> None:
     registry, key = open_store(load_settings(), project)
     champion = registry.repair(key)
     if champion is not None:
-        _report(champion, key, as_json)
+        _report(registry, champion, key, as_json)
     elif as_json:
         print_json({"project": key, "repaired": False})
     else:
-        click.echo(f"project {key}: the pointer is whole; nothing is repaired.")
+        click.echo(f"project {registry.shown_id(key)}: the pointer is whole; nothing is repaired.")
 
 
 @versions.command()
@@ -187,8 +191,9 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
     if as_json:
         print_json({"dry_run": dry_run, "removed": rows})
         return
+    shown = {row.project: registry.shown_id(row.project) for row in rows}
     for row in rows:
-        click.echo(f"project {row.project}: {row.version}, {row.bytes / 1e6:,.0f} MB")
+        click.echo(f"project {shown[row.project]}: {row.version}, {row.bytes / 1e6:,.0f} MB")
     total = sum(row.bytes for row in rows) / 1e9
     done = "would be removed" if dry_run else "removed"
     click.echo(f"{len(rows)} models {done}, {total:,.2f} GB.")
@@ -237,11 +242,11 @@ def reproduce(version: str, tolerance: float, project: str | None, as_json: bool
         raise SystemExit(1)
 
 
-def _report(champion: Champion, project: str, as_json: bool) -> None:
+def _report(registry: Registry, champion: Champion, project: str, as_json: bool) -> None:
     if as_json:
         print_json(champion)
     else:
-        click.echo(f"project {project} serves {champion.version} (generation {champion.generation})")
+        click.echo(f"project {registry.shown_id(project)} serves {champion.version} (generation {champion.generation})")
 
 
 def _summary(info: VersionInfo, champion: Champion | None) -> dict[str, object]:

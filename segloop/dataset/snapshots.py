@@ -18,6 +18,7 @@ from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.splits import assign_splits
 from segloop.dataset.twins import Evidence, Twins, group_of, settle_groups, twins_of
 from segloop.errors import ImageError, LabelStudioError, NothingToTrain, SegloopError
+from segloop.payloads import project_id
 from segloop.progress import Report
 from segloop.settings import Settings
 
@@ -236,7 +237,7 @@ def _few_held_out(assigned: Mapping[int, Split], settings: Settings) -> tuple[st
 def _too_few(project: str, assigned: Mapping[int, Split], twins: Mapping[int, int], skipped: Sequence[Skipped]) -> str:
     """Why there is nothing to train on or nothing to hold out, and what to do."""
     left_out = f"; {len(skipped)} more were left out (task {skipped[0].task}: {skipped[0].reason})" if skipped else ""
-    found = f"project {project} has {len(assigned)} tasks with usable annotations{left_out}"
+    found = f"project {project_id(project)} has {len(assigned)} tasks with usable annotations{left_out}"
     if len(assigned) < 2:
         return f"{found}: label more, because training needs at least one task to learn from and another one to be held out"
     if len({twins.get(task, task) for task in assigned}) == 1:

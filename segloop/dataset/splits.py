@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from segloop.dataset.manifest import Manifest, Skipped, Split
 from segloop.errors import NothingToTrain
+from segloop.payloads import project_id
 
 SPLITS: Final = "split.json"
 
@@ -112,7 +113,7 @@ def exclude_trained(manifest: Manifest, training_set: Manifest) -> Manifest:
     kept = tuple(item for item in manifest.items if item.task not in seen)
     if all(item.split == "train" for item in kept):
         raise NothingToTrain(
-            f"project {manifest.project}: the candidate was trained on every task that is held out, so it cannot be compared: "
+            f"project {project_id(manifest.project)}: the candidate was trained on every task that is held out, so it cannot be compared: "
             "label more"
         )
     skipped = tuple(

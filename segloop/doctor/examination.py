@@ -17,6 +17,7 @@ from segloop.errors import LabelStudioError, LabelStudioUnreachable, SegloopErro
 from segloop.labelstudio import LabelStudio, Refusals
 from segloop.labelstudio.api import same_url
 from segloop.labelstudio.entries import BackendEntry, ProjectEntry, StorageEntry, TaskEntry, WebhookEntry
+from segloop.payloads import project_id
 from segloop.projects import read_notes
 from segloop.registry import open_registry
 from segloop.settings import Settings
@@ -95,7 +96,7 @@ class Examination:
             keys = open_registry(self._settings).projects()
         except SegloopError:
             return []  # the check of the store has said so
-        return list(dict.fromkeys(int(key.partition(".")[0]) for key in keys))[-_PROJECTS:]
+        return list(dict.fromkeys(int(project_id(key)) for key in keys))[-_PROJECTS:]
 
     def _project(self, api: LabelStudio, number: int, *, named: bool) -> None:
         before = len(self.findings)

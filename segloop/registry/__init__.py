@@ -2,7 +2,7 @@
 
 from segloop.registry.generations import Generations
 from segloop.registry.registry import Registry, open_registry
-from segloop.registry.versions import Champion, model_bytes, prunable_versions
+from segloop.registry.versions import Champion, model_bytes, prunable_versions, shown_ids
 from segloop.versions import FileInfo, VersionInfo
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "model_bytes",
     "open_registry",
     "prunable_versions",
+    "shown_ids",
 ]

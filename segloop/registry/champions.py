@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from segloop.errors import ModelRemoved, RegistryError
+from segloop.payloads import project_id
 from segloop.registry.generations import GenerationIndex, Generations
 from segloop.registry.removal import RemovedModels
 from segloop.registry.store import ATTEMPTS, PAUSE_S, Store
@@ -66,10 +67,14 @@ class Champions:
 
         def earlier(current: Champion | None) -> str:
             if current is None or not current.previous:
-                raise RegistryError(f"project {project} served no version before this one; nothing to roll back to")
+                raise RegistryError(
+                    f"project {project_id(project)} served no version before this one; nothing to roll back to"
+                )
             seen.append(current.generation)
             if seen[0] != current.generation:
-                raise RegistryError(f"project {project} now serves {current.version}, changed meanwhile; look again")
+                raise RegistryError(
+                    f"project {project_id(project)} now serves {current.version}, changed meanwhile; look again"
+                )
             return current.previous[-1]
 
         return self._swap(project, earlier, reason, back=True)
@@ -118,7 +123,7 @@ class Champions:
             self._index.note(project, champion.generation)
             return champion
         raise RegistryError(
-            f"project {project}: {key} is damaged, and no version is whole that could be served instead"
+            f"project {project_id(project)}: {key} is damaged, and no version is whole that could be served instead"
         )
 
     def _read(self, project: str) -> tuple[Champion | None, str | None]:
@@ -164,7 +169,7 @@ class Champions:
                 self._restore_if_removed(project, champion, current)
                 return champion
             time.sleep(PAUSE_S)
-        raise RegistryError(f"the champion of project {project} kept changing; try again")
+        raise RegistryError(f"the champion of project {project_id(project)} kept changing; try again")
 
     def _restore_if_removed(self, project: str, champion: Champion, before: Champion | None) -> None:
         """Serve the earlier version again, if somebody removed the new champion's model during the promotion."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from segloop.errors import RegistryError, UnknownProject, VersionNotFound
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
+from segloop.payloads import project_id
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
 from segloop.registry.champions import CHAMPION_FILE, Champions
 from segloop.registry.generations import Generations
@@ -40,6 +41,7 @@ from segloop.registry.versions import (
     needed,
     parse_json,
     project_order,
+    shown_ids,
 )
 from segloop.settings import Settings
 from segloop.versions import FileInfo, VersionInfo, is_file_name, parse_version, version_number
@@ -93,10 +95,15 @@ class Registry:
         """
         known = self.projects()
         own = check_project(text)
-        matches = [key for key in known if key == own or key.split(".")[0] == own]
+        matches = [key for key in known if own in (key, project_id(key))]
         if not matches:
-            raise UnknownProject(f"project {own} is unknown here; known: {', '.join(known) or 'none'}")
+            shown = ", ".join(shown_ids(known).values())
+            raise UnknownProject(f"project {own} is unknown here; known: {shown or 'none'}")
         return matches[-1]
+
+    def shown_id(self, project: str) -> str:
+        """What people are told of a project: its id, or its key where the id names a newer one. `resolve` takes both."""
+        return shown_ids({*self.projects(), project})[project]
 
     def check_writable(self) -> None:
         """Write a small probe file, and read it back.
@@ -155,7 +162,9 @@ class Registry:
         if version_number(version) is not None:
             blob = self._store.read(_version_key(project, version))
         if blob is None:
-            raise VersionNotFound(f"project {project} has no version {version!r}; see: segloop versions list")
+            raise VersionNotFound(
+                f"project {project_id(project)} has no version {version!r}; see: segloop versions list"
+            )
         where = f"{VERSION_FILE} of {project} {version}"
         info = parse_version(blob.data, where)
         if (info.project, info.version) != (project, version):
@@ -218,7 +227,7 @@ class Registry:
         info = self.get(project, version)
         wanted = info.files.keys() if files is None else files
         if missing := sorted(set(wanted) - info.files.keys()):
-            raise RegistryError(f"version {version} of project {project} has no file {missing[0]}")
+            raise RegistryError(f"version {version} of project {project_id(project)} has no file {missing[0]}")
         if not set(wanted).isdisjoint(model_files(info)):
             self._removed.check(project, version)
         folder = self._store.local(f"{project}/versions/{version}")
@@ -366,7 +375,9 @@ class Registry:
 
     def _check_unneeded(self, project: str, version: str) -> None:
         if version in needed(self.champion(project)):
-            raise RegistryError(f"version {version} of project {project} is served, or is what a rollback would serve")
+            raise RegistryError(
+                f"version {version} of project {project_id(project)} is served, or is what a rollback would serve"
+            )
 
 
 def _version_key(project: str, version: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from segloop.errors import RegistryError, UnknownProject
+from segloop.payloads import project_id
 from segloop.versions import VersionInfo, describe_problem, version_number
 
 _PROJECT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?", re.ASCII)
@@ -68,6 +69,12 @@ def project_order(project: str) -> tuple[int, int]:
     if not match:
         raise UnknownProject(f"{project!r} is not a project; write its id, such as 29")
     return int(match[1]), int(match[2] or -1)
+
+
+def shown_ids(projects: Collection[str]) -> dict[str, str]:
+    """What people are told of each project key: its id in Label Studio; the key where the id names a newer project, too."""
+    newest = {project_id(key): key for key in sorted(projects, key=project_order)}
+    return {key: project_id(key) if newest[project_id(key)] == key else key for key in projects}
 
 
 def parse_json(data: bytes, where: str) -> Any:

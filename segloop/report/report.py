@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segloop.accept import AcceptState, Rule
 from segloop.ledger import Ledger, TimeSaved, VersionFigures
+from segloop.payloads import project_id
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
 from segloop.report.studio import Counts, NextTask
@@ -135,7 +136,7 @@ class ReportFacts:
     @property
     def id(self) -> str:
         """The project's id in Label Studio."""
-        return self.key.partition(".")[0]
+        return project_id(self.key)
 
     def link(self, task: int) -> str:
         """Where Label Studio shows a task."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segloop.errors import Busy, EngineError, ModelUnavailable, SegloopError
+from segloop.payloads import project_id
 from segloop.serving.cache import PredictionCache
 from segloop.serving.loading import SingleFlight
 from segloop.serving.model import ServedModel, load_served_model
@@ -114,7 +115,7 @@ class ServedModels:
         champion = self._champion(project)
         if champion is None:
             return self._pretrained.model(project, labels, deadline)
-        what = f"project {project}: {champion}"
+        what = f"project {project_id(project)}: {champion}"
         try:
             return self._loading.get((project, champion), lambda: self._first(project, champion), what, deadline)
         except Busy:

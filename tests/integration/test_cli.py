@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from segloop.cli import main
+from segloop.payloads import project_id
 from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import ServedModels, load_served_model
@@ -145,7 +146,7 @@ def test_ctrl_c_leaves_the_training_alone(jobs: Jobs, tmp_path: Path) -> None:
     _, said = following.communicate(timeout=PATIENCE_S)
     assert following.returncode == 130
     assert f"The training goes on as job {live['job']}" in said
-    assert f"segloop stop --project {PROJECT}" in said
+    assert f"segloop stop --project {project_id(PROJECT)}\n" in said
     assert jobs.live_retrain(PROJECT)["job"] == live["job"]
 
 

@@ -17,6 +17,7 @@ from segloop.accept import Rule, read_accept
 from segloop.backend import Backend
 from segloop.errors import QueueUnavailable, RegistryError
 from segloop.ledger import read_ledger
+from segloop.payloads import project_id
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
@@ -62,7 +63,7 @@ class Facts:
     @property
     def id(self) -> str:
         """The project's id in Label Studio."""
-        return self.key.partition(".")[0]
+        return project_id(self.key)
 
 
 class ProjectLoader:
@@ -94,7 +95,7 @@ class ProjectLoader:
             RegistryError: the store cannot be read.
         """
         settings = self.backend.projects.settings(key)
-        counts = self._studio.counts(key.partition(".")[0])
+        counts = self._studio.counts(project_id(key))
         live, last, changes, away = self._queue(key)
         errors = [*away, *([counts] if isinstance(counts, str) else [])]
         if weights := self.backend.models.problem(key):
@@ -117,18 +118,18 @@ class ProjectLoader:
         try:
             return self.project(key)
         except RegistryError as error:
-            return Facts(key, "unknown", errors=(f"Project {key.partition('.')[0]}: {error}.",))
+            return Facts(key, "unknown", errors=(f"Project {project_id(key)}: {error}.",))
 
     def job(self, key: str) -> Facts:
         """Facts of one project's retrain alone: what is asked for every two seconds."""
         live, last, changes, away = self._queue(key)
-        counts = self._studio.counts(key.partition(".")[0])
+        counts = self._studio.counts(project_id(key))
         known = None if isinstance(counts, str) else counts
         return Facts(key, "", counts=known, live=live, last=last, changes=changes, errors=tuple(away))
 
     def cannot_train(self, key: str) -> str | None:
         """Why a project cannot be trained: too little is labelled. None where it can, or where that is not known."""
-        counts = self._studio.counts(key.partition(".")[0])
+        counts = self._studio.counts(project_id(key))
         if isinstance(counts, str) or counts.labelled >= LEAST_LABELLED:
             return None
         return cannot_train(counts.labelled)

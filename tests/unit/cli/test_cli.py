@@ -15,6 +15,8 @@ from segloop.settings import Settings
 from tests.toys import toy_info
 
 PROJECT = "29.1795383040"
+#: What people are told of it.
+ID = "29"
 
 
 @pytest.fixture
@@ -100,10 +102,10 @@ def test_show_tells_of_false_positives_of_classes_that_the_held_out_tasks_lack(
 
 def test_promote_and_roll_back(registry: Registry, tmp_path: Path) -> None:
     one, two = add(registry, tmp_path, b"one", 0.5), add(registry, tmp_path, b"two", 0.6)
-    assert run("versions", "promote", one).output == f"project {PROJECT} serves {one} (generation 1)\n"
+    assert run("versions", "promote", one).output == f"project {ID} serves {one} (generation 1)\n"
     value = json.loads(run("versions", "promote", two, "--reason", "looks better", "--json").output)
     assert (value["version"], value["reason"], value["previous"]) == (two, "looks better", [one])
-    assert run("versions", "rollback").output == f"project {PROJECT} serves {one} (generation 3)\n"
+    assert run("versions", "rollback").output == f"project {ID} serves {one} (generation 3)\n"
     champion = registry.champion(PROJECT)
     assert champion is not None
     assert (champion.version, champion.reason) == (one, "Rolled back by hand.")
@@ -115,8 +117,8 @@ def test_prune(registry: Registry, tmp_path: Path) -> None:
     other = add(registry, tmp_path, b"other", 0.5, "30.2")
     would = run("versions", "prune", "--keep", "1", "--dry-run", "--project", "29").output
     assert [line.split(",")[0] for line in would.splitlines()] == [
-        f"project {PROJECT}: {one}",
-        f"project {PROJECT}: {two}",
+        f"project {ID}: {one}",
+        f"project {ID}: {two}",
         "2 models would be removed",
     ]
     assert registry.removed(PROJECT) == {}
@@ -150,9 +152,19 @@ def test_several_projects(registry: Registry, tmp_path: Path) -> None:
     result = run("versions", "list")
     assert (result.exit_code, result.output) == (
         1,
-        f"Error: the store has several projects ({PROJECT}, 30.2); name one with --project\n",
+        f"Error: the store has several projects ({ID}, 30); name one with --project\n",
     )
     assert two in run("versions", "list", "--project", "30").output
+
+
+def test_a_project_is_called_by_its_id_unless_a_newer_one_has_it(registry: Registry, tmp_path: Path) -> None:
+    older = "29.1695383040"
+    for project, weights in ((PROJECT, b"one"), (older, b"two")):
+        registry.promote(project, add(registry, tmp_path, weights, 0.5, project), "better")
+    for named, shown in ((ID, ID), (PROJECT, ID), (older, older)):
+        for command in ("list", "show", "repair"):
+            told = run("versions", command, "--project", named).output.replace(":", " ").split()
+            assert [word for word in told if word in (ID, PROJECT, older)] == [shown], command
 
 
 @pytest.mark.parametrize(
@@ -203,7 +215,7 @@ def test_the_page_of_commands_is_current() -> None:
 def test_stop_asks_the_live_training(registry: Registry, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     monkeypatch.setenv("SEGLOOP_REDIS_URL", redis_url)
     registry.write_json(PROJECT, "project.json", {})
-    assert run("stop").output == f"project {PROJECT} has no training under way\n"
+    assert run("stop").output == f"project {ID} has no training under way\n"
     jobs = Jobs.open(Settings(redis_url=redis_url))
     job_id = jobs.enqueue_retrain(PROJECT, "pressed").job_id
     assert not jobs.stop_asked(PROJECT, job_id)

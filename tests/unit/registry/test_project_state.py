@@ -22,8 +22,11 @@ def test_projects_and_their_names(registry: Registry, store: Store) -> None:
     assert registry.resolve("29") == "29.1795383040"
     assert registry.resolve("29.1695383040") == "29.1695383040"
     assert registry.resolve("3") == "3"
+    shown = {key: registry.shown_id(key) for key in (*registry.projects(), "31.7")}
+    assert list(shown.values()) == ["3", "29.1695383040", "29", "290", "31"]
+    assert all(registry.resolve(text) == key for key, text in shown.items() if key != "31.7")
     for unknown in ("2", "29.1", "3.5"):
-        with pytest.raises(UnknownProject, match=r"known: 3, 29\.1695383040"):
+        with pytest.raises(UnknownProject, match=r"known: 3, 29\.1695383040, 29, 290$"):
             registry.resolve(unknown)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segloop.errors import RegistryError, SettingsError
+from segloop.payloads import project_id
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
 from segloop.settings import Settings
@@ -58,7 +59,9 @@ def test_only_the_files_asked_for_are_downloaded(s3_url: str, tmp_path: Path, ma
     assert (folder / "openvino.bin").read_bytes() == b"openvino.bin"
     registry.bundle(PROJECT, version)
     assert downloads[3:] == ["model.safetensors"]
-    with pytest.raises(RegistryError, match=f"version {version} of project {PROJECT} has no file openvino-int8.xml"):
+    with pytest.raises(
+        RegistryError, match=f"version {version} of project {project_id(PROJECT)} has no file openvino-int8.xml"
+    ):
         registry.bundle(PROJECT, version, ["openvino-int8.xml"])
 
 
