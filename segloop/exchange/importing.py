@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -24,8 +25,9 @@ from segloop.results import RegionWriter, Scene
 
 logger = logging.getLogger(__name__)
 
-#: The field of a task's data that names its example: what is there is not imported again.
+#: The fields of a task's data that name its example, and its image by its bytes: what is there is not imported again.
 SOURCE: Final = "source"
+SOURCE_HASH: Final = "source_hash"
 _BATCH: Final = 20
 _BATCH_BYTES: Final = 64 * 2**20
 _COLOURS: Final = ("#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#f0e442", "#8c8c94")
@@ -131,8 +133,10 @@ def import_dataset(
         LabelStudioError: Label Studio refuses, or cannot be reached: another run goes on.
     """
     done = Imported(labels=dict(target.labels), problems=list(dataset.problems))
-    known = {str(data.get(SOURCE)) for data in studio.tasks.data(target.project_id)}
-    new = [example for example in dataset.examples if example.name not in known]
+    known: dict[str, set[str]] = {}
+    for data in studio.tasks.data(target.project_id):
+        known.setdefault(str(data.get(SOURCE)), set()).add(str(data.get(SOURCE_HASH, "")))
+    new = [example for example in dataset.examples if not _is_known(example, known)]
     done.known = len(dataset.examples) - len(new)
     seen = 0
     for batch in _batches(new):
@@ -159,7 +163,8 @@ def task_of(example: Example, classes: Sequence[str], target: Target) -> dict[st
         ImageError: its image is none.
     """
     class_map = example.class_map()
-    header = read_header(example.image.read_bytes())
+    image = example.image.read_bytes()
+    header = read_header(image)
     if (header.height, header.width) != class_map.shape:
         height, width = class_map.shape
         raise DatasetError(f"its mask has {width} x {height} pixels, the image {header.width} x {header.height}")
@@ -168,7 +173,21 @@ def task_of(example: Example, classes: Sequence[str], target: Target) -> dict[st
     regions: list[dict[str, Any]] = [{**region, "origin": "manual"} for region in writer.scene_regions(scene)]
     if (class_map == IGNORED).any():
         regions.append(_ignored(class_map, target))
-    return {"data": {SOURCE: example.name}, "annotations": [{"result": regions}]}
+    return {"data": {SOURCE: example.name, SOURCE_HASH: _hash(image)}, "annotations": [{"result": regions}]}
+
+
+def _is_known(example: Example, known: Mapping[str, set[str]]) -> bool:
+    """Whether a project has an example: its name with the same image, or with one whose hash is not known.
+
+    Another data set may have other images by the same names.
+    """
+    hashes = known.get(example.name, set())
+    return "" in hashes or (bool(hashes) and _hash(example.image.read_bytes()) in hashes)
+
+
+def _hash(image: bytes) -> str:
+    """The beginning of an image file's SHA-256, short enough for people to look at."""
+    return hashlib.sha256(image).hexdigest()[:16]
 
 
 def _ignored(class_map: np.ndarray[Any, np.dtype[np.uint8]], target: Target) -> dict[str, Any]:

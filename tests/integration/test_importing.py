@@ -25,7 +25,7 @@ from segloop.labelstudio import Credentials, LabelStudio
 from segloop.payloads import project_key
 from segloop.registry import open_registry
 from segloop.settings import Settings
-from tests.datasets import TRUTH, write_cityscapes, write_coco, write_masks, write_voc
+from tests.datasets import TRUTH, photo, write_cityscapes, write_coco, write_masks, write_voc
 
 pytestmark = [
     pytest.mark.label_studio,
@@ -167,6 +167,7 @@ def test_labels_are_matched_by_name_and_images_stay_where_they_are(
     imported = done(*arguments, "--local-files", "set/photos")
     assert imported["labels"] == {"road": "Road", "sky": "SKY"}
     data = list(studio.tasks.data(project["id"]))
+    assert len(data[0].pop("source_hash")) == 16
     assert data[0] == {"photo": "/data/local-files/?d=set/photos/a.png", "source": "a.png"}
     found, _ = truths(own, studio, project)
     for class_map in found.values():
@@ -200,6 +201,20 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     again = import_dataset(dataset, target, studio, place, lambda done, new: None)
     assert (again.tasks, again.known, studio.tasks.count(project)) == (4, 2, 6)
     assert len({data["source"] for data in studio.tasks.data(project)}) == 6
+
+
+def test_other_images_by_the_same_names_are_imported_too(
+    own: Settings, running: RunningLabelStudio, studio: LabelStudio, tmp_path: Path
+) -> None:
+    project = running.create_project("same names", POLYGONS)["id"]
+    for number, root in enumerate((tmp_path / "one", tmp_path / "two")):
+        names = write_masks(root, "grey")
+        for file in (root / "photos").rglob("*.png"):
+            Image.fromarray(photo(10 + number)).save(file)
+        arguments = ["masks", root / "masks", "--images", root / "photos", "--names", names, "--project", project]
+        first, again = done(*arguments), done(*arguments)
+        assert [first["tasks"], first["known"], again["tasks"], again["known"]] == [2, 0, 0, 2]
+    assert studio.tasks.count(project) == 4
 
 
 def test_one_bad_mask_costs_its_image_alone(own: Settings, running: RunningLabelStudio, tmp_path: Path) -> None:
