@@ -31,6 +31,7 @@ def export_command(version: str, project: str | None, as_json: bool, **folders: 
     """
     from segloop.exchange.exporting import export_version
     from segloop.exchange.script import PACKAGES
+    from segloop.projects import own_settings, read_notes
 
     wanted = [(kind, folder) for kind in PACKAGES if (folder := folders[kind]) is not None]
     if not wanted:
@@ -43,6 +44,7 @@ def export_command(version: str, project: str | None, as_json: bool, **folders: 
             raise click.ClickException("no version is served yet; name one")
         version = champion.version
     info = registry.get(key, version)
+    settings, _ = own_settings(settings, key, read_notes(registry, key))
     rows = []
     for kind, folder in wanted:
         try:

@@ -36,9 +36,9 @@ OUT.png is the class map: a pixel's value is 0 for background, else the number o
 
 `model.json` has these names, and all that predict.py does before and after the network:
 
-- Before: the image upright, as RGB; resized (areas averaged where it shrinks, bilinear where it grows) so that its long side is about
+- Before: the image upright, on white, as RGB; resized (areas averaged where it shrinks, bilinear where it grows) so that its long side is about
   {input_size} pixels{windows}, both sides multiples of {stride}; less `mean`, divided by `std`; float32 (1, 3, h, w).
-- After: logits float32 (1, {channels}, h / s, w / s), resized to the image's size (bilinear, corners not aligned); the class with the greatest.
+- After: logits float32 (1, {channels}, h / s, w / s), resized to the image's size (bilinear, corners not aligned); the class with the greatest{specks}.
   For confidences, divide the logits by the temperature {temperature:g} and take the softmax.
 
 `{file}` is the {precision} network. {same}
@@ -59,7 +59,9 @@ class Exported:
 def export_version(registry: Registry, info: VersionInfo, kind: Format, folder: Path, settings: Settings) -> Exported:
     """Write a version for a runtime into a folder, which is made; files of the same names there are replaced.
 
-    `openvino` is the model that segloop serves on a CPU, int8 where that is as good; the others are exact.
+    `openvino` is the model that segloop serves on a CPU: int8 where that is as good, unless the setting `engine` is
+    `openvino`. The others are exact. The setting `min_area_px` is a part of what is written; the settings are the
+    project's own.
 
     Raises:
         RegistryError: the store cannot be read, or lacks the version's files.
@@ -78,16 +80,16 @@ def export_version(registry: Registry, info: VersionInfo, kind: Format, folder: 
                 shutil.copyfile(file, folder / file.name)
         if not (folder / _file(kind)).is_file():
             raise EngineError(f"the export wrote no {_file(kind)}")
-    description = describe(info, kind)
+    description = describe(info, kind, settings.min_area_px)
     (folder / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", "utf-8")
     windows = info.long_side > info.input_size
-    (folder / "predict.py").write_text(predict_script(kind, windows=windows), "utf-8")
-    (folder / "README.md").write_text(_readme(info, kind, engine), "utf-8")
+    (folder / "predict.py").write_text(predict_script(kind, windows=windows, specks=settings.min_area_px > 1), "utf-8")
+    (folder / "README.md").write_text(_readme(info, kind, engine, settings.min_area_px), "utf-8")
     names = sorted(path.name for path in folder.iterdir())
     return Exported(folder, tuple(names), engine)
 
 
-def describe(info: VersionInfo, kind: Format) -> dict[str, Any]:
+def describe(info: VersionInfo, kind: Format, min_area_px: int) -> dict[str, Any]:
     """model.json: what a program has to know of an exported version."""
     return {
         "version": info.version,
@@ -99,6 +101,7 @@ def describe(info: VersionInfo, kind: Format) -> dict[str, Any]:
         "mean": [round(float(value), 3) for value in MEAN],
         "std": [round(float(value), 3) for value in STD],
         "temperature": info.temperature,
+        "min_area_px": min_area_px,
         "miou": info.metrics.miou,
     }
 
@@ -110,7 +113,7 @@ def _file(kind: Format) -> str:
 def _openvino(registry: Registry, info: VersionInfo, folder: Path, settings: Settings) -> str:
     """Copy the model that segloop serves on a CPU; the engine's name."""
     int8 = info.engines.openvino_int8
-    name = "openvino-int8" if int8 is not None and int8.serves else "openvino"
+    name = "openvino-int8" if settings.engine != "openvino" and int8 is not None and int8.serves else "openvino"
     files = [f"{name}.xml", f"{name}.bin"]
     if info.files.keys() >= set(files):
         source = registry.bundle(info.project, info.version, files) / files[0]
@@ -125,7 +128,7 @@ def _openvino(registry: Registry, info: VersionInfo, folder: Path, settings: Set
     return name
 
 
-def _readme(info: VersionInfo, kind: Format, engine: str) -> str:
+def _readme(info: VersionInfo, kind: Format, engine: str, min_area_px: int) -> str:
     from segloop import __version__
 
     windows = (
@@ -142,6 +145,7 @@ def _readme(info: VersionInfo, kind: Format, engine: str) -> str:
         channels=len(info.classes) + 1,
         temperature=info.temperature,
         file=_file(kind),
+        specks=f"; connected pieces of fewer than {min_area_px} pixels become background" if min_area_px > 1 else "",
         precision="int8" if engine == "openvino-int8" else "exact",
         same=_SAME.format(setting=f"SEGLOOP_ENGINE={engine}"),
     )

@@ -57,6 +57,19 @@ def logits_of(seen):  # the network sees the whole image
     return network(seen)
 """
 
+#: `segloop.masks.remove_specks`.
+_SPECKS: Final = """
+
+def without_specks(found):  # connected pieces of a class with fewer pixels than this become background
+    kept = found.copy()
+    for number in np.unique(found[found > 0]):
+        _, pieces, stats, _ = cv2.connectedComponentsWithStats((found == number).astype(np.uint8), connectivity=8)
+        small = stats[:, 4] < MODEL["min_area_px"]
+        small[0] = False
+        kept[small[pieces]] = 0
+    return kept
+"""
+
 #: `segloop.network.windows`, in few lines.
 _WINDOWS: Final = """
 
@@ -103,7 +116,13 @@ def read(file):
         image.load()
         image = image.crop((0, 0, max(1, int(drafted[1][2] + 0.5)), max(1, int(drafted[1][3] + 0.5))))
     turned = image.getexif().get(274, 1) > 4
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB")), (width, height) if turned else (height, width)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # of 16 bits, the upper 8
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:  # on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB")), (width, height) if turned else (height, width)
 
 
 def weights(pixels, cells):
@@ -126,7 +145,7 @@ def class_map(file):
         plane = down @ (plane @ right)
         found[plane > best] = number
         best = np.maximum(best, plane)
-    return found
+    return {result}
 
 
 if __name__ == "__main__":
@@ -134,7 +153,9 @@ if __name__ == "__main__":
 '''
 
 
-def predict_script(kind: Format, *, windows: bool) -> str:
-    """predict.py for a runtime; with `windows` for a network that sees windows of an image."""
-    parts = [_HEAD.format(package=PACKAGES[kind]), _RUNTIMES[kind], _WINDOWS if windows else _WHOLE, _BODY]
-    return "".join(parts)
+def predict_script(kind: Format, *, windows: bool, specks: bool = False) -> str:
+    """predict.py for a runtime; with `windows` for a network that sees windows of an image, with `specks` for a project
+    whose predictions leave out small pieces (the setting `min_area_px`)."""
+    parts = [_HEAD.format(package=PACKAGES[kind]), _RUNTIMES[kind], _WINDOWS if windows else _WHOLE]
+    body = _BODY.replace("{result}", "without_specks(found)" if specks else "found")
+    return "".join([*parts, _SPECKS if specks else "", body])

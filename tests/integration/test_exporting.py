@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,12 +15,14 @@ from PIL import Image as Pillow
 from segloop.cli import main
 from segloop.exchange.script import predict_script
 from segloop.images import Blob, Image
+from segloop.masks import remove_specks
 from segloop.network.network import build_network, save_bundle
 from segloop.registry import Registry, open_registry
 from segloop.serving import load_served_model
 from segloop.settings import Settings
 from segloop.versions import VersionInfo
 from tests.exports import CLASSES, PROJECT
+from tests.predicting import predict_alone
 from tests.toys import toy_info
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -86,15 +86,19 @@ def versions(own: Settings, tmp_path_factory) -> dict[int, VersionInfo]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> list[Path]:
-    """A small PNG; one with a palette; a JPEG so large that it is decoded smaller, and one that lies on its side."""
+    """A small PNG; one with a palette; a JPEG so large that it is decoded smaller, and one that lies on its side; a PNG
+    that is half transparent, and one of 16-bit greys."""
     folder = tmp_path_factory.mktemp("photos")
-    files = [folder / name for name in ("small.png", "palette.png", "large.jpg", "turned.jpg")]
+    files = [folder / name for name in ("small.png", "palette.png", "large.jpg", "turned.jpg", "clear.png", "grey.png")]
     Pillow.fromarray(photo(11, 211, 97)).save(files[0])
     Pillow.fromarray(photo(12, 300, 200)).convert("P").save(files[1])
     Pillow.fromarray(photo(13, 1501, 1003)).save(files[2], quality=92)
     exif = Pillow.Exif()
     exif[274] = 6
     Pillow.fromarray(photo(14, 640, 427)).save(files[3], quality=92, exif=exif)
+    clear = np.dstack([photo(15, 150, 110), np.linspace(0, 255, 150 * 110).reshape(110, 150).astype(np.uint8)])
+    Pillow.fromarray(clear).save(files[4])
+    Pillow.fromarray(photo(16, 160, 120)[..., 0].astype(np.uint16) * 257).save(files[5])
     return files
 
 
@@ -115,12 +119,11 @@ def served(own: Settings, info: VersionInfo, engine: str, file: Path) -> np.ndar
 
 
 #: Of the pixels, those that may have another class where another runtime than segloop's computes: near-ties alone.
-TIES = {"openvino": 0.0, "onnx": 1e-4, "torch": 1e-4}
+TIES = {"openvino": 0.0, "torch": 1e-4}
 
 
-@pytest.mark.parametrize(
-    ("kind", "long_side"), [("onnx", 0), ("openvino", 0), ("openvino", WINDOWS), ("torch", WINDOWS)]
-)
+# tests/e2e/test_data_in_and_out.py exports for ONNX Runtime
+@pytest.mark.parametrize(("kind", "long_side"), [("openvino", 0), ("openvino", WINDOWS), ("torch", WINDOWS)])
 def test_class_maps_are_those_of_predict(
     own: Settings,
     versions: dict[int, VersionInfo],
@@ -138,16 +141,26 @@ def test_class_maps_are_those_of_predict(
     assert "segloop" not in (tmp_path / "model" / "predict.py").read_text().replace("as segloop does", "")
     description = json.loads((tmp_path / "model" / "model.json").read_text())
     assert description["classes"] == {"0": "background", "1": CLASSES[0], "2": CLASSES[1]}
-    for file in photos:
-        out = tmp_path / "out.png"
-        subprocess.run(
-            [sys.executable, "-I", "model/predict.py", str(file), str(out)], cwd=tmp_path, check=True, timeout=300
-        )
-        found = np.asarray(Pillow.open(out))
+    for file, found in zip(photos, predict_alone(tmp_path / "model", photos), strict=True):
         expected = served(own, info, written["engine"], file)
         assert found.shape == expected.shape
-        assert len(np.unique(expected)) == 3
+        assert len(np.unique(expected)) == 3, file.name
         assert float((found != expected).mean()) <= TIES[kind], file.name
+
+
+def test_small_pieces_are_left_out_as_the_project_has_it(
+    own: Settings, versions: dict[int, VersionInfo], photos: list[Path], environment: Registry, tmp_path: Path
+) -> None:
+    environment.write_json(PROJECT, "project.json", {"extra_params": {"min_area_px": 400}})
+    result = CliRunner().invoke(main, ["export", "served", "--openvino", "model", "--json"], catch_exceptions=False)
+    environment.write_json(PROJECT, "project.json", {})
+    engine = json.loads(result.stdout)["exports"][0]["engine"]
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["min_area_px"] == 400
+    assert "fewer than 400 pixels become background" in (tmp_path / "model" / "README.md").read_text()
+    [found] = predict_alone(tmp_path / "model", photos[:1])
+    whole = served(own, versions[0], engine, photos[0])
+    assert np.array_equal(found, remove_specks(whole, 400))
+    assert not np.array_equal(found, whole)
 
 
 def test_the_served_version_by_its_name_and_mistakes_in_a_line(versions, environment, tmp_path: Path) -> None:
