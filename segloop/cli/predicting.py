@@ -16,10 +16,13 @@ from segloop.errors import ImageError, SegloopError
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from segloop.exchange.coco_results import CocoResults
     from segloop.images import Image
     from segloop.registry import Registry
-    from segloop.serving import Segmentation, ServedModel
+    from segloop.serving import ServedModel
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 _WILDCARDS = frozenset("*?[")
@@ -76,7 +79,7 @@ def predict(images: tuple[str, ...], out: Path, **options: Unpack[_Options]) -> 
 
     settings = load_settings()
     allow_pixels(settings.image_max_pixels)
-    model = _model(settings, options["project"], options["version"])
+    model, settings = _model(settings, options["project"], options["version"])
     as_json = options["as_json"]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -116,8 +119,8 @@ def _write_json(file: Path, content: object) -> None:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
 
 
-def _model(settings: Settings, project: str | None, version: str | None) -> ServedModel:
-    """The served model, as a server of these settings would have it.
+def _model(settings: Settings, project: str | None, version: str | None) -> tuple[ServedModel, Settings]:
+    """The served model, as a server of these settings would have it, and the project's own settings.
 
     Raises:
         UnknownProject: there are several projects, or the one named is none of them.
@@ -135,7 +138,7 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
     notes = ProjectNotes() if key == _NO_PROJECT else read_notes(registry, key)
     settings = settings.for_project(notes.extra_params)
     if version is not None:
-        return load_served_model(registry, key, version, settings)
+        return load_served_model(registry, key, version, settings), settings
     labels = (
         label_names(parse_label_config(notes.label_config))
         if notes.label_config
@@ -149,7 +152,7 @@ def _model(settings: Settings, project: str | None, version: str | None) -> Serv
             "with --version"
         )
         raise SegloopError(f"there is nothing to predict with: no version is served, and {reason}")
-    return model
+    return model, settings
 
 
 def _key(registry: Registry, settings: Settings, project: str | None, version: str | None) -> str:
@@ -194,26 +197,27 @@ class _Overlays:
             OSError: the folder cannot be written to.
         """
         from segloop.cli.drawing import class_colours, overlay, write_class_map, write_image
+        from segloop.masks import remove_specks
 
         image = self._image(path)
-        segmentation = self.model.segment(image)
+        class_map = remove_specks(self.model.segment(image).class_map, self.settings.min_area_px)
         colours = class_colours(len(self.model.classes))
         stem = self._free(path.stem)
         target = self.out / f"{stem}.overlay.png"
-        write_image(target, overlay(self.model.pixels(image), segmentation.class_map, colours))
+        write_image(target, overlay(self.model.pixels(image), class_map, colours))
         row: Row = {
             "image": str(path),
             "overlay": str(target),
             "width": image.width,
             "height": image.height,
-            "shares": _shares(segmentation, self.model.classes),
+            "shares": _shares(class_map, self.model.classes),
         }
         if self.masks:
             mask = self.out / f"{stem}.mask.png"
-            write_class_map(mask, segmentation.class_map, colours)
+            write_class_map(mask, class_map, colours)
             row["mask"] = str(mask)
         if self.results is not None:
-            self.results.add(str(path), segmentation.class_map)
+            self.results.add(str(path), class_map)
         return row
 
     def _image(self, path: Path) -> Image:
@@ -239,9 +243,9 @@ class _Overlays:
         return name
 
 
-def _shares(segmentation: Segmentation, classes: tuple[str, ...]) -> dict[str, float]:
+def _shares(class_map: NDArray[np.uint8], classes: tuple[str, ...]) -> dict[str, float]:
     import numpy as np
 
-    counts = np.bincount(segmentation.class_map.ravel(), minlength=len(classes) + 1)
-    total = segmentation.class_map.size
+    counts = np.bincount(class_map.ravel(), minlength=len(classes) + 1)
+    total = class_map.size
     return {name: round(float(count) / total, 6) for name, count in zip(("background", *classes), counts, strict=False)}

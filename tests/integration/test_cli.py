@@ -206,6 +206,24 @@ def test_predict_takes_patterns_and_a_version(trained: str, pictures: Path, tmp_
         assert told["images"][0]["shares"] == {"background": 0.0, "Road": 0.5, "Sky": 0.5}
 
 
+def test_predict_leaves_out_small_pieces_as_the_project_has_it(
+    registry: Registry, trained: str, pictures: Path, tmp_path: Path
+) -> None:
+    with Image.open(pictures / "a.png") as picture:
+        pixels = np.array(picture)
+    pixels[10:16, 10:16] = (0, 0, 255)
+    pixels[:6, :6] = (0, 0, 255)
+    Image.fromarray(pixels).save(pictures / "a.png")
+    arguments = ("predict", str(pictures / "a.png"), "--out", str(tmp_path / "out"), "--json")
+    shares = json.loads(run(*arguments).stdout)["images"][0]["shares"]
+    assert (shares["background"], shares["Sky"] > 0.5) == (0, True)
+    notes = {"project": PROJECT, "label_config": BRUSH, "extra_params": {"min_area_px": 50}}
+    registry.write_json(PROJECT, "project.json", notes)
+    fewer = json.loads(run(*arguments).stdout)["images"][0]["shares"]
+    assert fewer["background"] > 0
+    assert fewer["Sky"] == pytest.approx(shares["Sky"] - fewer["background"])
+
+
 def test_an_image_that_is_none_costs_one_line(trained: str, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     bad = [str(pictures / "notes.txt"), str(tmp_path / "gone.png"), str(tmp_path / "empty"), f"{tmp_path}/*.gif"]
