@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.e2e.browser import new_page, wait_for
+from tests.e2e.browser import logged_in, new_page, open_task, wait_for
 from tests.e2e.loop import Loop, Project, region, running_loop
+from tests.e2e.test_loop import clicked, middle, prediction_masks
 from tests.e2e.test_page import DESKTOP, browser, visited
 
 __all__ = ["browser"]
@@ -73,6 +74,32 @@ def test_take_them(loop: Loop, browser: Browser) -> None:
     with visited(browser, loop, "dark") as page:
         page.goto(f"/ui/projects/{project.id}")
         photograph(page, IMAGES / "ui-project-dark.png")
+
+
+def test_take_the_gesture(loop: Loop) -> None:
+    """Clicks over pre-labels, as docs/labels.md has them: the tool chosen, the region after one click, and after another."""
+    project = loop.project("Clicks")
+    train(loop, project)
+    wait_for("a version", project.champion, 3600)
+    wait_until_idle(project)
+    task = project.unlabelled[0]
+    masks = prediction_masks(project, task)
+    name = max(masks, key=lambda name: masks[name].sum())
+    other = max((one for one in masks if one != name), key=lambda one: masks[one].sum())
+    with logged_in(loop.label_studio) as page:
+        page.set_viewport_size({"width": 1100, "height": 640})
+        open_task(page, loop.label_studio, project.id, task)
+        page.get_by_text("Auto-Annotation", exact=True).click()
+        page.locator(".lsf-tool_smart").click()
+        shown = [page.screenshot()]
+        for place in (middle(masks[name]), middle(masks[other])):
+            clicked(page, name, place, ["Control"])
+            page.wait_for_timeout(1500)
+            shown.append(page.screenshot())
+    frames = [Image.open(BytesIO(one)).convert("RGB") for one in shown]
+    frames[0].save(
+        IMAGES / "click.webp", save_all=True, append_images=frames[1:], duration=[1500, 2500, 3500], loop=0, quality=80
+    )
 
 
 def test_take_the_demo(browser: Browser) -> None:
