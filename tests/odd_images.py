@@ -194,6 +194,11 @@ SWAPPED = rgb_profile((0.3851, 0.7169, 0.0971), (0.4361, 0.2225, 0.0139), (0.143
 LINEAR_GREY = profile(b"GRAY", kTRC=curve(1))
 
 
+def padded(icc: bytes, more: int) -> bytes:
+    """A profile with so many bytes more, that no tag points to."""
+    return (len(icc) + more).to_bytes(4, "big") + icc[4:] + bytes(more)
+
+
 def cmyk_profile() -> bytes:
     """Inks that nobody has, by a table of two levels each."""
     corners = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
@@ -359,6 +364,10 @@ def _profiles() -> Iterator[tuple[str, bytes]]:
         yield f"AVIF, {name}", encoded(colours, "AVIF", icc_profile=icc)
         yield f"grey PNG, {name}", png(grey, icc_profile=icc)
         yield f"CMYK JPEG, {name}", jpeg(colours.convert("CMYK"), icc_profile=icc)
+    for megabytes in (3, 9):
+        yield f"PNG, a profile of {megabytes} MB", png(colours, icc_profile=padded(SWAPPED, megabytes * 10**6))
+        text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(megabytes * 10**6)))
+        yield f"PNG, a text of {megabytes} MB", png_with(text, data=png(colours))
     yield "grey PNG, linear", png(grey, icc_profile=LINEAR_GREY)
     yield "grey PNG with alpha, linear", png(see_through(colours).convert("LA"), icc_profile=LINEAR_GREY)
     yield "grey JPEG, linear", jpeg(grey, icc_profile=LINEAR_GREY)

@@ -6,7 +6,7 @@ import io
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ JPEG = ("JPEG", "MPO")
 _HUFFMAN_TABLES, _SCAN, _END_OF_JPEG = b"\xff\xc4", b"\xff\xda", b"\xff\xd9"
 _BLOCK_PX = 8
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+#: The largest colour profile of a PNG that is followed, in bytes. Chromium follows one of 9 MB; those of printers have some 3.
+PROFILE_BYTES: Final = 32_000_000
 #: Rows and columns between the pixels of the first pass of an interlaced PNG or GIF.
 _COARSEST_PX = 8
 
@@ -95,18 +98,30 @@ class Damaged:
         return np.asarray(image if len(image.getbands()) == 1 else image.getchannel(0))
 
 
-def without_broken_chunks(data: bytes) -> bytes:
-    """A PNG without the ancillary chunks whose checksum is wrong: browsers pass over those. Other files as they are."""
+def without_chunks_passed_over(data: bytes) -> bytes:
+    """A PNG without the chunks that browsers pass over: ancillary ones whose checksum is wrong, texts, which Pillow refuses
+    beyond a size (Photoshop and ComfyUI write megabytes), and colour profiles of more than PROFILE_BYTES. Other files as they
+    are."""
     if not data.startswith(_PNG_SIGNATURE):
         return data
     kept, at = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
-        ancillary = data[at + 4 : at + 5].islower()
-        if not ancillary or zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end]):
+        kind, body = data[at + 4 : at + 8], data[at + 4 : end - 4]
+        is_whole = not kind[:1].islower() or zlib.crc32(body) == int.from_bytes(data[end - 4 : end])
+        if is_whole and kind not in _PNG_TEXTS and (kind != b"iCCP" or _is_small_profile(body)):
             kept.append(data[at:end])
         at = end
     return b"".join(kept)
+
+
+def _is_small_profile(chunk: bytes) -> bool:
+    """Whether an iCCP chunk (its type, a name, 0, the method, deflated data) has a profile that can be read in bounds."""
+    _, _, rest = chunk.partition(b"\0")
+    try:
+        return len(zlib.decompressobj().decompress(rest[1:], PROFILE_BYTES + 1)) <= PROFILE_BYTES
+    except zlib.error:
+        return False
 
 
 def _is_interlaced_gif(image: ImageFile.ImageFile) -> bool:

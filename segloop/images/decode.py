@@ -10,15 +10,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import PngImagePlugin, UnidentifiedImageError
 
 from segloop.errors import ImageError, ImageTooLarge
 from segloop.images.colours import to_rgb
-from segloop.images.damaged import JPEG, Damaged, without_broken_chunks
+from segloop.images.damaged import JPEG, PROFILE_BYTES, Damaged, without_chunks_passed_over
 from segloop.images.exif import ORIENTATION, natural_size, of_png, read_exif, split_jpeg
 
 #: Formats that are opened. Others of Pillow's start programs (EPS) or are no images people label (PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+# Pillow's own limit is one million bytes, and holds for colour profiles too: some that people have are larger.
+PngImagePlugin.MAX_TEXT_CHUNK = PROFILE_BYTES
 
 #: Longest side of an image, in pixels: no browser shows a longer one, and no JPEG can have it.
 MAX_SIDE = 65_535
@@ -145,8 +148,8 @@ def _open(data: bytes) -> _File:
     try:
         try:
             image = Pillow.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            data = without_broken_chunks(data)
+        except (UnidentifiedImageError, ValueError):
+            data = without_chunks_passed_over(data)
             image = Pillow.open(io.BytesIO(data), formats=FORMATS)
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"image declares too many pixels: {error}") from error

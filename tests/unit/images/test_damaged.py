@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,21 @@ from PIL import Image
 
 from segloop.errors import ImageError
 from segloop.images import decode, read_header
-from tests.odd_images import EXIF, chunk, encoded, interlaced_png, jpeg, jpeg_with, picture, png, png_with, turned
+from segloop.images.damaged import PROFILE_BYTES
+from tests.odd_images import (
+    EXIF,
+    SWAPPED,
+    chunk,
+    encoded,
+    interlaced_png,
+    jpeg,
+    jpeg_with,
+    padded,
+    picture,
+    png,
+    png_with,
+    turned,
+)
 
 LIMIT = 10**6
 WIDTH, HEIGHT = 192, 128
@@ -127,6 +142,32 @@ def test_an_ancillary_chunk_with_a_wrong_checksum_is_passed_over() -> None:
     assert (pixels(png_with(broken)) == pixels(png())).all()
     with pytest.raises(ImageError, match="not an image"):
         pixels(png()[:29] + b"oops" + png()[33:])
+
+
+@pytest.mark.parametrize(
+    "large_one",
+    [
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(PROFILE_BYTES + 1))),
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(PROFILE_BYTES + 1))),
+        chunk(b"tEXt", b"workflow\0" + b"x" * (65 * 2**20)),
+        chunk(b"iCCP", b"too large\0\0" + zlib.compress(bytes(PROFILE_BYTES + 1))),
+        chunk(b"iCCP", b"not deflated\0\0oops"),
+    ],
+    ids=lambda data: data[4:30].decode("latin1"),
+)
+def test_a_text_or_profile_beyond_what_pillow_reads_is_passed_over(large_one: bytes) -> None:
+    data = png(large())
+    behind = data[:-12] + large_one + data[-12:]
+    for odd in (png_with(large_one, data=data), behind):
+        assert read_header(odd) == read_header(data)
+        assert (pixels(odd) == pixels(data)).all()
+
+
+def test_a_colour_profile_of_megabytes_is_followed() -> None:
+    """Pillow's own limit for one is a million bytes."""
+    with_small, with_large = (png(large(), icc_profile=one) for one in (SWAPPED, padded(SWAPPED, 3_000_000)))
+    assert (pixels(with_small) != pixels(png(large()))).any()
+    assert (pixels(with_large) == pixels(with_small)).all()
 
 
 @pytest.mark.parametrize(
