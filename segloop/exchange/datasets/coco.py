@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import orjson
 
 from segloop.errors import DatasetError
 from segloop.exchange.datasets.base import Dataset, Example, UInt8
+from segloop.formats import BACKGROUND, IGNORED
 
 Json = Mapping[str, Any]
 #: Numbers of the shortest polygon: pycocotools takes four for a box.
@@ -23,7 +25,8 @@ _SHORTEST: Final = 6
 def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
     """The data set of an instances file; `images` is the folder that its file names are in.
 
-    An image without its file is left out. Crowds count as their class. Keypoints and boxes alone say nothing of pixels.
+    An image without its file is left out. Crowds count as their class. Of an instance that has a box alone (a set for
+    detection, points too few for a polygon) the pixels are not known: what lies in its box and in no other is ignored.
 
     Raises:
         DatasetError: it is no such file, or pycocotools, of the extra `coco`, is not installed.
@@ -31,7 +34,8 @@ def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
     if find_spec("pycocotools") is None:
         raise DatasetError("COCO's masks are read by pycocotools, which is not here: run pip install 'segloop[coco]'")
     try:
-        content = orjson.loads(file.read_bytes())
+        # many tools write NaN, for an area that nobody reads: stricter readers refuse the whole file
+        content = json.loads(file.read_bytes())
         names = {int(one["id"]): str(one["name"]) for one in content["categories"]}
         regions: dict[int, list[Json]] = defaultdict(list)
         for annotation in content.get("annotations", []):
@@ -41,7 +45,7 @@ def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
         ]
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{file} is no COCO file of instances: {type(error).__name__} {error}") from error
     values = {category: number for number, category in enumerate(sorted(names), start=1)}
     examples, problems = [], []
@@ -61,22 +65,34 @@ def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
 
 def _draw(regions: Sequence[Json], size: tuple[int, int], values: Mapping[int, int], name: str) -> UInt8:
     class_map = np.zeros(size, np.uint8)
+    in_boxes = np.zeros(size, np.bool_)
     for region in sorted(regions, key=lambda one: not one.get("iscrowd")):
-        shape = region.get("segmentation")
-        if not shape:
-            continue
         try:
-            value = values[int(region["category_id"])]
-            class_map[_mask(shape, *size)] = value
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+            mask = _mask(region.get("segmentation"), *size)
+            if mask is None:
+                in_boxes[_box(region.get("bbox"))] = True
+            else:
+                class_map[mask] = values[int(region["category_id"])]
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             what = f"annotation {region.get('id')} of {name} cannot be drawn"
             raise DatasetError(f"{what}: {type(error).__name__} {error}") from error
+    class_map[in_boxes & (class_map == BACKGROUND)] = IGNORED
     return class_map
 
 
-def _mask(shape: Any, height: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _box(box: Any) -> tuple[slice, slice]:
+    """The rows and columns of a box: left, top, width, height."""
+    left, top, across, down = (float(number) for number in box or (0, 0, 0, 0))
+    rows = slice(max(0, math.floor(top)), max(0, math.ceil(top + down)))
+    return rows, slice(max(0, math.floor(left)), max(0, math.ceil(left + across)))
+
+
+def _mask(shape: Any, height: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """The pixels of a segmentation; None where it has none."""
     from pycocotools import mask as coco
 
+    if not shape:
+        return None
     if isinstance(shape, Mapping):
         if [int(side) for side in shape["size"]] != [height, width]:
             raise ValueError(f"its code is of {shape['size']}, the image of {[height, width]}")
@@ -89,7 +105,7 @@ def _mask(shape: Any, height: int, width: int) -> np.ndarray[Any, np.dtype[np.bo
     else:
         polygons = [[float(number) for number in one] for one in shape if len(one) >= _SHORTEST and len(one) % 2 == 0]
         if not polygons:
-            return np.zeros((height, width), bool)
+            return None
         code = coco.merge(coco.frPyObjects(polygons, height, width))
     return np.asarray(coco.decode(code), dtype=bool)
 

@@ -65,6 +65,22 @@ def test_a_bad_code_costs_its_image_alone(tmp_path: Path, segmentation: Any) -> 
     assert np.array_equal(dataset.examples[1].class_map(), TRUTH)
 
 
+@pytest.mark.parametrize("segmentation", [None, [], [[1, 2, 3, 4]]], ids=["none", "empty", "too few points"])
+def test_pixels_in_a_box_alone_are_ignored_and_are_no_background(tmp_path: Path, segmentation: Any) -> None:
+    dataset = changed(tmp_path, segmentation=segmentation, bbox=[4.5, 6, 10, 20.2])
+    expected = np.where(TRUTH == 2, 2, 0)
+    expected[8:27, 4:15] = 255
+    assert np.array_equal(dataset.examples[0].class_map(), expected)
+    assert np.array_equal(dataset.examples[1].class_map(), TRUTH)
+
+
+@pytest.mark.parametrize("box", [[1, 2], [float("inf"), 0, 1, 1], ["x", 0, 1, 1], 7])
+def test_a_bad_box_costs_its_image_alone(tmp_path: Path, box: Any) -> None:
+    dataset = changed(tmp_path, segmentation=[], bbox=box)
+    with pytest.raises(DatasetError, match="cannot be drawn"):
+        dataset.examples[0].class_map()
+
+
 def test_coco_outside_its_folder_or_beyond_the_limit_is_left_out(tmp_path: Path) -> None:
     file = write_coco(tmp_path)
     (tmp_path / "secret.png").write_bytes(b"x")
@@ -78,8 +94,14 @@ def test_coco_outside_its_folder_or_beyond_the_limit_is_left_out(tmp_path: Path)
     assert "outside" in dataset.problems[0]
 
 
+def test_an_area_that_is_no_number_costs_nothing(tmp_path: Path) -> None:
+    dataset = changed(tmp_path, area=float("nan"))
+    assert np.array_equal(dataset.examples[0].class_map(), TRUTH)
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"images": 3, "categories": []}', '{"categories": [{"id": 1}], "images": []}']
+    "text",
+    ["", "[" * 100_000, "[]", "{}", '{"images": 3, "categories": []}', '{"categories": [{"id": 1}], "images": []}'],
 )
 def test_what_is_no_coco_file_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
