@@ -7,9 +7,11 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Final
 
 #: A disk with less space than this, in bytes, is full: no checkpoint fits.
 _FULL_BYTES = 16 * 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SegloopError(Exception):
@@ -126,7 +128,7 @@ class DiskError(SegloopError):
     def of(cls, folder: Path, error: OSError | sqlite3.Error) -> DiskError:
         """What an error of the operating system or of SQLite means for what lies in a folder."""
         if isinstance(error, OSError):
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            is_full = error.errno in _FULL
             reason = os.strerror(error.errno) if error.errno else str(error)
             where = error.filename or folder
         else:
@@ -138,10 +140,28 @@ class DiskError(SegloopError):
 
 
 class DiskFull(DiskError):
-    """This machine's disk is full; once there is space, the same works."""
+    """This machine's disk is full; once there is space, the same works.
+
+    Attributes:
+        EXIT_STATUS: that of a training which ended for it (EX_IOERR of sysexits.h): a file that says so may not fit.
+    """
+
+    EXIT_STATUS: Final = 74
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(f"The disk of {folder} is full ({reason}): free some space, and segloop goes on by itself.")
+
+    @staticmethod
+    def is_behind(error: BaseException) -> bool:
+        """Whether an error, or one that it came of, is that the disk is full. Libraries wrap that in errors of their own."""
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, DiskFull) or (isinstance(link, OSError) and link.errno in _FULL):
+                return True
+            if os.strerror(errno.ENOSPC) in str(link):  # safetensors' has the text alone
+                return True
+            link = link.__cause__ or link.__context__
+        return False
 
     @classmethod
     def check(cls, folder: Path) -> None:

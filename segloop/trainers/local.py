@@ -57,7 +57,7 @@ class LocalTrainer:
         """How the run is, from its exit status and its files.
 
         Raises:
-            DiskFull: it ended because the disk is full; submitted again, it goes on from its checkpoints.
+            DiskFull: it ended because the disk is, or was, full; submitted again, it goes on from its checkpoints.
         """
         base = _base(run)
         process = self._running.get(run.id)
@@ -67,24 +67,24 @@ class LocalTrainer:
         if _is_finished(base):
             return self._status("finished", run)
         DiskFull.check(base)  # whatever it says that it ended for
+        if code == DiskFull.EXIT_STATUS:
+            raise DiskFull(base, os.strerror(errno.ENOSPC))
         failure = base / "output" / "failure"
         if failure.is_file():
-            reason = failure.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-            if os.strerror(errno.ENOSPC) in reason or os.strerror(errno.EDQUOT) in reason:
-                raise DiskFull(base, os.strerror(errno.ENOSPC))
-            return RunStatus("failed", reason=reason)
+            return RunStatus("failed", reason=failure.read_text(encoding="utf-8", errors="replace").strip()[-2000:])
         if code is not None and code > 0 and code != 128 + signal.SIGTERM:
             return RunStatus("failed", reason=f"The training ended with status {code}: see {base / 'train.log'}.")
         return RunStatus("lost", reason=f"The training ended unfinished (status {code}); out of memory?")
 
     def collect(self, run: Run) -> Path:
-        """The run's own bundle folder.
+        """The run's own bundle folder. Its checkpoints, three times as large, have served their purpose, and go.
 
         Raises:
             TrainingError: it is not finished.
         """
         if not _is_finished(_base(run)):
             raise TrainingError(f"Run {run.id} has no trained bundle.")
+        shutil.rmtree(_base(run) / "checkpoints", ignore_errors=True)
         return _base(run) / "model"
 
     def stop(self, run: Run) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segloop.errors import SegloopError, TrainingError
+from segloop.errors import DiskFull, SegloopError, TrainingError
 from segloop.files import write_bytes
 from segloop.formats import VERSION_FILE
 from segloop.metrics.curves import CurvesByName, ProgressFile
@@ -121,7 +121,8 @@ class Container:
         self._failure.unlink(missing_ok=True)
 
     def status_of(self, work: Callable[[], int], failed: str) -> int:
-        """Do a container's work: its own exit status, or 1 with the reason of its failure in output/failure and the log.
+        """Do a container's work: its own exit status, or 1 with the reason of its failure in output/failure and the log; where
+        the disk is full DiskFull's.
 
         Args:
             failed: what the log says above the traceback of an error that segloop does not know.
@@ -130,11 +131,20 @@ class Container:
             return work()
         except SegloopError as error:
             log.error("%s", error)
-            self.fail(str(error))
+            return self._failed(error, str(error))
         except Exception as error:
             log.exception(failed)
-            self.fail(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
-        return 1
+            return self._failed(error, f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
+
+    def _failed(self, error: Exception, reason: str) -> int:
+        """Keep the reason; the exit status."""
+        is_full = DiskFull.is_behind(error)
+        try:
+            self.fail(reason)
+        except OSError as unwritten:
+            is_full = is_full or DiskFull.is_behind(unwritten)
+            log.error("the reason cannot be written: %s", unwritten)
+        return DiskFull.EXIT_STATUS if is_full else 1
 
     def fail(self, reason: str) -> None:
         """Write the reason that a run failed for; the first one stays: where one process fails, others do for it."""

@@ -150,8 +150,9 @@ def save_checkpoint(run: Run, path: Path) -> None:
         "elapsed_s": started_s,
         "progress": {name: getattr(run, name) for name in _KEPT},
     }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    # a file of Python's: torch's own does not tell a full disk from other faults
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
     run.saved_s = run.clock.elapsed_s
     run.checkpoint_s = run.saved_s - started_s
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from safetensors.torch import save_file
+from torch import nn
+from torch.optim import SGD
 
 from segloop.errors import DiskFull
 from segloop.trainers.base import Run
 from segloop.trainers.local import LocalTrainer
+from segloop.training.container import Container
+from segloop.training.run import _KEPT, Clock, save_checkpoint
 from tests.servers import running
 from tests.toys import BRUSH
 from tests.waiting import until
@@ -88,6 +95,41 @@ def test_a_training_waits_for_space_and_goes_on_from_its_checkpoint(disk: Disk) 
     assert trainer.poll(run).state == "finished"
     progress = (disk.folder / "base/output/data/progress.jsonl").read_text(encoding="utf-8")
     assert progress.count('"epoch": 1}') == 1, "it did not begin anew"
+
+
+def test_a_checkpoint_that_does_not_fit_ends_the_training_for_the_disk(disk: Disk) -> None:
+    """torch and safetensors wrap the system's error in ones of their own, and what did not fit is gone afterwards."""
+    network = nn.Linear(4096, 4096)
+    kept = dict.fromkeys(_KEPT)
+    run = SimpleNamespace(network=network, optimizer=SGD(network.parameters()), step=1, clock=Clock(), **kept)
+    container = Container(disk.folder / "base")
+
+    def checkpoint() -> int:
+        save_checkpoint(run, container.checkpoint)
+        return 0
+
+    def weights() -> int:
+        save_file({"weight": network.weight.detach()}, disk.folder / "weights.safetensors")
+        return 0
+
+    for write in (checkpoint, weights):
+        container.begin()
+        assert container.status_of(write, "it failed") == DiskFull.EXIT_STATUS
+        (disk.folder / "weights.safetensors").unlink(missing_ok=True)
+        assert shutil.disk_usage(disk.folder).free > 30 * 2**20
+    disk.fill()
+    container.begin()
+    assert container.status_of(checkpoint, "it failed") == DiskFull.EXIT_STATUS
+
+
+def test_a_training_that_ended_for_the_disk_says_so_when_there_is_space_again(disk: Disk) -> None:
+    for name in ("snapshot", "champion"):
+        (disk.folder / name).mkdir()
+    run = Run("retrain-1", disk.folder, disk.folder / "snapshot", disk.folder / "champion", {})
+    trainer = LocalTrainer((sys.executable, "-c", f"raise SystemExit({DiskFull.EXIT_STATUS})"))
+    trainer.submit(run)
+    with pytest.raises(DiskFull, match="free some space"):
+        until(lambda: trainer.poll(run).state != "running")
 
 
 def test_metrics_are_not_beside_the_data(tmp_path: Path) -> None:

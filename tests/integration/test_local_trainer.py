@@ -52,7 +52,9 @@ def test_trains_and_collects(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert os.getpriority(os.PRIO_PROCESS, child(run)) == 10
     status = finish(trainer, run)
     assert status == RunStatus("finished", {"epoch": 3})
+    assert (tmp_path / "base/checkpoints").is_dir()
     assert (trainer.collect(run) / "model.safetensors").read_bytes() == b"weights"
+    assert not (tmp_path / "base/checkpoints").exists(), "three times the size of the model, and of no use any more"
     data = tmp_path / "base" / "input" / "data"
     assert (data / "snapshot").resolve() == run.snapshot
     assert (data / "model").resolve() == run.champion
