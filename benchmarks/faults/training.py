@@ -150,6 +150,8 @@ def measure(loop: Loop, fault: str, phase: str) -> tuple[str, ...]:
             learnt = len(read_manifest(folder / MANIFEST).items)
     made = len(loop.registry.versions(project.key))
     is_green = seen and done and learnt == LABELLED and made == 1 and not half
+    for folder in ("runs", "store"):  # the disk is small
+        shutil.rmtree(loop.segloop.data_dir / folder / project.key, ignore_errors=True)
     cells = (f"{people.served} / {people.failed}", f"{learnt} of {LABELLED}", str(made), str(half), f"{seconds:.0f}")
     return (f"{fault} in {phase}" if seen else f"{fault} in {phase} (missed it)", *cells, yes_or_no(is_green))
 
