@@ -46,7 +46,7 @@ from segloop.masks import label_pieces
 from segloop.network.network import build_network, save_bundle
 from segloop.network.transforms import Float32, resize_mask
 from segloop.settings import Settings
-from segloop.suspects.confident import LEAST_SHARE, PieceOfPixels
+from segloop.suspects.confident import LEAST_SHARE, PieceOfPixels, ranked
 from segloop.training.adaptation import MOST_STEPS
 from segloop.training.evaluation import Network
 from segloop.training.examples import read_example
@@ -292,7 +292,8 @@ def cleanlab_orders(
     order = [(int(image), int(image) in truth.how) for image in np.argsort(images, kind="stable")]
     found = []
     for image, one in enumerate(panel.heard):
-        found += [(piece, image) for piece in pieces_of(issues[image], one.probabilities(), truth.labels[image])]
+        pieces = ranked(pieces_of(issues[image], one.probabilities(), truth.labels[image]))
+        found += [(piece, image) for piece in pieces]
     found.sort(key=lambda one: -one[0].score)
     return {
         "cleanlab, images": order,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segloop.dataset import Item
 from segloop.formats import IGNORED
 from segloop.network.transforms import Float32, UInt8, resize_mask
-from segloop.suspects.confident import PieceOfPixels, Thresholds, label_quality, rarities, suspected_pieces
+from segloop.suspects.confident import PieceOfPixels, Thresholds, label_quality, ranked, rarities, suspected_pieces
 from segloop.suspects.format import MOST_OF_IMAGE
 
 #: Long side, in pixels, at which labels are judged, and of the photos that are kept.
@@ -126,8 +126,7 @@ class Panel:
         rarity = rarities(found, shown.tolist())
         seen = []
         for one, pieces, quality in zip(self.heard, found, qualities, strict=True):
-            weighed = [replace(piece, rarity=rarity[piece.labelled, piece.seen]) for piece in pieces]
-            weighed.sort(key=lambda piece: -piece.score)
+            weighed = ranked(replace(piece, rarity=rarity[piece.labelled, piece.seen]) for piece in pieces)
             seen.append(SeenImage(one, tuple(weighed[:MOST_OF_IMAGE]), quality, held_out))
         return seen
 

@@ -10,11 +10,13 @@ import pytest
 
 from segloop.formats import IGNORED
 from segloop.suspects.confident import (
+    REPEATED,
     PieceOfPixels,
     Thresholds,
     confident_classes,
     label_quality,
     outside_band,
+    ranked,
     rarities,
     self_confidence,
     soft_minimum,
@@ -90,6 +92,17 @@ def test_pieces_have_one_label_and_one_other_class_and_the_larger_margin_comes_f
     assert first.score == pytest.approx((400 / 4800) ** 0.25 * 0.92)
     labels[10:30, 5:25] = IGNORED
     assert [one.box for one in suspected_pieces(probabilities, labels, thresholds.values())] == [second.box]
+
+
+def test_each_further_piece_of_an_image_counts_less() -> None:
+    def piece(margin: float) -> PieceOfPixels:
+        return PieceOfPixels(1, 2, (0, 0, 1, 1), np.ones((1, 1), np.bool_), 1.0, margin)
+
+    found = ranked([piece(0.7), piece(0.9), piece(0.8)])
+    assert [one.margin for one in found] == [0.9, 0.8, 0.7]
+    assert [one.score for one in found] == pytest.approx([0.9, 0.8 * REPEATED, 0.7 * REPEATED**2])
+    # the worst of one image, then that of another before the second worst of the first
+    assert found[1].score < piece(0.75).score < found[0].score
 
 
 def test_what_is_contradicted_in_many_images_is_not_rare() -> None:
