@@ -21,6 +21,8 @@ Colours = Mapping[tuple[int, int, int], int]
 #: Files that are taken for images.
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 MOST_CLASSES: Final = IGNORED - 1
+#: Numbers and colours that a message shows.
+_SHOWN: Final = 6
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def read_indices(file: Path, values: Mapping[int, int]) -> UInt8:
     """The class map of a mask whose pixels are numbers (grey or palette); those that `values` lacks are ignored.
 
     Raises:
-        DatasetError: it cannot be read, or its pixels are colours.
+        DatasetError: it cannot be read, its pixels are colours, or it shows no class, and numbers that nobody named.
     """
     image = _opened(file)
     if image.mode not in ("L", "P", "1", "I", "I;16"):
@@ -67,21 +69,42 @@ def read_indices(file: Path, values: Mapping[int, int]) -> UInt8:
     for number, value in values.items():
         if 0 <= number < len(lookup):
             lookup[number] = value
-    return lookup[np.asarray(image).astype(np.uint16)]
+    numbers = np.asarray(image).astype(np.uint16)
+    class_map = lookup[numbers]
+    if not _shows_a_class(class_map):
+        found = np.unique(numbers).tolist()
+        if strange := [number for number in found if number not in values]:
+            raise DatasetError(_nameless(file, "numbers", strange, sorted(values)))
+    return class_map
 
 
 def read_colours(file: Path, colours: Colours) -> UInt8:
     """The class map of a mask whose classes are colours (RGB, or a palette's); those that `colours` lacks are ignored.
 
     Raises:
-        DatasetError: it cannot be read.
+        DatasetError: it cannot be read, or it shows no class, and colours that nobody named.
     """
     pixels = np.asarray(_opened(file).convert("RGB")).astype(np.uint32)
     codes = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
     found, places = np.unique(codes, return_inverse=True)
     known = {(red << 16) | (green << 8) | blue: value for (red, green, blue), value in colours.items()}
     values = np.array([known.get(int(code), IGNORED) for code in found], np.uint8)
+    if not _shows_a_class(values) and (strange := [code for code in found.tolist() if code not in known]):
+        triples = [(code >> 16, code >> 8 & 255, code & 255) for code in strange]
+        raise DatasetError(_nameless(file, "colours", triples, list(colours)))
     return values[places].reshape(codes.shape)
+
+
+def _shows_a_class(values: UInt8) -> bool:
+    return bool(((values != BACKGROUND) & (values != IGNORED)).any())
+
+
+def _nameless(file: Path, what: str, found: Sequence[object], named: Sequence[object]) -> str:
+    """Why a mask is no mask of these classes: one of 0 and 255 beside names for 0 and 1, or colours that JPEG blurred."""
+    shown, known = (
+        ", ".join(map(str, some[:_SHOWN])) + (", ..." if len(some) > _SHOWN else "") for some in (found, named)
+    )
+    return f"{file} shows no class: its {what} {shown} have no name, and those that have one are {known}"
 
 
 def values_of(numbers: Mapping[int, str]) -> tuple[tuple[str, ...], dict[int, int]]:

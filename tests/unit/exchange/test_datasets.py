@@ -148,6 +148,25 @@ def test_folders_of_masks(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("grey", "numbers 255 have no name, and those that have one are 0, 1, 2"),
+        ("colours", r"colours \(255, 255, 255\)"),
+    ],
+)
+def test_a_mask_of_other_numbers_than_those_with_names_is_left_out(tmp_path: Path, kind: str, found: str) -> None:
+    """Black and white masks beside names for 0 and 1: nothing would be learnt, and nobody would know why."""
+    names = write_masks(tmp_path, kind)
+    Image.fromarray(np.where(TRUTH == 1, 255, 0).astype(np.uint8)).save(tmp_path / "masks" / "a.png")
+    dataset = read_masks(tmp_path / "masks", tmp_path / "photos", names)
+    with pytest.raises(DatasetError, match=found):
+        dataset.examples[0].class_map()
+    dataset.examples[1].class_map()
+    Image.fromarray(np.zeros_like(TRUTH, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+    assert not dataset.examples[0].class_map().any(), "an image that shows no class is one of background"
+
+
+@pytest.mark.parametrize(
     ("text", "classes"),
     [
         ("background\nroad\nsky\n", ("road", "sky")),
