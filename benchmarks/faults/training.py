@@ -28,6 +28,8 @@ from segloop.errors import RegistryError, SegloopError
 from tests.e2e.loop import Loop, Project, processes, running_loop
 
 LABELLED, UNLABELLED = 8, 3
+#: Characters that a title has in Label Studio at most.
+MOST_OF_TITLE = 50
 #: How long Label Studio is frozen, and the disk full, in seconds; and how long a retrain may take after that.
 FROZEN_S, FULL_S, PATIENCE_S = 40.0, 10.0, 600.0
 #: Of the file system that the data folder is on.
@@ -128,7 +130,7 @@ FAULTS: dict[str, tuple[Callable[[Scene], None], tuple[str, ...]]] = {
 def measure(loop: Loop, fault: str, phase: str) -> tuple[str, ...]:
     """A row of the table."""
     inject, _ = FAULTS[fault]
-    project = loop.project(f"{fault} in {phase}")
+    project = loop.project(f"{fault} in {phase}"[:MOST_OF_TITLE])
     scene = Scene(loop, project)
     with People(loop.segloop) as people:
         began = time.monotonic()
