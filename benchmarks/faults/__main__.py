@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.faults import processes, store, training
+from benchmarks.faults import hostile, processes, store, training
 from demo import stack
 
-GROUPS = {"processes": processes.main, "store": store.main, "training": training.main}
+GROUPS = {"processes": processes.main, "store": store.main, "hostile": hostile.main, "training": training.main}
 #: How long a start may take, in seconds, on a machine with other work.
 START_S = 600.0
 
