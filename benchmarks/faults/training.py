@@ -108,12 +108,13 @@ def freeze_label_studio(scene: Scene) -> None:
 def fill_disk(scene: Scene) -> None:
     """Take all the space of the data folder's disk for a while."""
     ballast = scene.loop.segloop.data_dir / "ballast"
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:
         free = shutil.disk_usage(ballast.parent).free
         with suppress(OSError):
             os.posix_fallocate(file.fileno(), 0, free)
+        file.seek(0, os.SEEK_END)
         with suppress(OSError):
-            while file.write(b"x" * 4096) and not file.flush():
+            while file.write(b"x" * 4096):
                 pass
         time.sleep(FULL_S)
         ballast.unlink()
