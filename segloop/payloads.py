@@ -80,11 +80,6 @@ def project_key(value: object) -> str:
     raise UnknownProject(f"project is {_short(value)}; expected an id such as 29, or '29.1795383040'.")
 
 
-def project_id(key: str) -> str:
-    """The id, as Label Studio shows it to people, of a project's key."""
-    return key.partition(".")[0]
-
-
 def parse_setup(body: object) -> Setup:
     """Read the body of `/setup`.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segloop.errors import BadRequest, SegloopError, UnknownProject
-from segloop.payloads import project_id, project_key
+from segloop.payloads import project_key
+from segloop.project_ids import project_id
 from segloop.serving.loading import SingleFlight
 from segloop.serving.swap import STORE_PATIENCE_S
 from segloop.settings import Settings

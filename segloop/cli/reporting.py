@@ -10,7 +10,7 @@ import click
 
 from segloop.cli.common import connected_project, print_json
 from segloop.errors import LabelStudioError, QueueUnavailable
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:

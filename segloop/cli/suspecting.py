@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segloop.cli.common import connected_project, console, print_json, shared_options
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.settings import load_settings
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from segloop.dataset.notes import Note, warnings_of
 from segloop.dataset.splits import assign_splits
 from segloop.dataset.twins import Evidence, Twins, group_of, settle_groups, twins_of
 from segloop.errors import ImageError, LabelStudioError, NothingToTrain, SegloopError
-from segloop.payloads import project_id
 from segloop.progress import Report
+from segloop.project_ids import project_id
 from segloop.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from segloop.dataset.manifest import Manifest, Skipped, Split
 from segloop.errors import NothingToTrain
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 
 SPLITS: Final = "split.json"
 

@@ -17,7 +17,7 @@ from segloop.errors import LabelStudioError, LabelStudioUnreachable, SegloopErro
 from segloop.labelstudio import LabelStudio, Refusals
 from segloop.labelstudio.api import same_url
 from segloop.labelstudio.entries import BackendEntry, ProjectEntry, StorageEntry, TaskEntry, WebhookEntry
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.projects import read_notes
 from segloop.registry import open_registry
 from segloop.settings import Settings

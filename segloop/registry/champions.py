@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from segloop.errors import ModelRemoved, RegistryError
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.registry.generations import GenerationIndex, Generations
 from segloop.registry.removal import RemovedModels
 from segloop.registry.store import ATTEMPTS, PAUSE_S, Store

@@ -24,7 +24,7 @@ from typing import Any
 
 from segloop.errors import RegistryError, UnknownProject, VersionNotFound
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.registry.bundles import BundleCache, describe_files, verify_files
 from segloop.registry.champions import CHAMPION_FILE, Champions
 from segloop.registry.generations import Generations

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from segloop.errors import RegistryError, UnknownProject
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.versions import VersionInfo, describe_problem, version_number
 
 _PROJECT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?", re.ASCII)

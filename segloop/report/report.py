@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from segloop.accept import AcceptState, Rule
 from segloop.ledger import Ledger, TimeSaved, VersionFigures
-from segloop.payloads import project_id
 from segloop.policy import Changes, Thresholds
+from segloop.project_ids import project_id
 from segloop.registry import Champion, VersionInfo
 from segloop.report.studio import Counts, NextTask
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segloop.errors import Busy, EngineError, ModelUnavailable, SegloopError
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.serving.cache import PredictionCache
 from segloop.serving.loading import SingleFlight
 from segloop.serving.model import ServedModel, load_served_model

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from segloop.cli import main
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.queue import RETRAIN_QUEUE, Jobs
 from segloop.registry import Registry, open_registry
 from segloop.serving import ServedModels, load_served_model

@@ -17,8 +17,8 @@ from segloop.accept import Rule, read_accept
 from segloop.backend import Backend
 from segloop.errors import QueueUnavailable, RegistryError
 from segloop.ledger import read_ledger
-from segloop.payloads import project_id
 from segloop.policy import Changes, Thresholds
+from segloop.project_ids import project_id
 from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
 from segloop.report import LEAST_LABELLED, Counts, Report, ReportFacts, Studio, cannot_train, report_of

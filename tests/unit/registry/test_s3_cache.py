@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segloop.errors import RegistryError, SettingsError
-from segloop.payloads import project_id
+from segloop.project_ids import project_id
 from segloop.registry import Registry, open_registry
 from segloop.registry.s3 import S3Store
 from segloop.settings import Settings
