@@ -83,6 +83,7 @@ def test_take_the_gesture(loop: Loop) -> None:
     wait_for("a version", project.champion, 3600)
     wait_until_idle(project)
     task = project.unlabelled[0]
+    wait_for("a prediction", lambda: project.predictions(task))
     masks = prediction_masks(project, task)
     name = max(masks, key=lambda name: masks[name].sum())
     other = max((one for one in masks if one != name), key=lambda one: masks[one].sum())
