@@ -24,7 +24,7 @@ from tests.world import World
 
 PROJECT = "29.1795383040"
 #: Variants of each operation; and requests of each kind that are generated for it.
-BUDGET, GENERATED = 100, 20
+BUDGET, GENERATED = 150, 20
 USER, PASSWORD = "segloop", "of the tests"
 AUTHORIZATION = {"Authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
 #: What each answer must agree with in the description.

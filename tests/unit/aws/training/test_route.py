@@ -146,7 +146,7 @@ def test_a_registered_model_has_the_container_of_an_endpoint() -> None:
     archive = {"Get": "Steps.Train.ModelArtifacts.S3ModelArtifacts"}
     model = requests_of(settings, "us-east-1", EndpointSpec("street"), toy_info(), "s3://b/model.tar.gz").model
     [container] = register()["InferenceSpecification"]["Containers"]
-    assert container == {**model["PrimaryContainer"], "ModelDataUrl": archive}  # type: ignore[dict-item]
+    assert container == {**model["PrimaryContainer"], "ModelDataUrl": archive}
     own = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own/image:1"
     given = {"InferenceImage": own, "InferenceRepository": "own/image"}
     [container] = register(**given)["InferenceSpecification"]["Containers"]
