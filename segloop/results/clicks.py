@@ -12,6 +12,7 @@ from typing import Final
 import cv2
 import numpy as np
 
+from segloop.masks import piece_at
 from segloop.results.guided import GuidedHead, head_inputs
 from segloop.results.views import Asked, Float32, Mask, Place, Sight, View
 
@@ -97,10 +98,8 @@ def _clicked(mask: Mask, clicks: Sequence[Place]) -> Mask:
     places = [(place.row, place.column) for place in clicks if place.positive]
     if not places:
         return mask
-    count, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    if count == 2:
-        return mask
-    kept = np.zeros(count, np.bool_)
-    kept[[pieces[place] for place in places]] = True
-    kept[0] = False
-    return np.asarray(kept[pieces], np.bool_)
+    kept = np.zeros_like(mask)
+    for place in places:
+        if not kept[place]:
+            kept |= piece_at(mask.view(np.uint8), *place)
+    return kept

@@ -163,13 +163,16 @@ class View:
     def distances(self) -> Float32:
         """How far each pixel is from the positive and from the negative clicks along the picture, float32 (2, h, w), in
         lengths by which a click's evidence falls to 1/e."""
-        seeds = np.zeros((2, *self.size), np.bool_)
-        for place, positive in enumerate((True, False)):
-            for cell in self.cells(positive):
-                seeds[place][cell] = True
+        cells = self.cells(True), self.cells(False)
+        clicked = [place for place in (0, 1) if cells[place]]
+        seeds = np.zeros((len(clicked), *self.size), np.bool_)
+        for seed, place in zip(seeds, clicked, strict=True):
+            seed[tuple(zip(*cells[place], strict=True))] = True
         unit = np.float32(_REACH * max(self.size))
         smooth = np.asarray(cv2.GaussianBlur(self.colours, (3, 3), 0), np.uint8)
-        return geodesic_distances(seeds, edge_costs(smooth, _EDGE_WEIGHT)) / unit
+        found = np.full((2, *self.size), np.inf, np.float32)
+        found[clicked] = geodesic_distances(seeds, edge_costs(smooth, _EDGE_WEIGHT)) / unit
+        return found
 
     @cached_property
     def odds(self) -> Float32:
