@@ -88,13 +88,14 @@ class Image:
     def reduced(self, long_side: int) -> npt.NDArray[np.uint8]:
         """RGB, uint8 (h, w, 3), no smaller than asked for, at the least cost: what a network's input is resized from.
 
-        That is `pixels`, where these are decoded already or the file's format has no quicker way; of a JPEG, its half,
-        quarter or eighth (sides rounded) whose long side is still at least `long_side` pixels. Not kept.
+        That is `pixels` where the file's format has no quicker way; of a JPEG, its half, quarter or eighth (sides rounded)
+        whose long side is still at least `long_side` pixels. These are not kept, and are the same whether or not `pixels` are
+        decoded already: what a network says of an image does not depend on what else was asked of it.
 
         Raises:
             ImageError: as in `decode`.
         """
-        if self._pixels is not None or self.blob.header.reduction(long_side) == 1:
+        if self.blob.header.reduction(long_side) == 1:
             return self.pixels
         return self._decode(long_side)
 

@@ -198,9 +198,12 @@ class Predictor:
                 continue
             image = self.images.load(uri, _task_id(task))
             with _under_way.taken(image.width * image.height, self.deadline):
-                segmentation = self.model.segment(image, self.deadline)
+                # the picture is decoded at its full size while the network runs
+                with ThreadPoolExecutor(1, thread_name_prefix="decode") as aside:
+                    pixels = aside.submit(copy_context().run, self.model.pixels, image, self.deadline)
+                    segmentation = self.model.segment(image, self.deadline)
                 scene = self._scene(segmentation)
-                sight = Sight(self.model.pixels(image, self.deadline), scene.class_map, segmentation.probabilities)
+                sight = Sight(pixels.result(), scene.class_map, segmentation.probabilities)
                 tools = Tools(segmentation.cell_px / 2, partial(self.model.mask, image), self.model.guided)
                 with Stage("encode"):
                     regions, score = interactive_regions(context, sight, scene, self._writer(tag), tools)
