@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segloop.masks.bitmask import bitmask_size, decode_bitmask, encode_bitmask, most_pixels, resize_nearest, same_aspect
-from segloop.masks.components import class_pixels, components, label_pieces, piece_at, remove_specks
+from segloop.masks.components import class_pixels, components, label_pieces, piece_at, pieces_at, remove_specks
 from segloop.masks.polygons import mask_polygons
 from segloop.masks.refine import refine_boundary
 from segloop.masks.rle import decode_rle, encode_class_rle, encode_rle, rle_pixels
@@ -25,6 +25,7 @@ __all__ = [
     "mask_polygons",
     "most_pixels",
     "piece_at",
+    "pieces_at",
     "polygon_mask",
     "rectangle_mask",
     "refine_boundary",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,15 +22,25 @@ def label_pieces(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32], NDArr
 
 def piece_at(class_map: NDArray[np.uint8], row: int, column: int) -> NDArray[np.bool_]:
     """The connected piece of a class map uint8 (H, W) that a pixel lies on, all of the pixel's value: bool (H, W)."""
+    return pieces_at(class_map, [(row, column)])
+
+
+def pieces_at(class_map: NDArray[np.uint8], places: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
+    """The connected pieces of a class map uint8 (H, W) that pixels, each a row and a column, lie on: bool (H, W).
+
+    It takes as long as these pieces are large, while `label_pieces` looks at all there are.
+    """
     import cv2
 
     height, width = class_map.shape
-    piece = np.zeros((height + 2, width + 2), np.uint8)  # the frame is floodFill's own
+    found = np.zeros((height + 2, width + 2), np.uint8)  # the frame is floodFill's own
     flags = 8 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | 1 << 8
     # a bounded fill of the mask alone; still it asks for an image that it may write to
     image = np.require(class_map, requirements=["C", "W"])
-    cv2.floodFill(image, piece, (column, row), 0, 0, 0, flags)
-    return piece[1:-1, 1:-1].astype(np.bool_)
+    for row, column in places:
+        if not found[row + 1, column + 1]:
+            cv2.floodFill(image, found, (column, row), 0, 0, 0, flags)
+    return found[1:-1, 1:-1].astype(np.bool_)
 
 
 def components(mask: NDArray[np.bool_], min_area_px: int = 0) -> list[NDArray[np.bool_]]:
@@ -38,12 +50,13 @@ def components(mask: NDArray[np.bool_], min_area_px: int = 0) -> list[NDArray[np
     return [labels == number for number in order if stats[number, 4] >= min_area_px]
 
 
-def class_pixels(class_map: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels of a class map uint8 (H, W) have each value: int64 (256,)."""
+def class_pixels(class_map: NDArray[np.uint8], within: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """How many pixels of a class map uint8 (H, W) have each value, of those within a mask bool (H, W): int64 (256,)."""
     import cv2
 
     # np.bincount would widen every pixel to eight bytes first
-    counts = cv2.calcHist([np.ascontiguousarray(class_map)], [0], None, [256], [0, 256])
+    mask = None if within is None else np.ascontiguousarray(within).view(np.uint8)
+    counts = cv2.calcHist([np.ascontiguousarray(class_map)], [0], mask, [256], [0, 256])
     return counts.ravel().astype(np.int64)
 
 

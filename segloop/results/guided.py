@@ -40,7 +40,7 @@ def head_inputs(view: View, evidence: Float32) -> Float32:
         maps[4] = np.clip(np.log(share / (1 - share)), -5, 5) / 4
     maps[5] = view.likeness / 3
     near = np.exp(-view.distances)
-    maps[6:8], maps[8:10] = near, near**4
+    maps[6:8], maps[8:10] = near, np.square(np.square(near))
     for place, positive in enumerate((True, False)):
         if cells := view.cells(positive):
             apart = np.ones(view.size, np.uint8)
@@ -51,8 +51,8 @@ def head_inputs(view: View, evidence: Float32) -> Float32:
     row, column = view.cell(last)
     rows, columns = np.ogrid[:height, :width]
     maps[14 if last.positive else 15] = np.exp(-np.hypot(rows - row, columns - column) / _LAST_PX)
-    if view.before is not None:
-        maps[16] = view.seen(view.before[view.part] * np.uint8(255)).astype(np.float32) / 127.5 - 1
+    if view.was is not None:
+        maps[16] = view.was.astype(np.float32) / 127.5 - 1
         maps[21] = 1
     maps[17] = np.clip(evidence / 8, -2, 2)
     maps[18] = 2 / (1 + 0.5 * (len(view.asked.clicks) - 1)) - 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segloop.errors import BadRequest
 from segloop.label_config import LabelConfig
-from segloop.masks import Rectangle, rectangle_mask, refine_boundary
+from segloop.masks import Rectangle, class_pixels, rectangle_mask, refine_boundary
 from segloop.results.clicks import next_mask
 from segloop.results.guided import GuidedHead
 from segloop.results.regions import Region, RegionWriter, Scene
@@ -182,7 +182,7 @@ def _allowed(boxes: Sequence[Rectangle], height: int, width: int) -> NDArray[np.
 
 def _main_class(class_map: NDArray[np.uint8], allowed: NDArray[np.bool_] | None, label_value: int | None) -> int:
     """`label_value` if it is among some pixels, else the class of most of them; 0 if there is none."""
-    pixels = np.bincount(class_map[allowed].ravel(), minlength=256)
+    pixels = class_pixels(class_map, allowed)
     pixels[[0, 255]] = 0
     if label_value is not None and pixels[label_value]:
         return label_value

@@ -136,6 +136,11 @@ class View:
         """What the picture shows, uint8 (h, w, 3)."""
         return self.seen(self.sight.pixels[self.part])
 
+    @cached_property
+    def was(self) -> UInt8 | None:
+        """What it shows of the mask before, uint8 (h, w): 255 where it is whole; None before the first click."""
+        return None if self.before is None else self.seen(self.before[self.part] * np.uint8(255))
+
     def share(self, value: int) -> Float32:
         """The network's probability of a class, or of background, float32 (h, w)."""
         return self.warped(self.sight.probabilities[value].astype(np.float32, copy=False))
@@ -226,9 +231,9 @@ class View:
     def likeness(self) -> Float32:
         """The log-odds of the colours: how much more often each is in the mask before, and near positive clicks, than elsewhere
         and near negative ones, float32 (h, w), within MOST_LIKENESS."""
-        if self.before is None:
+        if self.was is None:
             return np.zeros(self.size, np.float32)
-        inside = self.seen(self.before[self.part] * np.uint8(255)) > 127
+        inside = self.was > 127
         near = np.exp(-_COLOUR_REACH * self.distances)
         cells = (cv2.cvtColor(self.colours, cv2.COLOR_RGB2LAB) // _COLOUR_STEP).astype(np.int32)
         side = 256 // _COLOUR_STEP + 1
