@@ -21,7 +21,7 @@ _CERTAIN: Final = 50.0
 #: A further click changes the pieces of the mask that come as near to it as this, as a share of the view's long side.
 _NEAR = 0.06
 #: And within so many times its distance from the mask's boundary; at least within this share of the view's long side.
-_ABOUT, _LEAST_ABOUT = 3.0, 0.03
+_ABOUT, _LEAST_ABOUT = 5.0, 0.03
 #: How far about a click, in pixels, the mask's boundary is looked for at first.
 _LEAST_LOOK_PX: Final = 64
 

@@ -16,10 +16,13 @@ from segloop.errors import MaskError
 from segloop.masks import (
     Ellipse,
     Rectangle,
+    class_pixels,
     components,
     decode_bitmask,
     ellipse_mask,
     encode_bitmask,
+    label_pieces,
+    pieces_at,
     polygon_mask,
     rectangle_mask,
     remove_specks,
@@ -212,6 +215,26 @@ def test_components_are_connected_by_sides_and_corners_largest_first() -> None:
     assert len(components(mask, min_area_px=2)) == 2
     assert (np.logical_or.reduce(components(mask)) == mask).all()
     assert components(np.zeros((3, 3), bool)) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pieces_at_pixels_are_those_that_all_pieces_would_show(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    class_map = np.asarray(random.integers(0, 3, (40, 60)), np.uint8)
+    places = [(int(row), int(column)) for row, column in random.integers(0, 40, (seed, 2))]
+    expected = np.zeros(class_map.shape, np.bool_)
+    for row, column in places:
+        _, numbers, _ = label_pieces(class_map == class_map[row, column])
+        expected |= numbers == numbers[row, column]
+    assert np.array_equal(pieces_at(class_map, places), expected)
+
+
+def test_class_pixels_within_a_mask() -> None:
+    class_map = np.array([[0, 1, 1], [255, 1, 2]], np.uint8)
+    within = np.array([[True, True, False], [True, True, True]])
+    assert np.flatnonzero(class_pixels(class_map, within)).tolist() == [0, 1, 2, 255]
+    assert class_pixels(class_map, within)[1] == 2
+    assert class_pixels(class_map)[1] == 3
 
 
 def test_remove_specks_drops_small_pieces_of_each_class() -> None:

@@ -27,6 +27,8 @@ from segloop.results import (
     prompt,
     prompted_mask,
 )
+from segloop.results.clicks import changeable
+from segloop.results.views import Asked, Place, View
 from tests.regions import ALL, BRUSH, CLASSES, item
 
 #: Road on the left (two pieces), See in the middle, background on the right.
@@ -155,8 +157,22 @@ def test_a_click_near_the_boundary_changes_little_and_one_far_from_it_may_change
     before = prompted_mask(sight, Prompt(first))
     edge = np.flatnonzero(before[60])[-1]
     near, far = (prompted_mask(sight, Prompt((*first, on(60, column, False)))) for column in (edge - 3, 100))
-    assert 0 < (before & ~near).sum() < 300
+    assert 0 < (before & ~near).sum() < 800
     assert (before & ~far).sum() > 2 * (before & ~near).sum()
+
+
+@pytest.mark.parametrize("depth", [1, 40, 63, 64, 100, 250])
+def test_a_click_may_correct_what_is_five_times_as_far_as_the_boundary_is(depth: int) -> None:
+    """However far that is: the boundary is looked for near the click first."""
+    before = np.ones((600, 900), np.bool_)
+    before[:, : 300 - depth] = False
+    sight = sight_of(before.astype(np.uint8))
+    view = View(sight, Asked((Place(300, 0), Place(300, 300))), before, (0, 0, 600, 900))
+    found = np.argwhere(changeable(view, before))
+    reach = max(5 * min(0.955 * (depth + 1), 300), 0.03 * 900)
+    farthest = np.hypot(*(found - (300, 300)).T).max()
+    corner = np.hypot(300, 599)
+    assert abs(farthest - min(reach, corner)) <= 1.5
 
 
 @pytest.mark.parametrize("clicks", [(), (at(0, 0, False),), (Click(150, 50),), (Click(-1, 50),)])
