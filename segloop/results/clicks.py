@@ -113,8 +113,11 @@ def _depth_at(side: Mask, row: int, column: int) -> float | None:
 
 
 def _clicked(mask: Mask, clicks: Sequence[Place]) -> Mask:
-    """The pieces of a mask that positive clicks lie on; all of it where there are none."""
+    """The pieces of a mask that positive clicks lie on; all of it where there are none.
+
+    A positive click that a later one on the same pixel took back lies on no piece.
+    """
     places = [(place.row, place.column) for place in clicks if place.positive]
     if not places:
         return mask
-    return pieces_at(mask.view(np.uint8), places)
+    return pieces_at(mask.view(np.uint8), [place for place in places if mask[place]])

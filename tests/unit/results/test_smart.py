@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segloop.errors import BadRequest
@@ -109,18 +109,20 @@ def test_a_further_click_adds_what_the_network_missed_and_a_negative_one_takes_a
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 119), st.integers(0, 159), st.booleans()),
-        min_size=1,
-        max_size=6,
-        unique_by=lambda click: click[:2],
-    )
+    st.lists(st.tuples(st.integers(0, 119), st.integers(0, 159), st.booleans()), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=2),
 )
-def test_pixels_under_clicks_have_their_side_whatever_else_is_clicked(clicks: list[tuple[int, int, bool]]) -> None:
+@example([(60, 60, True), (60, 100, True)], [(1, False)])
+@example([(60, 60, True)], [(0, False)])
+def test_pixels_under_clicks_have_their_side_whatever_else_is_clicked(
+    clicks: list[tuple[int, int, bool]], again: list[tuple[int, bool]]
+) -> None:
+    """The last click on a pixel decides: those of `again` are on the pixels of others."""
+    clicks = [*clicks, *((*clicks[number % len(clicks)][:2], positive) for number, positive in again)]
     class_map, picture = road_and_picture(86)
     mask = prompted_mask(sight_of(class_map, picture), Prompt(tuple(on(*click) for click in clicks)))
-    for row, column, positive in clicks:
-        assert mask[row, column] == (positive and any(click[2] for click in clicks))
+    for (row, column), positive in {click[:2]: click[2] for click in clicks}.items():
+        assert mask[row, column] == positive
 
 
 def test_the_answer_depends_on_the_clicks_alone_and_fewer_clicks_give_the_mask_of_before() -> None:
