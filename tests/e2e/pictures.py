@@ -34,6 +34,8 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 LATER = 10
 #: Optimizer steps of each training, and the size that it sees images at.
 STEPS, SIZE = 160, 192
+#: Width and height, in pixels, of the animation: two thirds of the browser's window.
+ANIMATION = (1000, 667)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,6 @@ def test_take_the_gesture(loop: Loop) -> None:
     name = max(masks, key=lambda name: masks[name].sum())
     other = max((one for one in masks if one != name), key=lambda one: masks[one].sum())
     with logged_in(loop.label_studio) as page:
-        page.set_viewport_size({"width": 1100, "height": 640})
         open_task(page, loop.label_studio, project.id, task)
         page.get_by_text("Auto-Annotation", exact=True).click()
         page.locator(".lsf-tool_smart").click()
@@ -97,7 +98,7 @@ def test_take_the_gesture(loop: Loop) -> None:
             clicked(page, name, place, ["Control"])
             page.wait_for_timeout(1500)
             shown.append(page.screenshot())
-    frames = [Image.open(BytesIO(one)).convert("RGB") for one in shown]
+    frames = [Image.open(BytesIO(one)).convert("RGB").resize(ANIMATION) for one in shown]
     frames[0].save(
         IMAGES / "click.webp", save_all=True, append_images=frames[1:], duration=[1500, 2500, 3500], loop=0, quality=80
     )
