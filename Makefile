@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
+# Some shells forbid Python to keep what it compiles: every process would then compile torch anew, for 5 seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo run test test-aws test-fast lint lock bench clean docs install base chromium promtool
 
 help:  ## this list

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,10 @@ hypothesis_settings.load_profile("segloop")
 # A shell that starts the tests in the background has them ignore Ctrl-C, and their child processes would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Some shells forbid Python to keep what it compiles. Each of the hundreds of processes that the tests start would then
+# compile torch anew: 8 of the 14 seconds of CPU time that the imports of an export take.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # As every process of segloop does: beside servers and trainings, threads that spin cost the tests minutes.
 share_cores()
 # The collector would walk all that the imports make again and again: a quarter of what collecting takes.
