@@ -24,6 +24,8 @@ from segloop.settings import Settings
 from tests.e2e.browser import wait_for
 
 WIDTH, HEIGHT = 320, 240
+#: Settings of a short training. tests/e2e/test_demo.py looks for suspected labels.
+QUICK = {"weights": "none", "input_size": 128, "train_epochs": 1, "guided_steps": 0, "suspects": "off"}
 
 
 class Loop:
@@ -118,7 +120,7 @@ def running_loop(folder: Path, *, train: int, val: int, **settings: Any) -> Iter
             folder,
             label_studio_url=label_studio.url,
             label_studio_api_key=label_studio.api_key,
-            **{"weights": "none", "input_size": 128, "train_epochs": 1, "guided_steps": 0, **settings},
+            **{**QUICK, **settings},
         )
         with segloop:
             made = Loop(label_studio, segloop, from_folder(folder / "scenes", train, val))

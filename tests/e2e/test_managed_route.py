@@ -96,6 +96,7 @@ class World:
             label_studio_url=self.label_studio.url,
             label_studio_api_key=self.label_studio.api_key,
             guided_steps=0,
+            suspects="off",
             # what is not told by an event is then too late for this test
             reconcile_s=3600,
             retrain_threshold=0,

@@ -30,7 +30,7 @@ def test_a_version_is_made_again(context: JobContext, settings: Settings, unanno
     context.label_studio.unlabelled_ids = [100, 101, 102, 103]  # type: ignore[attr-defined] # 100 has no image
     small = settings.model_copy(
         update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
-        | {"guided_steps": 0}
+        | {"guided_steps": 0, "suspects": "off"}
     )
     road = np.zeros((8, 12), np.uint8)
     road[4:] = 255
