@@ -17,6 +17,8 @@ from tests.toys import BRUSH, half_red_half_blue, toy_info
 
 PROJECT = "1.1795382829"
 SWAPS = 10
+#: Between two requests of one person, in seconds.
+PAUSE_S = 0.05
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,13 @@ def bundles(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
 
     made = {}
     torch.manual_seed(0)
-    network = build_network("deeplabv3_resnet50", 3, 16)
+    network = build_network("fcn_resnet50", 3, 16)
     for channel, label in ((1, "Road"), (2, "Sky")):
         with torch.no_grad():
             network.classifier[-1].weight.zero_()
             network.classifier[-1].bias.copy_(torch.eye(3)[channel] * 5)
         folder = tmp_path_factory.mktemp(label)
-        info = toy_info()
+        info = toy_info(arch="fcn_resnet50")
         save_bundle(folder, network, info)
         export(folder, None, folder)
         made[label] = (folder, info)
@@ -61,7 +63,8 @@ def test_ten_swaps_cost_no_request_and_mix_no_versions(tmp_path, bundles, worker
 
         def open_tasks() -> None:
             with segloop.client() as client:
-                while not stop.is_set():
+                # a pause as between two tasks: without one, these threads take the cores that the swaps need
+                while not stop.wait(PAUSE_S):
                     response = client.post("/predict", json=body)
                     if response.status_code != 200:
                         failures.append(response.text)
