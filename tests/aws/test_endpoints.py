@@ -29,7 +29,7 @@ from segloop.versions import EngineReport
 from tests.aws.container_image import image_site
 from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
 from tests.job_context import queued
-from tests.toys import BRUSH, ToyImage, half_red_half_blue, toy_info
+from tests.toys import BRUSH, ToyImage, half_red_half_blue, sparse_network, toy_info
 from worker.jobs.context import _load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -44,12 +44,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     """A network that finds nothing but Road, with its OpenVINO model, and one that finds nothing but Sky, without."""
     import torch
 
-    from segloop.network.network import build_network, save_bundle
+    from segloop.network.network import save_bundle
     from segloop.training.export import export
 
     made = {}
-    torch.manual_seed(0)
-    network = build_network("fcn_resnet50", 3, 16)
+    network = sparse_network()
     for channel, label in ((1, "Road"), (2, "Sky")):
         with torch.no_grad():
             network.classifier[-1].weight.mul_(1e-3)
