@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -60,18 +62,24 @@ class Exported:
 STRIDES = {"fpn_resnet50": 4, "deeplabv3_resnet50": 16, "fcn_resnet50": 16}
 
 
-@pytest.fixture(scope="module", params=STRIDES)
-def exported(request, tmp_path_factory) -> Exported:
-    return export(request.param, STRIDES[request.param], tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="module")
-def deeplab(tmp_path_factory) -> Exported:
-    return export("deeplabv3_resnet50", 16, tmp_path_factory.mktemp("deeplab"))
+def export_of(tmp_path_factory) -> Callable[[str], Exported]:
+    """The export of an architecture, which is made once."""
+    return cache(lambda arch: export(arch, tmp_path_factory.mktemp(arch)))
 
 
-def export(arch: str, output_stride: int, folder: Path) -> Exported:
-    network = lively(arch, output_stride)
+@pytest.fixture(params=STRIDES)
+def exported(request, export_of) -> Exported:
+    return export_of(request.param)
+
+
+@pytest.fixture
+def deeplab(export_of) -> Exported:
+    return export_of("deeplabv3_resnet50")
+
+
+def export(arch: str, folder: Path) -> Exported:
+    network = lively(arch, STRIDES[arch])
     to_onnx(network, folder / "network.onnx", 96)
     to_openvino(folder / "network.onnx", folder / "exact.xml")
     return Exported(network, folder / "network.onnx", folder / "exact.xml")
@@ -138,12 +146,12 @@ def test_what_cannot_be_exported_is_an_error_of_one_line(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["fpn_resnet50", "deeplabv3_resnet50"])
-def test_an_int8_model_of_any_size_gives_what_one_of_that_size_gives(arch, tmp_path):
+def test_an_int8_model_of_any_size_gives_what_one_of_that_size_gives(arch, export_of, tmp_path):
     """OpenVINO 2026.4 once ran int8 models wrongly whose height and width are open, because of ASPP's resize."""
     import openvino
     from onnxruntime import InferenceSession
 
-    network = export(arch, STRIDES[arch], tmp_path)
+    network = export_of(arch)
     quantize(network.onnx, tmp_path / "int8.onnx", [photo(*SHAPES[0], seed) for seed in range(4)])
     to_openvino(tmp_path / "int8.onnx", tmp_path / "int8.xml")
     dynamic, exact = OpenVINOEngine(tmp_path / "int8.xml"), OpenVINOEngine(network.exact)
