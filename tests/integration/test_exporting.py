@@ -110,12 +110,12 @@ def environment(own: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     return open_registry(own)
 
 
-def served(own: Settings, info: VersionInfo, engine: str, file: Path) -> np.ndarray:
-    """The class map that /predict makes its regions of."""
+def served(own: Settings, info: VersionInfo, engine: str, files: list[Path]) -> list[np.ndarray]:
+    """The class maps that /predict makes its regions of."""
     settings = own.model_copy(update={"engine": engine})
     model = load_served_model(open_registry(own), PROJECT, info.version, settings)
-    data = file.read_bytes()
-    return model.segment(Image(Blob(data, file.name), max_pixels=10**8, name=file.name)).class_map
+    images = [Image(Blob(file.read_bytes(), file.name), max_pixels=10**8, name=file.name) for file in files]
+    return [model.segment(image).class_map for image in images]
 
 
 #: Of the pixels, those that may have another class where another runtime than segloop's computes: near-ties alone.
@@ -141,8 +141,8 @@ def test_class_maps_are_those_of_predict(
     assert "segloop" not in (tmp_path / "model" / "predict.py").read_text().replace("as segloop does", "")
     description = json.loads((tmp_path / "model" / "model.json").read_text())
     assert description["classes"] == {"0": "background", "1": CLASSES[0], "2": CLASSES[1]}
-    for file, found in zip(photos, predict_alone(tmp_path / "model", photos), strict=True):
-        expected = served(own, info, written["engine"], file)
+    ours, theirs = served(own, info, written["engine"], photos), predict_alone(tmp_path / "model", photos)
+    for file, expected, found in zip(photos, ours, theirs, strict=True):
         assert found.shape == expected.shape
         assert len(np.unique(expected)) == 3, file.name
         assert float((found != expected).mean()) <= TIES[kind], file.name
@@ -158,7 +158,7 @@ def test_small_pieces_are_left_out_as_the_project_has_it(
     assert json.loads((tmp_path / "model" / "model.json").read_text())["min_area_px"] == 400
     assert "fewer than 400 pixels become background" in (tmp_path / "model" / "README.md").read_text()
     [found] = predict_alone(tmp_path / "model", photos[:1])
-    whole = served(own, versions[0], engine, photos[0])
+    [whole] = served(own, versions[0], engine, photos[:1])
     assert np.array_equal(found, remove_specks(whole, 400))
     assert not np.array_equal(found, whole)
 
