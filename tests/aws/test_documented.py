@@ -128,6 +128,7 @@ def test_a_wrong_request_is_found(service: str, operation: str, request_: dict[s
     assert says in " ".join(problems_of(service, model(service, operation), request_))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["template.yaml", "sagemaker.yaml"])
 def test_resources_of_the_templates_keep_to_it(name: str) -> None:
     template = Template(AWS / name, PARAMETERS[name], lambda found: f"arn:aws:x:us-east-1:123456789012:{found}")

@@ -463,6 +463,7 @@ def test_a_line_of_the_log_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: no" in line["error"]
 
 
+@pytest.mark.slow
 def test_the_functions_need_nothing_but_boto3(tmp_path: Path) -> None:
     modules = [path.stem for path in WEBHOOK.glob("*.py")]
     program = (

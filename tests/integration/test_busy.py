@@ -90,6 +90,7 @@ def test_the_time_to_ask_again_follows_what_requests_take(make_world):
 # -- batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_batch_comes_back_whole_and_in_order(make_world, seed):
     world = make_world(prediction_cache_bytes=0)

@@ -126,6 +126,7 @@ def test_train_follows_to_a_bad_end(jobs: Jobs) -> None:
     assert (result.exit_code, "The training failed: Nothing is labelled." in result.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_training_alone(jobs: Jobs, tmp_path: Path) -> None:
     following = subprocess.Popen(
         [sys.executable, "-m", "segloop.cli", "train", "--follow"],
@@ -306,6 +307,7 @@ def test_completion_prints_a_script(shell: str) -> None:
     assert "_SEGLOOP_COMPLETE" in result.stdout
 
 
+@pytest.mark.slow
 def test_completion_completes() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COMP_WORDS": "segloop do", "COMP_CWORD": "1"}
     done = subprocess.run(

@@ -59,6 +59,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_serving_webhooks_and_metrics_go_on(disk: Disk, redis_url: str, tmp_path: Path) -> None:
     with running(tmp_path, data_dir=disk.folder / "data", redis_url=redis_url, log_level="WARNING") as server:
         children = server.children()
@@ -78,6 +79,7 @@ def test_serving_webhooks_and_metrics_go_on(disk: Disk, redis_url: str, tmp_path
         assert server.children() == children, "nobody died"
 
 
+@pytest.mark.slow
 def test_a_training_waits_for_space_and_goes_on_from_its_checkpoint(disk: Disk) -> None:
     for name in ("snapshot", "champion"):
         (disk.folder / name).mkdir()
@@ -132,6 +134,7 @@ def test_a_training_that_ended_for_the_disk_says_so_when_there_is_space_again(di
         until(lambda: trainer.poll(run).state != "running")
 
 
+@pytest.mark.slow
 def test_metrics_are_not_beside_the_data(tmp_path: Path) -> None:
     with running(tmp_path, log_level="WARNING") as server:
         [child] = server.children()

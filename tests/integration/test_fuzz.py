@@ -108,6 +108,7 @@ def test_the_description_has_every_route(world: World) -> None:
     assert routes == set(OPERATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_no_variant_of_an_example_breaks_a_route(world: World, method: str, path: str) -> None:
     operation = description()["paths"][path][method]
@@ -131,6 +132,7 @@ def test_no_variant_of_an_example_breaks_a_route(world: World, method: str, path
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_what_the_description_allows_and_forbids_is_answered_as_it_says(

@@ -27,6 +27,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hanging")
 def test_setup_of_a_project_that_is_not_known_here(settings: Settings, redis_url: str) -> None:
     world = World(settings.model_copy(update={"redis_url": redis_url, "store": "s3://bucket/prefix"}))

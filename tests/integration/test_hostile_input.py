@@ -64,6 +64,7 @@ def test_the_longest_side_is_decoded() -> None:
     assert decode(buffer.getvalue(), max_pixels=10**8).shape == (1, MAX_SIDE, 3)
 
 
+@pytest.mark.slow
 def test_escapes_of_a_data_url_take_no_more_memory_than_their_text() -> None:
     with pytest.raises(ImageTooLarge):
         data_url("data:," + "%41" * 4_000_000, 64 * MIB)
@@ -146,6 +147,7 @@ def test_a_body_of_too_many_values(world: World, monkeypatch: pytest.MonkeyPatch
     assert plain.status_code == 200, "a large body that needs little is read, and the turn was handed back"
 
 
+@pytest.mark.slow
 def test_estimates_are_no_less_than_what_parsing_takes() -> None:
     rng = np.random.default_rng(0)
     for text in (

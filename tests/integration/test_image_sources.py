@@ -304,6 +304,7 @@ class TestLimits:
             assert source.fetch("/a", None).bytes == PNG
         assert len(label_studio.requests) == 6
 
+    @pytest.mark.slow
     def test_many_threads(self, make: Make, label_studio: Server) -> None:
         files = {f"/data/upload/1/{i}.png": png((i, i, i)) for i in range(20)}
         label_studio.answers |= {path: ok(body) for path, body in files.items()}

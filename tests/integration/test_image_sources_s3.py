@@ -52,6 +52,7 @@ class TestS3:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("aws")
     def test_own_credentials(self, make: Make, bucket: Any, label_studio: Server) -> None:
         source = make()
@@ -62,6 +63,7 @@ class TestS3:
         with pytest.raises(ImageTooLarge):
             make(image_max_bytes=10, image_cache_bytes=0).fetch(self.URI, 7)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("aws")
     def test_missing_objects_and_malformed_addresses(self, make: Make, bucket: Any) -> None:
         for uri in ("s3://images/missing", "s3://nowhere-1/a", "s3://images", "s3:///a", "s3://arn:aws:s3:x/a", "s3:a"):
@@ -76,6 +78,7 @@ class TestS3:
         encoded = label_studio.paths[0].partition("fileuri=")[2]
         assert base64.urlsafe_b64decode(encoded).decode() == self.URI
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("no_aws")
     def test_without_credentials_or_a_task(self, make: Make, label_studio: Server) -> None:
         with pytest.raises(ImageError, match="S3: Unable to locate credentials"):
@@ -83,6 +86,7 @@ class TestS3:
         with pytest.raises(ImageError, match=r"Unable to locate credentials\), nor through Label Studio.*404"):
             make().fetch(self.URI, 7)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("aws")
     def test_an_s3_that_refuses_connections_may_come_back(
         self, make: Make, label_studio: Server, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +97,7 @@ class TestS3:
             with pytest.raises(ImageUnavailable):
                 make().fetch(self.URI, task)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("aws")
     @pytest.mark.parametrize("pays", [False, True])
     def test_the_reader_pays_where_that_is_set(self, make: Make, monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:

@@ -62,6 +62,7 @@ def test_trains_and_collects(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "epoch 0 begins" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     first = LocalTrainer(COMMAND)
@@ -112,6 +113,7 @@ def test_stop_lets_it_save(tmp_path: Path) -> None:
     trainer.stop(run)
 
 
+@pytest.mark.slow
 def test_training_dies_with_its_worker_and_the_next_takes_over(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; "

@@ -54,6 +54,7 @@ def predict(world: World, *uris: str, context: Any = None) -> Any:
     return world.client.post("/predict", json=body)
 
 
+@pytest.mark.slow
 def test_predictions_are_counted_by_stage_cache_and_reason(world: World) -> None:
     version = world.promote(PROJECT)
     world.models.preload()  # which warms the network up
@@ -227,6 +228,7 @@ def test_a_store_that_hangs_is_not_waited_for(world: World, monkeypatch: pytest.
         release.set()
 
 
+@pytest.mark.slow
 def test_a_server_whose_store_was_away_at_its_start_becomes_ready(
     settings: Settings, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +272,7 @@ def test_others_get_a_new_one(world: World, given: str) -> None:
     assert given not in ids
 
 
+@pytest.mark.slow
 def test_a_start_imports_nothing_of_this() -> None:
     program = (
         "import sys; from segloop.backend import Backend; from segloop.settings import load_settings;"

@@ -53,6 +53,7 @@ def lose_disk(redis: Any) -> None:
     until(refuses, "a save that fails")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "cause", "fix"),
     [

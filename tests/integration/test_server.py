@@ -160,6 +160,7 @@ def test_who_has_no_password_holds_no_thread_with_half_a_body(segloop: Server) -
             client.close()
 
 
+@pytest.mark.slow
 def test_clients_that_never_read_keep_nobody_waiting(tmp_path: Path) -> None:
     with serving(tmp_path, APP, threads=8) as server:
         clients = [server.connect(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n" * 3) for _ in range(20)]
@@ -171,6 +172,7 @@ def test_clients_that_never_read_keep_nobody_waiting(tmp_path: Path) -> None:
 # -- signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_what_was_begun_is_answered_when_the_server_stops(tmp_path: Path, signum: int, to_all: bool) -> None:
     with serving(tmp_path, APP) as server, ThreadPoolExecutor() as pool:
@@ -226,6 +228,7 @@ def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_p
         assert not busy.is_alive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_a_server_whose_application_is_loading_stops_at_once(tmp_path: Path, signum: int, to_all: bool) -> None:
     (tmp_path / "own_application.py").write_text(SLOW_TO_LOAD)
@@ -270,6 +273,7 @@ def test_a_held_body_delays_a_stop_no_longer_than_the_longest_prediction(tmp_pat
         held.close()
 
 
+@pytest.mark.slow
 def test_spans_of_the_last_requests_are_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collector = Collector()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
@@ -291,6 +295,7 @@ def test_the_servers_processes_leave_ctrl_c_to_the_first(segloop: Server) -> Non
     assert segloop.children() == [worker]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced(tmp_path: Path) -> None:
     with serving(tmp_path, APP) as server:
         [first] = server.children()
@@ -298,6 +303,7 @@ def test_a_killed_process_is_replaced(tmp_path: Path) -> None:
         until(lambda: server.children() not in ([], [first]) and server.answers(), "another process")
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_first(tmp_path: Path) -> None:
     with serving(tmp_path, APP, workers=2) as server:
         children = server.children()
@@ -308,6 +314,7 @@ def test_processes_end_with_the_first(tmp_path: Path) -> None:
         assert (tmp_path / "ended").exists()
 
 
+@pytest.mark.slow
 def test_an_application_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     (tmp_path / "own_application.py").write_text("raise RuntimeError('no such disk')")
     with started(tmp_path, (*SERVER, "own_application:app")) as server:
@@ -421,6 +428,7 @@ def test_a_refused_setup_says_why_in_the_address_that_label_studio_shows(segloop
 # -- gunicorn, for who starts segloop by it
 
 
+@pytest.mark.slow
 def test_gunicorn_serves_segloop_too(tmp_path: Path) -> None:
     command = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "_wsgi:app")
     with running(tmp_path, command, log_format="json", retrain_treshold=5) as server:
@@ -439,6 +447,7 @@ def test_gunicorn_serves_segloop_too(tmp_path: Path) -> None:
         assert all(line.startswith("{") for line in server.log.splitlines())
 
 
+@pytest.mark.slow
 def test_gunicorn_listens_on_loopback_alone_without_a_password(tmp_path: Path) -> None:
     command = ("-m", "gunicorn", "-c", "python:segloop.web.gunicorn_conf", "-b", "0.0.0.0:0", "_wsgi:app")
     with started(tmp_path, command) as server:

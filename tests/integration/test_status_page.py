@@ -244,6 +244,7 @@ def test_there_is_nothing_to_roll_back_to(world: PageWorld) -> None:
     assert answer.status_code == 409
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["train", "cancel", "promote", "rollback"])
 def test_forms_of_other_sites_are_refused(world: PageWorld, served: list[str], action: str) -> None:
     before = world.registry.champion(PROJECT)
@@ -261,6 +262,7 @@ def test_forms_of_other_sites_are_refused(world: PageWorld, served: list[str], a
     assert world.jobs.live_retrain(PROJECT) is None
 
 
+@pytest.mark.slow
 def test_the_page_has_the_backends_password(world: PageWorld) -> None:
     own = world.settings.model_copy(update={"basic_auth_pass": SecretStr(PASSWORD)})
     client = create_app(world.backend, own).test_client()
@@ -357,6 +359,7 @@ print(json.dumps([codes, [name for name in ("torch", "label_studio_sdk", "onnxru
 """
 
 
+@pytest.mark.slow
 def test_a_server_shows_the_page_without_torch_and_sdk(world: PageWorld, tmp_path: Path) -> None:
     add_version(world.registry, tmp_path, 1, 0.5)
     given = {"SEGLOOP_DATA_DIR": str(world.settings.data_dir), "REDIS_URL": world.settings.redis_url}

@@ -77,6 +77,7 @@ def mirrored(mirror: Mirror) -> dict[int, list[int]]:
     return {task["id"]: [one["id"] for one in task["annotations"]] for task in mirror.tasks()}
 
 
+@pytest.mark.slow
 def test_annotations_are_read_once_and_deletions_seen_by_absence(
     bucket: Bucket, target: TargetStorage, mirror: Mirror
 ) -> None:
@@ -118,6 +119,7 @@ def test_task_objects_and_their_suffix_are_read_too(bucket: Bucket, target: Targ
     assert mirrored(mirror) == {5: [2], 6: [3]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -141,6 +143,7 @@ def test_object_that_cannot_be_used_costs_no_other(
     assert mirrored(mirror) == {17: [7], 18: [8]}
 
 
+@pytest.mark.slow
 def test_other_projects_in_the_same_bucket_are_passed_over(bucket: Bucket, mirror: Mirror) -> None:
     bucket.save(1, 17, prefix="shared")
     other = {"id": 18, "data": {"image": "a"}, "project": 30}
@@ -167,6 +170,7 @@ def test_sync_that_was_broken_off_is_repeated(bucket: Bucket, target: TargetStor
     assert len(mirror) == 60
 
 
+@pytest.mark.slow
 def test_storage_that_cannot_be_read_is_said(bucket: Bucket, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LabelStudioError, match="s3://nowhere/at/all \\(annotations_from\\) cannot be read"):
         sync_target(mirror, TargetStorage("s3://nowhere/at/all", PROJECT_ID))

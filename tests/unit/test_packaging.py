@@ -91,6 +91,7 @@ def own_metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_only_tests_need_is_not_in_the_image(own_metadata: Path) -> None:
     def unneeded(requirement: str) -> set[str]:
         done = subprocess.run(
@@ -126,6 +127,7 @@ def test_the_context_is_what_the_image_needs() -> None:
     assert ".env" not in kept
 
 
+@pytest.mark.slow
 def test_the_package_is_built_from_the_context_alone(tmp_path: Path) -> None:
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     for name in (line[1:] for line in lines if line.startswith("!")):
@@ -286,6 +288,7 @@ def overlays(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl, which has kustomize in it")
 @pytest.mark.parametrize("overlay", ["base", "cpu", "gpu", "external-services"])
 def test_overlays_are_built_and_valid(overlays: Path, overlay: str) -> None:
@@ -306,6 +309,7 @@ def test_overlays_are_built_and_valid(overlays: Path, overlay: str) -> None:
     assert ("env" in container) == (overlay != "external-services")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl, which has kustomize in it")
 @pytest.mark.parametrize(("overlay", "component"), [("cpu", "keda"), ("external-services", "keda-external")])
 def test_workers_are_scaled_by_the_queues_that_they_listen_to(overlays: Path, overlay: str, component: str) -> None:

@@ -419,6 +419,7 @@ def test_a_class_absent_from_the_truth_has_no_say() -> None:
 SMALL = hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), st.just(4), st.just(4)), elements=st.integers(0, 1))
 
 
+@pytest.mark.slow
 @given(st.data(), SMALL, st.floats(0, 0.1))
 def test_stray_pixels_never_turn_a_loser_into_a_winner(
     data: st.DataObject, truth: np.ndarray, tolerance: float

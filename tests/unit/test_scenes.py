@@ -71,6 +71,7 @@ def test_a_seed_draws_the_same_scene(draw):
     assert first[0].dtype == first[1].dtype == np.uint8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 64), (320, 240), (640, 480), (1600, 1200)])
 def test_poles_are_as_wide_at_every_size(size):
     image, mask = draw_scene(np.random.default_rng(2), *size, classes=("Pole",))
@@ -84,6 +85,7 @@ def test_poles_are_as_wide_at_every_size(size):
     assert np.abs(grey[rows, left + 1] - grey[rows, left - 3]).mean() > 40, "it stands out"
 
 
+@pytest.mark.slow
 def test_cars_touch_each_other_and_other_things():
     masks = [draw_street(index, index)[1] for index in range(10)]
     car = STREET_CLASSES.index("Car")
@@ -102,6 +104,7 @@ def test_places_look_different():
     assert len({Place.of(seed).horizon for seed in range(6)}) == 6
 
 
+@pytest.mark.slow
 def test_colour_alone_does_not_tell_the_classes_apart():
     for classes, draw in (
         (CLASSES, lambda seed: draw_scene(np.random.default_rng(seed), 160, 120)),

@@ -86,6 +86,7 @@ def valley(scores: Float64) -> Float64:
     return np.where(scores > 0.8, 0.08, np.where(scores > 0.5, 0.01, 0.4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("risk_at", [rising, flat, valley])
 def test_in_a_thousand_projects_the_bound_is_broken_in_five_of_a_hundred(risk_at: Callable[[Float64], Float64]) -> None:
     """Each project has its own number of blind labels. The true risk of what it accepts is known."""

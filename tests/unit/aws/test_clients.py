@@ -46,6 +46,7 @@ def test_a_client_is_made_as_the_options_say() -> None:
     assert config["s3"]["addressing_style"] == "path"
 
 
+@pytest.mark.slow
 def test_a_client_without_options_is_of_the_configured_region_and_signs() -> None:
     meta = s3_client().meta
     assert meta.region_name == "eu-west-1"
@@ -61,6 +62,7 @@ def test_no_region_at_all_is_a_mistake_in_the_settings(monkeypatch: pytest.Monke
         Clients(load_settings(None))
 
 
+@pytest.mark.slow
 def test_nobody_waits_long_for_the_region_of_a_bucket(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[ClientOptions] = []
 
@@ -90,6 +92,7 @@ def test_whoever_needs_s3_says_what_to_install_where_there_is_no_boto3(monkeypat
     assert bucket_region("photos") == ""
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_reached_is_the_callers_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -107,6 +110,7 @@ def test_an_error_that_is_not_of_aws_has_no_code() -> None:
     assert code_of(OSError("the disk is full")) == ""
 
 
+@pytest.mark.slow
 def test_importing_the_users_of_s3_does_not_import_boto3() -> None:
     modules = "segloop.aws.clients, segloop.registry.s3, segloop.images.s3, segloop.labelstudio.target, segloop.serving.endpoint"
     program = f"import sys, {modules}; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"

@@ -73,6 +73,7 @@ def test_features_are_relative_to_the_pool_and_of_one_size():
     assert torch.equal(again[:4], features[:4]), "what is held out changes nothing"
 
 
+@pytest.mark.slow
 def test_annotators_begin_alike_and_a_head_learns():
     pool = images(20)
     found = dict(acquisition.simulate(["random", "entropy"], (pool, images(12)), [2, 4], 0, acquisition.learn_head))

@@ -42,7 +42,10 @@ def test_small_pieces_and_pixels_of_no_class_are_left_out() -> None:
     assert not found[0].counted[55, 5]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# the random walker takes as long as all the others together
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "random-walker" else name for name in METHODS]
+)
 def test_every_method_answers_every_click(name: str) -> None:
     sight, truth = scene()
     found = clicked(METHODS[name], sight, Piece(1, truth == 1, truth > 0), MOST_CLICKS)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.fleet import SMALL, measure
 
 
+@pytest.mark.slow
 def test_a_small_fleet(capsys: pytest.CaptureFixture[str]) -> None:
     measure(SMALL)
     found = {one["figure"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}

@@ -45,6 +45,7 @@ def test_it_learns_by_steps(network, tmp_path):
     assert hits[1] > hits[0] + 0.2
 
 
+@pytest.mark.slow
 def test_it_keeps_to_the_time_of_the_clock_that_it_is_given(network, tmp_path):
     times = iter(range(10**6))  # each look at the clock takes a second
     peer, effort = train_peer(

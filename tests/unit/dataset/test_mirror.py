@@ -134,6 +134,7 @@ def test_task_that_is_labelled_again_comes_back(mirror: Mirror, studio: Studio) 
     assert mirror.changed_after(revision) == [5]
 
 
+@pytest.mark.slow
 def test_deletions_in_a_large_project_are_found_with_few_requests(mirror: Mirror) -> None:
     studio = Studio(page=1000)
     for number in range(1, 5001):
@@ -277,6 +278,7 @@ def test_sound_mirror_that_cannot_be_opened_now_is_kept(tmp_path: Path, studio: 
         assert len(mirror) == 10
 
 
+@pytest.mark.slow
 def test_many_begin_the_same_mirror_at_once(tmp_path: Path) -> None:
     ready = threading.Barrier(8)
 

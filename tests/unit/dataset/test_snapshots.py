@@ -309,6 +309,7 @@ def test_progress_counts_tasks(tmp_path: Path) -> None:
     assert [(step["phase"], step["step"], step["steps"]) for step in steps] == [("snapshot", 1, 2), ("snapshot", 2, 2)]
 
 
+@pytest.mark.slow
 def test_snapshot_is_dated_before_its_first_task_was_read(tmp_path: Path) -> None:
     def tasks() -> Iterator[dict[str, Any]]:
         time.sleep(1.1)

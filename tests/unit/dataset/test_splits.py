@@ -32,6 +32,7 @@ def test_splits_of_projects_differ() -> None:
     assert len({tuple(sorted(side.items())) for side in sides}) == 4
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sets(st.integers(1, 60), max_size=20), min_size=1, max_size=6),
     st.floats(0.05, 0.95),

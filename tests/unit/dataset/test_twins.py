@@ -74,6 +74,7 @@ COPIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", COPIES)
 def test_copies_are_on_the_side_of_the_original(tmp_path: Path, copy: str) -> None:
     originals = {number: encoded(scene(number)) for number in range(1, 11)}
@@ -84,6 +85,7 @@ def test_copies_are_on_the_side_of_the_original(tmp_path: Path, copy: str) -> No
     assert all(found[number] == found[number + 20] for number in range(1, 11))
 
 
+@pytest.mark.slow
 def test_only_equal_pixels_count_by_setting(tmp_path: Path) -> None:
     originals = {number: encoded(scene(number)) for number in range(1, 11)}
     copies = {number + 20: COPIES["JPEG"](scene(number)) for number in range(1, 11)}
@@ -106,6 +108,7 @@ def test_flat_images_are_no_near_duplicates(tmp_path: Path) -> None:
     assert sorted(sides(take(tmp_path, flat)).values()) == ["train"] * 6 + ["val"] * 4
 
 
+@pytest.mark.slow
 def test_a_camera_that_stands_still_is_split_all_the_same(tmp_path: Path) -> None:
     def frame(number: int) -> bytes:
         pixels = scene(1)
@@ -126,6 +129,7 @@ def test_near_duplicates_are_found_over_many_blocks(monkeypatch: pytest.MonkeyPa
 # -- groups
 
 
+@pytest.mark.slow
 def test_tasks_of_a_group_are_on_one_side(tmp_path: Path) -> None:
     files = {number: encoded(scene(number)) for number in range(1, 31)}
     data = {number: {"meta": {"drive": number % 6}} for number in range(1, 30)}
@@ -173,6 +177,7 @@ def test_group_of_a_task(data: dict[str, Any], name: str, wanted: str | None) ->
 # -- tasks that were deleted and imported again
 
 
+@pytest.mark.slow
 def test_what_the_champion_was_trained_on_is_not_held_out_when_it_comes_back(tmp_path: Path) -> None:
     files = {number: encoded(scene(number)) for number in range(1, 51)}
     splits = MemorySplits()

@@ -26,6 +26,7 @@ def network(window: np.ndarray) -> np.ndarray:
     return logits.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("long_side", "size"), [(0, (97, 211)), (320, (97, 211)), (320, (400, 300)), (320, (60, 90)), (500, (1000, 330))]
 )

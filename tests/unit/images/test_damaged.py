@@ -144,6 +144,7 @@ def test_an_ancillary_chunk_with_a_wrong_checksum_is_passed_over() -> None:
         pixels(png()[:29] + b"oops" + png()[33:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "large_one",
     [

@@ -67,6 +67,7 @@ def test_blind_tasks_without_a_pair_do_not_count() -> None:
     assert (saved.seconds, saved.blind) == (None, 0)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     held = 0

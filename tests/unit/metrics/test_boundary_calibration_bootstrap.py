@@ -131,6 +131,7 @@ def test_an_interval_holds_its_difference_and_tells_a_gain_from_noise() -> None:
     assert paired_bootstrap(better, worse, seed=5) == paired_bootstrap(better, worse, seed=5)
 
 
+@pytest.mark.slow
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """Two versions that are equally good: the interval holds 0 in about 95 of 100 repetitions."""
     covered = 0

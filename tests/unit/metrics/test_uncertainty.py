@@ -64,6 +64,7 @@ def test_scores_are_shares_and_grow_as_the_temperature_falls(values, temperature
         assert -1e-5 <= warm.score(name) <= cool.score(name) + 1e-5 <= 1 + 2e-5
 
 
+@pytest.mark.slow
 @given(logits())
 def test_probabilities_add_up_and_their_greatest_is_the_confidence(values):
     probabilities = probability_grid(values, 20, 30)

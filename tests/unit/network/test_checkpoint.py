@@ -43,6 +43,7 @@ def tree(state, classes):
 # -- heads by class name
 
 
+@pytest.mark.slow
 def test_head_rows_are_copied_by_class_name(network):
     state = tree(network.state_dict(), ("Sky", "Tree", "Road"))
     target = build_network("deeplabv3_resnet50", 4, 16)
@@ -56,6 +57,7 @@ def test_head_rows_are_copied_by_class_name(network):
     assert torch.equal(target.backbone.conv1.weight, network.backbone.conv1.weight)
 
 
+@pytest.mark.slow
 def test_voc_names_match_loosely(network):
     state = tree(network.state_dict(), VOC_CLASSES)
     target = build_network("deeplabv3_resnet50", 4, 16)
@@ -63,6 +65,7 @@ def test_voc_names_match_loosely(network):
     assert target.classifier[4].bias[[0, 1, 3]].tolist() == [0, 15, 7]
 
 
+@pytest.mark.slow
 def test_a_head_of_unknown_channels_is_left_alone(network):
     target = build_network("deeplabv3_resnet50", 3, 16)
     before = target.classifier[4].weight.clone()
@@ -70,6 +73,7 @@ def test_a_head_of_unknown_channels_is_left_alone(network):
     assert torch.equal(target.classifier[4].weight, before)
 
 
+@pytest.mark.slow
 def test_another_architecture_gives_its_backbone(network):
     target = build_network("fcn_resnet50", 3, 16)
     load_matching(target, network.state_dict(), ("Road", "Sky"), ("Road", "Sky"))
@@ -90,6 +94,7 @@ def test_a_file_with_21_channels_is_voc(network, tmp_path):
     assert not pretrained.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["fpn_resnet50", "deeplabv3_resnet50", "fcn_resnet50"])
 def test_a_file_tells_which_network_it_is_of(tmp_path, arch):
     stride = 4 if arch == "fpn_resnet50" else 16
@@ -101,6 +106,7 @@ def test_a_file_tells_which_network_it_is_of(tmp_path, arch):
             assert torch.equal(found(torch.ones(1, 3, 64, 64)), one(torch.ones(1, 3, 64, 64)))
 
 
+@pytest.mark.slow
 def test_a_pyramids_head_is_copied_by_class_name():
     source, target = build_network("fpn_resnet50", 3, 4), build_network("fpn_resnet50", 4, 4)
     with torch.no_grad():
@@ -110,6 +116,7 @@ def test_a_pyramids_head_is_copied_by_class_name():
     assert target.classifier.last.bias[[0, 1, 3]].tolist() == [7, 9, 8]
 
 
+@pytest.mark.slow
 def test_a_version_of_torchvisions_network_gives_a_pyramid_its_backbone(network):
     target = build_network("fpn_resnet50", 3, 4)
     load_matching(target, network.state_dict(), ("Road", "Sky"), ("Road", "Sky"))
@@ -118,6 +125,7 @@ def test_a_version_of_torchvisions_network_gives_a_pyramid_its_backbone(network)
             assert torch.equal(target.state_dict()[key], tensor), key
 
 
+@pytest.mark.slow
 def test_a_bundle_file_brings_its_classes(network, tmp_path):
     save_bundle(tmp_path, network, INFO)
     file = str(tmp_path / "model.safetensors")
@@ -198,6 +206,7 @@ def wrapped(state, form):
     raise AssertionError(form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "DataParallel", "reference", "Lightning", "compiled"])
 def test_weights_as_trainings_save_them(network, tmp_path, form):
     file = tmp_path / "mine.pth"
@@ -211,6 +220,7 @@ def test_weights_as_trainings_save_them(network, tmp_path, form):
         torch.testing.assert_close(pretrained_network(own)(image), network(image))
 
 
+@pytest.mark.slow
 def test_torchvisions_own_network_without_an_auxiliary_head(tmp_path):
     theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=4)
     torch.save(theirs.state_dict(), tmp_path / "mine.pth")
@@ -222,6 +232,7 @@ def test_torchvisions_own_network_without_an_auxiliary_head(tmp_path):
         torch.testing.assert_close(resized, theirs.eval()(image)["out"])
 
 
+@pytest.mark.slow
 def test_a_head_without_background_gets_one_that_never_wins(network, tmp_path):
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     save_file(state, tmp_path / "mine.safetensors", {"classes": "road,sky,tree"})
@@ -251,6 +262,7 @@ def without(state, *keys):
     return {key: value for key, value in state.items() if key not in keys}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -271,6 +283,7 @@ def test_what_does_not_fit_is_named(network, tmp_path, spoil, reason):
         pretrained_network(settings(weights=str(tmp_path / "mine.pth")))
 
 
+@pytest.mark.slow
 def test_a_head_that_nothing_names_is_said(network, tmp_path):
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     own = settings(weights=str(tmp_path / "mine.pth"))

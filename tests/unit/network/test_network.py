@@ -47,6 +47,7 @@ def tree(state, classes):
 # -- architecture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "stride"), [("fpn_resnet50", 4), ("deeplabv3_resnet50", 16), ("fcn_resnet50", 16)])
 def test_logits_are_at_the_output_stride(arch, stride):
     network = build_network(arch, 4, stride).eval()
@@ -57,6 +58,7 @@ def test_logits_are_at_the_output_stride(arch, stride):
         assert torch.equal(network(torch.zeros(1, 3, 64, 96)), logits)
 
 
+@pytest.mark.slow
 def test_at_stride_8_it_is_torchvisions():
     theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True).eval()
     ours = build_network("deeplabv3_resnet50", 3, 8).eval()
@@ -67,6 +69,7 @@ def test_at_stride_8_it_is_torchvisions():
         torch.testing.assert_close(resized, theirs(image)["out"])
 
 
+@pytest.mark.slow
 def test_stride_16_computes_every_second_feature_of_stride_8(network):
     for block in network.backbone.layer4:  # the residual branches begin at zero: switch them on
         torch.nn.init.constant_(block.bn3.weight, 0.5)
@@ -107,6 +110,7 @@ def test_a_missing_gpu_is_an_error():
 # -- bundles
 
 
+@pytest.mark.slow
 def test_a_bundle_comes_back_as_it_was(network, tmp_path):
     save_bundle(tmp_path, network.to(memory_format=torch.channels_last), INFO)
     loaded, info = load_bundle(tmp_path)
@@ -120,6 +124,7 @@ def test_a_bundle_comes_back_as_it_was(network, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "version.json"}
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_not_whole_is_refused(network, tmp_path):
     with pytest.raises(RegistryError, match=r"version\.json cannot be read"):
         load_bundle(tmp_path)

@@ -127,6 +127,7 @@ def test_weights_that_cannot_be_had_have_one_sentence() -> None:
     assert not weights_state(Settings(_env_file=None, weights="none")).sentence
 
 
+@pytest.mark.slow
 def test_fetched_to_a_file_they_serve_another_machine(
     published: Publisher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

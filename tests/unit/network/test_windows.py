@@ -138,6 +138,7 @@ def test_the_middle_of_a_window_counts_more_than_its_edge():
     np.testing.assert_allclose(blended[3, 8:], 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.integers(64, 130), st.integers(500, 1500))
 def test_the_number_of_windows_is_bounded_by_the_area(input_size, long_side):

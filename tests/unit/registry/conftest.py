@@ -34,7 +34,8 @@ def s3_url(moto_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     return f"s3://{BUCKET}/{tmp_path.name}/store"
 
 
-@pytest.fixture(params=["folder", "s3"])
+# make test-fast leaves S3 to test_s3_cache.py and test_generations.py: each client of boto3 takes long to make
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("s3_url")) if request.param == "s3" else str(tmp_path / "store")
 

@@ -15,6 +15,7 @@ from segloop.settings import Settings
 from tests.bundles import PROJECT, make_info
 
 
+@pytest.mark.slow
 def test_s3_bundles_are_downloaded_once_repaired_and_pruned(
     s3_url: str, tmp_path: Path, make_bundle: Callable[..., Path]
 ) -> None:
@@ -65,6 +66,7 @@ def test_only_the_files_asked_for_are_downloaded(s3_url: str, tmp_path: Path, ma
         registry.bundle(PROJECT, version, ["openvino-int8.xml"])
 
 
+@pytest.mark.slow
 def test_an_unreachable_s3_is_one_sentence(monkeypatch: pytest.MonkeyPatch, s3_url: str, tmp_path: Path) -> None:
     registry = open_registry(Settings(store="s3://no-such-bucket/prefix", data_dir=tmp_path))
     with pytest.raises(RegistryError, match=r"s3://no-such-bucket/prefix cannot be used: .*NoSuchBucket"):
@@ -75,6 +77,7 @@ def test_an_unreachable_s3_is_one_sentence(monkeypatch: pytest.MonkeyPatch, s3_u
         open_registry(Settings(store="s3:///prefix", data_dir=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_put_whose_answer_was_lost_is_a_success(s3_url: str) -> None:
     store = S3Store(s3_url)
     assert store.write_if("29/champion.json", b"ours", None)

@@ -85,6 +85,7 @@ def test_logits_come_back(endpoint: Endpoint, engine: SageMakerEngine) -> None:
     assert endpoint.seen == [("/endpoints/street/invocations", "version=v3-0a1b2c3d")]
 
 
+@pytest.mark.slow
 def test_a_passing_error_is_tried_again(endpoint: Endpoint, engine: SageMakerEngine) -> None:
     endpoint.answers.append((503, b"busy"))
     assert engine.logits(BATCH).shape == (2, 2, 4, 5)
@@ -97,6 +98,7 @@ def test_tries_are_bounded(endpoint: Endpoint, engine: SageMakerEngine) -> None:
     assert len(endpoint.seen) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -124,6 +126,7 @@ def test_callers_ask_side_by_side(endpoint: Endpoint, engine: SageMakerEngine) -
     np.testing.assert_array_equal(answers[1][0], BATCH[1].mean(axis=0))
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_after_the_deadline(endpoint: Endpoint, engine: SageMakerEngine) -> None:
     with pytest.raises(DeadlinePassed):
         Unbatched(engine).logits(list(BATCH), time.monotonic() - 1)

@@ -27,6 +27,7 @@ def test_a_process_that_uses_no_gpu_makes_no_context_on_one() -> None:
     assert torch.cuda.is_initialized() == before
 
 
+@pytest.mark.slow
 def test_who_asks_while_torch_is_imported_gets_an_answer() -> None:
     code = """
 import threading

@@ -107,6 +107,7 @@ def test_an_installation_without_torch_cannot_serve_them(tmp_path: Path, monkeyp
     assert "pip install 'segloop[worker]'" in state.fix
 
 
+@pytest.mark.slow
 def test_weights_that_come_back_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(tmp_path, weights=str(tmp_path / "mine.pth"), weights_classes="car,sky")
     models = models_of(settings)
@@ -125,6 +126,7 @@ def test_weights_that_come_back_are_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert (model.segment(ToyImage(half_red_half_blue())).class_map == 1).all()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_another_file_of_the_same_name_is_another_version(tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     save(file, 1)
@@ -142,6 +144,7 @@ def test_another_file_of_the_same_name_is_another_version(tmp_path: Path) -> Non
     assert [(model.segment(image).class_map == 1).all() for model in (first, second)] == [True, False]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_file_stays_said_until_it_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

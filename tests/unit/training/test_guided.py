@@ -101,6 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_untrained_head_gives_the_evidence_and_a_trained_one_is_the_same_each_time() -> None:
     seen = [street(index) for index in range(2)]
     assert pieces_of(seen)
@@ -120,6 +121,7 @@ def test_there_is_nothing_to_learn_from_images_without_pieces() -> None:
     assert train_guided([Seen(seen.sight, np.zeros_like(seen.truth))], steps=1) is None
 
 
+@pytest.mark.slow
 def test_a_head_that_gains_serves_and_one_that_loses_does_not(made: Path) -> None:
     held_out = [noise(index) for index in range(4)]
     gains = judged(OpenVINOHead(made / GUIDED_MODEL[0]), held_out)
@@ -133,6 +135,7 @@ def test_a_head_that_gains_serves_and_one_that_loses_does_not(made: Path) -> Non
     assert (nothing.serves, nothing.pieces) == (False, 0)
 
 
+@pytest.mark.slow
 def test_a_process_without_torch_gives_the_mask_that_torch_gives(made: Path) -> None:
     sight = street(1).sight
     np.savez(made / "sight.npz", pixels=sight.pixels, class_map=sight.class_map, probabilities=sight.probabilities)
@@ -178,6 +181,7 @@ def test_what_is_no_guided_head_is_refused(tmp_path: Path) -> None:
         OpenVINOHead(tmp_path / "guided.xml")
 
 
+@pytest.mark.slow
 def test_an_export_leaves_a_head_out_that_learnt_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the evidence itself, which can't be better than itself. With few images none is trained."""
     monkeypatch.setattr("segloop.training.guided.LEARNING_RATE", 0.0)
@@ -199,6 +203,7 @@ def test_an_export_leaves_a_head_out_that_learnt_nothing(tmp_path: Path, monkeyp
     assert export_guided(network, info, tmp_path / "few", tmp_path / "out", steps=1) is None
 
 
+@pytest.mark.slow
 def test_a_version_serves_with_its_head_and_hands_it_on(made: Path, tmp_path: Path) -> None:
     """A version without a head, as all from before there were any, serves as it did; so does one whose head did not gain."""
     settings = Settings(_env_file=None, data_dir=tmp_path / "data", device="cpu", workers=1)

@@ -86,6 +86,7 @@ def test_a_pass_is_timed_in_evaluation_mode() -> None:
     assert set(modes) == {False}
 
 
+@pytest.mark.slow
 def test_what_else_the_machine_does_is_not_counted() -> None:
     class Waiting(nn.Module):
         def forward(self, images):  # type: ignore[no-untyped-def]

@@ -86,6 +86,7 @@ def test_each_training_has_what_the_ones_before_read(trainings: Trainings) -> No
     assert trainings.run([]) == files(1, 3, 4)
 
 
+@pytest.mark.slow
 def test_there_are_few_packs_and_nothing_else_is_left(trainings: Trainings) -> None:
     for task in range(1, 10):
         trainings.run([task])

@@ -83,6 +83,7 @@ def test_a_missing_and_a_mistaken_piece_are_found_where_they_are(tmp_path: Path)
     assert not looked_at(tmp_path, [true_map()]).suspects
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     label = true_map()
     for number in range(MOST_OF_IMAGE + 2):
@@ -100,6 +101,7 @@ def test_where_there_is_no_room_for_logits_fewer_images_are_judged(tmp_path: Pat
     assert found.judged.held_out == 3
 
 
+@pytest.mark.slow
 def test_an_outline_of_any_mask_has_few_enough_points() -> None:
     noise = np.random.default_rng(0).random((200, 200)) < 0.5
     assert 0 < sum(map(len, outline(noise))) <= 2 * MOST_POINTS

@@ -123,6 +123,7 @@ def test_nobody_else_is_sent_on(world: World) -> None:
         assert world.client.post(path, json={}, headers=headers, environ_overrides=server).status_code == 400
 
 
+@pytest.mark.slow
 def test_no_sentence_leads_elsewhere(world: World) -> None:
     # a value that a caller chose is in the sentence, and so in the address
     for project in (

@@ -62,6 +62,7 @@ def npy(array: np.ndarray) -> bytes:
 BATCH = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_logits_are_the_networks(handler: Handler, folder: Path) -> None:
     from segloop.network.network import load_bundle
 
@@ -173,6 +174,7 @@ class Context:
         self.status = (code, phrase)
 
 
+@pytest.mark.slow
 def test_what_aws_image_calls(handler: Handler) -> None:
     own = Context(X_Amzn_SageMaker_Custom_Attributes=f"version={handler.info.version}".encode())
     answer = inference.transform_fn(handler, bytearray(npy(BATCH)), NPY, NPY, own)

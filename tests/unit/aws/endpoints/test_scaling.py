@@ -54,6 +54,7 @@ def targets(clients: Clients) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_scaled_and_deleted_with_all_that_is_its(clients: Clients) -> None:
     make(clients, "street", "segloop-v1")
     for most in (3, 4):
@@ -102,6 +103,7 @@ def test_bounds_that_make_no_sense_are_named(options: list[str], problem: str, m
         _bounds(least, most, 1, is_serverless="--serverless" in values)
 
 
+@pytest.mark.slow
 def test_the_command_asks_and_says_what_it_deleted(clients: Clients) -> None:
     make(clients, "lane", "segloop-v2")
     arguments = ["sagemaker", "delete", "--endpoint", "lane", "--region", REGION]

@@ -56,6 +56,7 @@ class OneImage:
         return SourceImage(Blob(png(), "0"), max_pixels=10**6, name="the image")
 
 
+@pytest.mark.slow
 def test_the_answer_is_what_segloop_predicts(handler: Handler) -> None:
     config = parse_label_config(BRUSH)
     expected = Predictor(config, handler.model, OneImage(), SETTINGS).predict([request()["task"]])[0]

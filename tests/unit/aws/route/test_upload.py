@@ -33,6 +33,7 @@ def upload(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upload]:
         boto3.client("s3", "us-east-1").delete_bucket(Bucket="photos")
 
 
+@pytest.mark.slow
 def test_a_folder_is_sent_once_and_goes_on_where_it_was(upload: Upload, tmp_path: Path) -> None:
     for number in range(5):
         path = tmp_path / f"drive-{number % 2}" / f"{number}.JPG"
@@ -51,6 +52,7 @@ def test_a_folder_is_sent_once_and_goes_on_where_it_was(upload: Upload, tmp_path
     assert keys == {f"projects/7/drive-{number % 2}/{number}.JPG" for number in range(5)}
 
 
+@pytest.mark.slow
 def test_what_is_no_folder_of_images_is_named(upload: Upload, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is no folder"):
         upload.run(tmp_path / "missing")

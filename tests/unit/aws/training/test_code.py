@@ -43,6 +43,7 @@ def test_what_is_installed_is_not_installed_again() -> None:
     assert entry.lacking(REQUIREMENTS.read_text("utf-8")) == ""
 
 
+@pytest.mark.slow
 def test_what_cannot_be_installed_is_told(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -53,6 +54,7 @@ def test_what_cannot_be_installed_is_told(tmp_path: Path) -> None:
     assert "no-such-thing==1.0" in entry.install(requirements, target, wheels)
 
 
+@pytest.mark.slow
 def test_wheels_are_installed_offline(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -91,6 +93,7 @@ def test_hosts_and_gpus_train_by_torchrun(
         assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"} <= set(command)
 
 
+@pytest.mark.slow
 def test_sigterm_is_passed_on(tmp_path: Path) -> None:
     """The training gets the signal, its exit status is the container's, and the last progress is printed."""
     child = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"

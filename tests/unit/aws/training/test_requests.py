@@ -143,6 +143,7 @@ def test_a_setting_that_does_not_fit_is_named(own: dict[str, Any], expected: str
         check(sagemaker_settings(**own))
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_that_is_too_long_is_named() -> None:
     with pytest.raises(SettingsError, match="SEGLOOP_WEIGHTS has 300 characters"):
         check(sagemaker_settings(), weights="w" * 300)
@@ -247,6 +248,7 @@ def test_the_page_lists_every_permission_and_its_policies_are_json() -> None:
         assert name.lower() in Settings.model_fields
 
 
+@pytest.mark.slow
 def test_every_region_of_sagemaker_has_its_image_or_is_refused() -> None:
     session = get_session()
     for partition in ("aws", "aws-cn", "aws-us-gov"):

@@ -71,6 +71,7 @@ def test_cfn_lint_has_nothing_to_say() -> None:
     assert (result.returncode, result.stdout) == (0, ""), result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, STORE, {"UseSpot": "true"}])
 def test_no_star_where_an_arn_can_stand(parameters: dict[str, str]) -> None:
     template = stack(**parameters)
