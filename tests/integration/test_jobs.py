@@ -528,27 +528,3 @@ def test_the_real_context_opens_without_torch(settings: Settings) -> None:
 
 def test_results_can_be_stored(context: JobContext) -> None:
     assert JSONSerializer.loads(JSONSerializer.dumps(retrain(context)))["promoted"] is True
-
-
-@pytest.mark.slow
-def test_a_real_training(context: JobContext, settings: Settings) -> None:
-    """The training's own process, its bundle, its evaluation and its export fit into the retrain."""
-    from segloop.trainers.local import LocalTrainer
-    from worker.jobs.context import compare_bundles, export_models
-
-    small = settings.model_copy(
-        update={"input_size": 64, "train_epochs": 1, "train_min_steps": 2, "weights": "none", "arch": "fcn_resnet50"}
-        | {"guided_steps": 0}
-    )
-    real = replace(
-        context, settings=small, trainer=LocalTrainer(), compare=compare_bundles, export=export_models, poll_s=0.1
-    )
-    result = run_retrain(real, PROJECT, begin(real.jobs))
-    assert result["metrics"]["tasks"] == 2
-    info = real.registry.get(PROJECT, result["version"])
-    assert (info.arch, info.classes, info.recipe.steps) == ("fcn_resnet50", ("Road", "Sky"), 2)
-    assert {"openvino.xml", "openvino.bin", "openvino-int8.xml", "openvino-int8.bin"} < info.files.keys()
-    assert info.engines.openvino.serves, info.engines
-    assert info.engines.openvino.agreement > 0.999
-    assert 0 <= info.engines.openvino_int8.agreement <= 1
-    assert info.engines.images == 2
