@@ -27,7 +27,7 @@ BAND_PX = 1
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
-    with running_loop(tmp_path_factory.mktemp("loop"), train=12, val=4, train_min_steps=48) as loop:
+    with running_loop(tmp_path_factory.mktemp("loop"), train=12, val=4, train_min_steps=24) as loop:
         yield loop
 
 
