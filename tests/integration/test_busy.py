@@ -129,6 +129,7 @@ def test_a_slow_image_costs_the_others_of_its_batch_nothing(make_world, slow):
             assert 0 <= result["score"] <= 1
 
 
+@pytest.mark.slow
 def test_where_every_image_is_slow_no_task_gets_a_prediction(make_world):
     world = make_world(predict_deadline_s=0.5)
     world.promote()
@@ -147,6 +148,7 @@ def test_one_slow_task_alone_gets_its_answer_by_the_deadline_too(make_world):
     assert response.json["results"] == [NOT_NOW]
 
 
+@pytest.mark.slow
 def test_a_click_on_a_slow_image_gets_its_answer_by_the_deadline_too(make_world):
     world = make_world(predict_deadline_s=0.5)
     world.promote()
@@ -157,6 +159,7 @@ def test_a_click_on_a_slow_image_gets_its_answer_by_the_deadline_too(make_world)
     until(lambda: labels_of(world.predict("/data/slow/40x30.png", context=click(50, 20))) == [["Road"]])
 
 
+@pytest.mark.slow
 def test_requests_while_a_network_is_made_ready_are_told_to_ask_again(make_world):
     world = make_world(predict_deadline_s=0.5)
     world.promote()

@@ -124,6 +124,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_training_for_the_disk(disk: Dis
     assert container.status_of(checkpoint, "it failed") == DiskFull.EXIT_STATUS
 
 
+@pytest.mark.slow
 def test_a_training_that_ended_for_the_disk_says_so_when_there_is_space_again(disk: Disk) -> None:
     for name in ("snapshot", "champion"):
         (disk.folder / name).mkdir()

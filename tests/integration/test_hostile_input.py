@@ -109,6 +109,7 @@ def asked(tasks: list[Any]) -> dict[str, Any]:
     return {"project": "1.1795382829", "label_config": BRUSH, "tasks": tasks}
 
 
+@pytest.mark.slow
 def test_more_tasks_than_one_request_may_have(world: World) -> None:
     refused = world.client.post("/predict", json=asked([{"data": {}}] * (MAX_TASKS + 1)))
     assert refused.status_code == 413

@@ -73,12 +73,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert second.poll(run).state == "finished"
 
 
+@pytest.mark.slow
 def test_failure_gives_the_reason(tmp_path: Path) -> None:
     trainer, run = LocalTrainer(COMMAND), run_of(tmp_path, fails="1")
     trainer.submit(run)
     assert finish(trainer, run) == RunStatus("failed", reason="It cannot learn.")
 
 
+@pytest.mark.slow
 def test_a_crash_names_the_log(tmp_path: Path) -> None:
     trainer, run = LocalTrainer(COMMAND), run_of(tmp_path, crashes="1")
     trainer.submit(run)

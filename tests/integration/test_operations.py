@@ -78,6 +78,7 @@ def test_predictions_are_counted_by_stage_cache_and_reason(world: World) -> None
     assert after[key("segloop_prediction_cache_bytes")] > 0
 
 
+@pytest.mark.slow
 def test_smart_tools_and_what_they_fail_of_are_counted(world: World) -> None:
     world.promote(PROJECT)
     before = samples(world)
@@ -209,6 +210,7 @@ def test_the_queue_is_away(settings: Settings) -> None:
     world.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_hangs_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     asked: list[int] = []

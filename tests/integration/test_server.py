@@ -205,6 +205,7 @@ def received(connection: Any) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.slow
 def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
     asked = threading.Event()
 
@@ -322,6 +323,7 @@ def test_an_application_that_cannot_be_loaded_ends_the_server(tmp_path: Path) ->
         assert "no such disk" in server.log
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_named(segloop: Server, tmp_path: Path) -> None:
     with started(tmp_path, port=segloop.port) as server:
         assert server.process.wait(PATIENCE_S) == 1
@@ -342,6 +344,7 @@ def test_where_the_server_listens(tmp_path: Path) -> None:
 # -- answers
 
 
+@pytest.mark.slow
 def test_every_kind_of_answer_arrives_whole_on_one_connection(tmp_path: Path) -> None:
     with serving(tmp_path, APP) as server, closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
 
@@ -369,6 +372,7 @@ def test_a_client_is_told_that_a_refusal_ends_its_connection(segloop: Server) ->
     assert b"connection: close" in answer.lower().split(b"\r\n")
 
 
+@pytest.mark.slow
 def test_requests_sent_before_an_answer_was_read_are_all_answered(tmp_path: Path) -> None:
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n%03d"
     with serving(tmp_path, APP) as server, server.connect(*(request % number for number in range(20))) as client:

@@ -83,6 +83,7 @@ def test_pages_are_html_and_the_same_dicts_as_json(world: PageWorld, served: lis
     assert get_json(world, "/ui/projects/29")["chosen"]["version"] == served[2], "the latest one"
 
 
+@pytest.mark.slow
 def test_a_version_tells_of_false_positives_of_classes_that_the_held_out_tasks_lack(
     world: PageWorld, served: list[str], tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_training_is_started_and_cancelled(world: PageWorld, caplog: pytest.LogC
     ]
 
 
+@pytest.mark.slow
 def test_versions_are_promoted_and_rolled_back(world: PageWorld, served: list[str]) -> None:
     promoted = press(world, "promote")
     assert promoted.status_code == 303
@@ -318,6 +320,7 @@ def test_an_empty_store_is_no_error(settings: Settings, redis_url: str) -> None:
     world.close()
 
 
+@pytest.mark.slow
 def test_without_redis_the_page_shows_the_rest(world: PageWorld, served: list[str]) -> None:
     away = PageWorld(world.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"}))
     page = away.client.get("/ui/projects/29")

@@ -118,6 +118,7 @@ def test_with_the_view_off_nothing_is_shown_and_what_was_is_removed(
     assert looking.registry.read_json(PROJECT, SHOWN)["tasks"] == {}
 
 
+@pytest.mark.slow
 def test_with_the_setting_off_and_in_quick_adaptations_nothing_is_looked_for(
     looking: JobContext, quick_context: JobContext
 ) -> None:

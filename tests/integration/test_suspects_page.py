@@ -72,6 +72,7 @@ def test_suspects_are_those_of_the_newest_version_that_looked_for_them(world: Pa
         assert world.client.get(f"/ui/projects/29/versions/{second}/suspects/{name}").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_verdict_is_kept_and_holds_for_the_next_version(world: PageWorld, tmp_path: Path) -> None:
     add(world, tmp_path, 1, some_suspects())
     answer = press(world, 0, "right")
@@ -105,7 +106,9 @@ def test_judged_ones_are_shown_when_asked_for_and_can_be_judged_anew(world: Page
 
 def test_what_is_pressed_on_an_old_page_or_makes_no_sense_changes_nothing(world: PageWorld, tmp_path: Path) -> None:
     version = add(world, tmp_path, 1, some_suspects())
-    token = re.findall(r'name="token" value="([^"]+)"', world.client.get("/ui/projects/29").text)[0]  # they tell the time, and differ where a second passes
+    token = re.findall(r'name="token" value="([^"]+)"', world.client.get("/ui/projects/29").text)[
+        0
+    ]  # they tell the time, and differ where a second passes
     for status, changed in (
         (409, {"version": "v9-00000009"}),
         (400, {"suspect": "3"}),

@@ -132,6 +132,7 @@ def world(tmp_path: Path) -> World:
     return made
 
 
+@pytest.mark.slow
 def test_each_group_is_tested_by_itself(tmp_path: Path) -> None:
     world = make(tmp_path, split_by="drive")
     world.promote(0)

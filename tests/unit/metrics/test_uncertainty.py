@@ -85,6 +85,7 @@ def test_an_embedding_is_a_unit_vector_of_shares_by_place():
     assert cells.reshape(2, 4, 4).sum(axis=2)[0] == pytest.approx([0.25, 0.25, 0, 0], abs=5e-3)
 
 
+@pytest.mark.slow
 @given(logits(classes=3), logits(classes=3))
 def test_images_of_any_size_have_embeddings_at_most_a_right_angle_apart(one, other):
     first, second = (embedding(probability_grid(values, 50, 50)).astype(np.float64) for values in (one, other))

@@ -54,6 +54,7 @@ def own(path: Path, **values: str) -> Settings:
 # -- published weights
 
 
+@pytest.mark.slow
 def test_published_files_are_fetched_once_and_checked(published: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     name = published.publish(b"weights", monkeypatch)
     settings = coco(published.url)

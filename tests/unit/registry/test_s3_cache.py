@@ -42,6 +42,7 @@ def test_s3_bundles_are_downloaded_once_repaired_and_pruned(
     assert {path.name for path in folder.parent.iterdir() if path.name.startswith("v")} == set(names[-4:])
 
 
+@pytest.mark.slow
 def test_only_the_files_asked_for_are_downloaded(s3_url: str, tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
     downloads: list[str] = []
 

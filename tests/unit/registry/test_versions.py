@@ -92,6 +92,7 @@ def test_the_same_weights_under_other_class_names_are_another_version(
     assert registry.get(PROJECT, second).classes == ("b", "a")
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_leaves_nothing_visible_and_a_repeat_finishes_it(
     registry: Registry, store: Store, make_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def test_predict_tells_the_reason_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert "the weights coco are not on this machine" in done.output
 
 
+@pytest.mark.slow
 def test_an_installation_without_torch_cannot_serve_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with publisher(tmp_path / "published") as published:
         published.publish(b"weights", monkeypatch)

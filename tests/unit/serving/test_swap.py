@@ -125,6 +125,7 @@ def test_many_threads_load_a_model_once(registry, settings, tmp_path):
     assert len(loads) == 1
 
 
+@pytest.mark.slow
 def test_only_so_many_projects_stay_in_memory(registry, settings, tmp_path):
     settings = settings.model_copy(update={"served_models": 2})
     models = ServedModels(registry, settings, toy_loader)
@@ -157,6 +158,7 @@ def test_while_the_store_is_away_the_last_champion_answers(registry, settings, t
     assert models.current(PROJECT, LABELS).version == version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("disk full"), EngineError("no export")])
 def test_a_project_that_fails_in_an_unforeseen_way_keeps_its_model_and_costs_the_others_nothing(
     registry, settings, tmp_path, caplog, error

@@ -54,6 +54,7 @@ def test_below_ten_tasks_it_is_unknown() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_difference() -> None:
     rng = np.random.default_rng(3)
 

@@ -128,6 +128,7 @@ def test_the_queue_takes_the_rules_messages_alone() -> None:
     assert template.resource("EventQueue")["SqsManagedSseEnabled"] is True
 
 
+@pytest.mark.slow
 def test_its_training_is_segloops_own() -> None:
     """Entry point and metrics are those of the training jobs that segloop creates itself."""
     settings = Settings(sagemaker_role="arn:aws:iam::123456789012:role/x", sagemaker_image=IMAGE)
