@@ -50,13 +50,12 @@ def components(mask: NDArray[np.bool_], min_area_px: int = 0) -> list[NDArray[np
     return [labels == number for number in order if stats[number, 4] >= min_area_px]
 
 
-def class_pixels(class_map: NDArray[np.uint8], within: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """How many pixels of a class map uint8 (H, W) have each value, of those within a mask bool (H, W): int64 (256,)."""
+def class_pixels(class_map: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels of a class map uint8 (H, W) have each value: int64 (256,)."""
     import cv2
 
     # np.bincount would widen every pixel to eight bytes first
-    mask = None if within is None else np.ascontiguousarray(within).view(np.uint8)
-    counts = cv2.calcHist([np.ascontiguousarray(class_map)], [0], mask, [256], [0, 256])
+    counts = cv2.calcHist([np.ascontiguousarray(class_map)], [0], None, [256], [0, 256])
     return counts.ravel().astype(np.int64)
 
 

@@ -180,9 +180,9 @@ def _allowed(boxes: Sequence[Rectangle], height: int, width: int) -> NDArray[np.
     return allowed
 
 
-def _main_class(class_map: NDArray[np.uint8], allowed: NDArray[np.bool_] | None, label_value: int | None) -> int:
+def _main_class(class_map: NDArray[np.uint8], allowed: NDArray[np.bool_], label_value: int | None) -> int:
     """`label_value` if it is among some pixels, else the class of most of them; 0 if there is none."""
-    pixels = class_pixels(class_map, allowed)
+    pixels = class_pixels(class_map * allowed)
     pixels[[0, 255]] = 0
     if label_value is not None and pixels[label_value]:
         return label_value

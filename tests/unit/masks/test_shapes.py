@@ -16,7 +16,6 @@ from segloop.errors import MaskError
 from segloop.masks import (
     Ellipse,
     Rectangle,
-    class_pixels,
     components,
     decode_bitmask,
     ellipse_mask,
@@ -227,14 +226,6 @@ def test_pieces_at_pixels_are_those_that_all_pieces_would_show(seed: int) -> Non
         _, numbers, _ = label_pieces(class_map == class_map[row, column])
         expected |= numbers == numbers[row, column]
     assert np.array_equal(pieces_at(class_map, places), expected)
-
-
-def test_class_pixels_within_a_mask() -> None:
-    class_map = np.array([[0, 1, 1], [255, 1, 2]], np.uint8)
-    within = np.array([[True, True, False], [True, True, True]])
-    assert np.flatnonzero(class_pixels(class_map, within)).tolist() == [0, 1, 2, 255]
-    assert class_pixels(class_map, within)[1] == 2
-    assert class_pixels(class_map)[1] == 3
 
 
 def test_remove_specks_drops_small_pieces_of_each_class() -> None:

@@ -163,6 +163,18 @@ def test_a_click_near_the_boundary_changes_little_and_one_far_from_it_may_change
     assert (before & ~far).sum() > 2 * (before & ~near).sum()
 
 
+@pytest.mark.parametrize("size", [(1024, 1024), (777, 1031), (3001, 2000)])
+def test_a_view_of_a_large_window_shows_the_mean_of_its_pixels(size: tuple[int, int]) -> None:
+    rows, columns = np.indices(size)
+    picture = np.stack([rows * 255 // size[0], columns * 255 // size[1], (rows + columns) % 2 * 255], axis=2)
+    sight = sight_of(np.zeros(size, np.uint8), picture.astype(np.uint8))
+    view = View(sight, Asked((Place(0, 0),)), None, (0, 0, *size))
+    height, width = view.size
+    down, across = np.indices((height, width))
+    expected = np.stack([(down + 0.5) * 255 / height, (across + 0.5) * 255 / width, np.full(view.size, 127.5)], axis=2)
+    assert np.abs(view.colours - expected).max() <= 3
+
+
 @pytest.mark.parametrize("depth", [1, 40, 63, 64, 100, 250])
 def test_a_click_may_correct_what_is_five_times_as_far_as_the_boundary_is(depth: int) -> None:
     """However far that is: the boundary is looked for near the click first."""
