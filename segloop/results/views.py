@@ -130,7 +130,7 @@ class View:
     def seen(self, part: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What the view shows of the window's part of a map: the mean of the pixels that each of its own covers."""
         height, width = self.size
-        # a half is quick to make, and a part that is 5.3 times as large is not: all in one step takes three times as long
+        # a half is quick to make: of a megapixel, all in one step takes more than twice as long
         while part.shape[0] >= 4 * height and part.shape[1] >= 4 * width:
             rows, columns = part.shape[0] // 2, part.shape[1] // 2
             half = cv2.resize(part[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
