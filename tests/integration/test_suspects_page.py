@@ -106,9 +106,8 @@ def test_judged_ones_are_shown_when_asked_for_and_can_be_judged_anew(world: Page
 
 def test_what_is_pressed_on_an_old_page_or_makes_no_sense_changes_nothing(world: PageWorld, tmp_path: Path) -> None:
     version = add(world, tmp_path, 1, some_suspects())
-    token = re.findall(r'name="token" value="([^"]+)"', world.client.get("/ui/projects/29").text)[
-        0
-    ]  # they tell the time, and differ where a second passes
+    # a page's tokens tell the time of each, and differ where a second passes between them
+    token, *_ = re.findall(r'name="token" value="([^"]+)"', world.client.get("/ui/projects/29").text)
     for status, changed in (
         (409, {"version": "v9-00000009"}),
         (400, {"suspect": "3"}),
