@@ -38,6 +38,9 @@ _read = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoad
 JSONFileLoader.load_file = lambda self, file_path: _read(file_path)
 # As every process of segloop does: beside servers and trainings, threads that spin cost the tests minutes.
 share_cores()
+# Two test processes share two cores. oneDNN's threads spin while they wait for each other at the end of a convolution's
+# gradient: with two threads in each of two trainings a step took 2.1 s of CPU time, with one 0.25 s (64 pixels, batch 4).
+os.environ["OMP_NUM_THREADS"] = "1"
 # The collector would walk all that the imports make again and again: a quarter of what collecting takes.
 gc.disable()
 

@@ -27,6 +27,11 @@ START_S = 120.0
 STOP_S = 10.0
 
 
+def share_of_cores() -> dict[str, str]:
+    """What a container inherits of this process's environment: how many threads compute, and how they wait."""
+    return {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
+
+
 class Refusal(Exception):
     """An error that the service answers with."""
 
@@ -54,6 +59,7 @@ class Container:
                     "HOME": str(folder),
                     "TMPDIR": str(folder / "tmp"),
                     "LANG": "C.UTF-8",
+                    **share_of_cores(),
                     "SAGEMAKER_BIND_TO_PORT": str(self.port),
                     **environment,
                 },

@@ -67,10 +67,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
 @pytest.fixture
 def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Emulator, dict[str, str]]]:
     with emulated_aws(tmp_path / "instances", BUCKET) as (emulator, environment):
-        emulator.environment = {
-            "PYTHONPATH": str(image_site(tmp_path / "site", PACKAGES)),
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }
+        emulator.environment = {"PYTHONPATH": str(image_site(tmp_path / "site", PACKAGES))}
         environment |= {
             "SEGLOOP_STORE": f"s3://{BUCKET}/store",
             "SEGLOOP_SAGEMAKER_S3": f"s3://{BUCKET}/segloop",

@@ -63,10 +63,7 @@ def route(redis_url: str, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.Monkey
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         brought = {*PACKAGES, *packing.PACKAGES, *AWS_SDK}
-        emulator.environment = {
-            "PYTHONPATH": str(image_site(tmp_path / "site", brought, lacks=("rq", "flask"))),
-            "OMP_NUM_THREADS": "2",
-        }
+        emulator.environment = {"PYTHONPATH": str(image_site(tmp_path / "site", brought, lacks=("rq", "flask")))}
         buckets = RouteBuckets(emulator.s3)
         buckets.make()
         buckets.connect(settings={"input_size": 64, "arch": "fcn_resnet50"})

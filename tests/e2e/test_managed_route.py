@@ -126,7 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         pytest.MonkeyPatch.context() as patch,
     ):
         reached = {"AWS_ENDPOINT_URL_S3": emulator.s3_url, **KEYS}
-        emulator.environment = {**reached, **TINY, "OMP_NUM_THREADS": "1"}
+        emulator.environment = {**reached, **TINY}
         for name, value in reached.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", ministack.url)

@@ -23,7 +23,7 @@ from typing import Any
 
 import boto3
 
-from tests.aws.hosting_emulator import ACCOUNT, Refusal
+from tests.aws.hosting_emulator import ACCOUNT, Refusal, share_of_cores
 
 ML = Path("/opt/ml")
 #: Real seconds that a container has to end after SIGTERM; SageMaker gives 120.
@@ -218,6 +218,7 @@ class Training:
                 "HOME": str(job.folder),
                 "TMPDIR": str(job.folder / "tmp"),
                 "LANG": "C.UTF-8",
+                **share_of_cores(),
                 "TRAINING_JOB_NAME": job.name,
                 "AWS_REGION": REGION,
                 "AWS_DEFAULT_REGION": REGION,

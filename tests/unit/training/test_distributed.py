@@ -26,10 +26,6 @@ def torchrun(base):
     return [*command, "-m", "segloop.training", "--base", str(base)]
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def failure(base):
     return (base / "output/failure").read_text()
 
@@ -55,7 +51,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 @pytest.mark.slow
 def test_two_processes_train_a_version_that_is_promoted(base):
     write_base(base, **hyperparameters(train_batch_size=4, train_min_steps=16, train_precision="float32"))
-    assert subprocess.run(torchrun(base), env=environment(), timeout=250, check=False).returncode == 0
+    assert subprocess.run(torchrun(base), timeout=250, check=False).returncode == 0
     lines = [json.loads(line) for line in (base / "output/data/progress.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 16  # the main process alone reports
@@ -70,7 +66,7 @@ def test_two_processes_train_a_version_that_is_promoted(base):
 @pytest.mark.slow
 def test_a_process_that_fails_ends_all_with_its_reason(base):
     write_base(base, **hyperparameters(train_batch_size=3))
-    result = subprocess.run(torchrun(base), env=environment(), timeout=250, check=False, capture_output=True)
+    result = subprocess.run(torchrun(base), timeout=250, check=False, capture_output=True)
     assert result.returncode != 0
     assert "train_batch_size 3 can't be shared by 2 processes" in failure(base)
     assert not (base / "model").exists()
@@ -87,7 +83,7 @@ def processes_of(base):
 def running(base):
     """A run of two processes that has taken a step."""
     write_base(base, **hyperparameters(train_batch_size=4, train_min_steps=100_000))
-    process = subprocess.Popen(torchrun(base), env=environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(torchrun(base), stderr=subprocess.DEVNULL)
     progress = base / "output/data/progress.jsonl"
     deadline = time.monotonic() + 200
     while not progress.exists() and process.poll() is None and time.monotonic() < deadline:
