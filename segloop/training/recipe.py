@@ -307,9 +307,9 @@ def report_step(container: Container, run: Run, loss: float) -> None:
         Progress(
             phase="training",
             epoch=run.step // run.steps_per_epoch,
-            epochs=run.steps // run.steps_per_epoch,
+            epochs=-(-run.expected_steps // run.steps_per_epoch),
             step=run.step,
-            steps=run.last_step or run.steps,
+            steps=run.expected_steps,
             loss=round(loss, 4),
             miou=run.miou,
             eta_s=round(run.elapsed_s * (1 - done) / done, 1) if done else None,

@@ -111,6 +111,11 @@ class Run:
         by_time = self.elapsed_s / max(self.budget_s - self.reserve_s, self.budget_s / 2) if self.budget_s else 0.0
         return min(max(self.step / (self.last_step or self.steps), by_time), 1.0)
 
+    @property
+    def expected_steps(self) -> int:
+        """Steps at the run's end: all, or about as many as its time allows. `step` is `done` of them."""
+        return round(self.step / self.done) if self.step else self.last_step or self.steps
+
     def is_evaluation_due(self) -> bool:
         """Whether to evaluate before going on: not if that costs too much of the run's time, unless the run may stop early
         and has no budget."""

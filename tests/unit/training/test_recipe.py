@@ -86,6 +86,19 @@ def test_time_for_the_last_evaluation_is_kept_back():
     assert run.done == pytest.approx(20 / 50)  # never more than half
 
 
+def test_progress_is_by_what_ends_the_run():
+    now = FakeTime()
+    run = a_run(now, budget_s=100)
+    assert run.expected_steps == 1000
+    now.s += 20
+    run.step = 10
+    assert run.expected_steps == 50  # the budget allows no more
+    run.step = 300
+    assert run.expected_steps == 1000
+    run.last_step = 600
+    assert run.expected_steps == 600
+
+
 def test_a_dear_evaluation_is_left_out_under_a_budget():
     run = a_run(budget_s=100)
     run.step = 300
