@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from demo.label_studio import EMAIL, PASSWORD
 from tests.e2e.browser import logged_in, new_page, open_task, wait_for
 from tests.e2e.loop import Loop, Project, region, running_loop
 from tests.e2e.test_loop import clicked, middle, prediction_masks
@@ -108,33 +109,40 @@ def test_take_the_gesture(loop: Loop) -> None:
 
 
 def test_take_the_demo(browser: Browser) -> None:
-    """An image that nobody labelled, as Label Studio shows it before and after the training of `make demo`."""
-    shown, halves = [], []
+    """An image that nobody labels, as Label Studio shows it before and after the training of `make demo`."""
+    page = new_page(browser, viewport={"width": 900, "height": 680})
+    halves = []
     with subprocess.Popen([sys.executable, "-m", "demo"], stdout=PIPE, text=True, start_new_session=True) as demo:
         try:
             for line in demo.stdout or ():
-                shown.append(line.rstrip())
-                if "Why the new version was promoted" in line:
+                print(line, end="")
+                if address := re.match(r"Label Studio (http://\S+),", line):
+                    site = address[1]
+                elif "Start Training" in line:
+                    halves.append(last_task_of_demo(page, site))
+                elif "Why the new version was promoted" in line:
+                    halves.append(last_task_of_demo(page, site))
                     break
-            text = " ".join(shown)
-            [address] = re.findall(r"(http://\S+/projects/\d+)", text)
-            [(email, password)] = re.findall(r"Login (\S+), password (\S+?)\. ", text)
-            page = new_page(browser, viewport={"width": 700, "height": 470})
-            page.goto(address)
-            page.fill("input[name=email]", email)
-            page.fill("input[name=password]", password)
-            page.click("button[type=submit]")
-            page.wait_for_url(f"{address}/**")
-            page.locator(".dm-table__row-wrapper, .table__row-wrapper").last.click()
-            page.wait_for_selector("canvas")
-            for version in ("untrained", "v1"):
-                page.get_by_text(re.compile(f"^{version}")).first.click()
-                page.wait_for_timeout(3000)
-                halves.append(page.screenshot())
         finally:
             os.killpg(demo.pid, signal.SIGINT)
     pair = [np.asarray(Image.open(BytesIO(half)).convert("RGB")) for half in halves]
     Image.fromarray(np.hstack(pair)).save(IMAGES / "demo.png", optimize=True)
+
+
+def last_task_of_demo(page: Page, site: str) -> bytes:
+    """A picture of the demo's last task, which nobody labels, as its user opens it now."""
+    page.goto(site)
+    if page.locator("input[name=email]").count():
+        page.fill("input[name=email]", EMAIL)
+        page.fill("input[name=password]", PASSWORD)
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda url: "/login" not in url)
+    [project] = page.request.get(f"{site}/api/projects").json()["results"]
+    tasks = page.request.get(f"{site}/api/tasks?project={project['id']}&page_size=100").json()["tasks"]
+    page.goto(f"{site}/projects/{project['id']}/data?task={max(task['id'] for task in tasks)}")
+    page.wait_for_selector("canvas")
+    page.wait_for_timeout(5000)
+    return page.screenshot()
 
 
 def train(loop: Loop, project: Project) -> None:
