@@ -1,21 +1,23 @@
-"""Annotated tasks, the images of them, and a Label Studio that keeps them, as tests need them."""
+"""Annotated tasks, the images and snapshots of them, and a Label Studio that keeps them, as tests need them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segloop.dataset import Split
+from segloop.dataset import Manifest, SnapshotInputs, Split, snapshot
 from segloop.errors import ImageError, ImageUnavailable, LabelStudioUnreachable
 from segloop.labelstudio import Totals
+from segloop.settings import Settings
 
 PROJECT = "29.1795383040"
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -100,6 +102,23 @@ def annotation(number: int, *regions: dict[str, Any], updated_at: str = EARLIER,
 
 def task(number: int, *annotations: dict[str, Any], **data: Any) -> dict[str, Any]:
     return {"id": number, "data": data or {"image": f"/data/upload/1/{number}.png"}, "annotations": list(annotations)}
+
+
+def two_tasks() -> list[dict[str, Any]]:
+    return [
+        task(17, annotation(5, half("Road"), half("Sky", right=True))),
+        task(18, annotation(6, half("Sky", right=True))),
+    ]
+
+
+def snapshot_inputs(folder: Path, config: str = CONFIG, **own: Any) -> SnapshotInputs:
+    defaults = SnapshotInputs(PROJECT, config, FakeImages(), MemorySplits(), Settings(data_dir=folder / "data"))
+    return replace(defaults, **own)
+
+
+def take(dest: Path, tasks: list[dict[str, Any]], progress: Any = None, **own: Any) -> Manifest:
+    """A snapshot of these tasks, in the folder "snap"."""
+    return snapshot(snapshot_inputs(dest, **own), tasks, dest / "snap", progress=progress)
 
 
 class Studio:
