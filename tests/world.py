@@ -1,6 +1,8 @@
-"""A backend in this process: real registry, queue and web application; toy networks and images."""
+"""A backend in this process, with a real registry, queue and web application, toy networks and images; and events for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from segloop.backend import Backend
 from segloop.queue import Jobs
@@ -8,7 +10,7 @@ from segloop.registry import open_registry
 from segloop.serving import Loader, ServedModels
 from segloop.settings import Settings
 from segloop.web import create_app
-from tests.toys import ToyImages, toy_bundle, toy_loader
+from tests.toys import BRUSH, ToyImages, toy_bundle, toy_loader
 
 
 class World:
@@ -32,3 +34,13 @@ class World:
     def close(self) -> None:
         self.backend.close()
         self.jobs.close()
+
+
+def event(action: str, project: str = "29.1795383040", **fields: Any) -> dict[str, Any]:
+    """An event as Label Studio sends it to the webhook; the fields are what it is about, such as its annotation."""
+    ident = int(project.partition(".")[0])
+    return {
+        "action": action,
+        "project": {"id": ident, "created_at": "2026-11-22T21:30:40.804663Z", "label_config": BRUSH},
+        **fields,
+    }
