@@ -20,6 +20,39 @@ from tests.waiting import PATIENCE_S, until
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = ("-m", "segloop.server")
 
+#: An application whose answers take a while, and which notes its end.
+APP = """
+import time
+import uuid
+from pathlib import Path
+from segloop.processes import at_end
+
+FOLDER = Path(__file__).parent
+at_end(lambda: (FOLDER / "ended").touch())
+
+def app(environ, start_response):
+    path, given = environ["PATH_INFO"], environ["wsgi.input"]
+    if path == "/slow":
+        (FOLDER / f"begun-{uuid.uuid4()}").touch()
+        while not (FOLDER / "go on").exists():
+            time.sleep(0.02)
+    if path == "/nothing":
+        start_response("204 No Content", [])
+        return []
+    if path == "/pieces":
+        start_response("200 OK", [])
+        return iter([b"one\\r\\n\\r\\n", b"two", b"", b"three"])
+    if path == "/caller":
+        start_response("200 OK", [])
+        return [f"{environ['wsgi.url_scheme']} {environ['REMOTE_ADDR']}".encode()]
+    if path == "/long":
+        start_response("200 OK", [("Content-Length", str(8 * 2**20))])
+        return [b"x" * (8 * 2**20)]
+    body = given.read()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
 
 class Server:
     """A server on a loopback port: its first process, and what all of them wrote."""
@@ -70,6 +103,14 @@ def running(folder: Path, command: Sequence[str] = SERVER, **settings: object) -
     with started(folder, command, **settings) as server:
         until(lambda: server.answers() or server.process.poll() is not None, "an answer")
         assert server.process.poll() is None, server.log
+        yield server
+
+
+@contextmanager
+def serving(folder: Path, application: str, **settings: object) -> Iterator[Server]:
+    """A server of an application that is given as text."""
+    (folder / "own_application.py").write_text(application)
+    with running(folder, (*SERVER, "own_application:app"), **settings) as server:
         yield server
 
 

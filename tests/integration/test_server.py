@@ -1,4 +1,4 @@
-"""The web server as real processes: clients that hold connections, signals, deaths, and every kind of answer."""
+"""The web server as real processes: clients that hold connections, deaths, and every kind of answer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import base64
 import http.client
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +18,12 @@ import pytest
 from segloop.errors import SettingsError
 from segloop.server import listening_address
 from segloop.settings import Settings
-from tests.otlp import Collector
-from tests.servers import ROOT, SERVER, Server, running, started
+from tests.servers import APP, SERVER, Server, running, serving, started
 from tests.waiting import PATIENCE_S, until
 
 PASSWORD = "hunter2hunter2"
 AUTHORIZED = f"Authorization: Basic {base64.b64encode(f'segloop:{PASSWORD}'.encode()).decode()}\r\n"
 HELD = 100
-
-#: An application whose answers take a while, and which notes its end.
-APP = """
-import time
-import uuid
-from pathlib import Path
-from segloop.processes import at_end
-
-FOLDER = Path(__file__).parent
-at_end(lambda: (FOLDER / "ended").touch())
-
-def app(environ, start_response):
-    path, given = environ["PATH_INFO"], environ["wsgi.input"]
-    if path == "/slow":
-        (FOLDER / f"begun-{uuid.uuid4()}").touch()
-        while not (FOLDER / "go on").exists():
-            time.sleep(0.02)
-    if path == "/nothing":
-        start_response("204 No Content", [])
-        return []
-    if path == "/pieces":
-        start_response("200 OK", [])
-        return iter([b"one\\r\\n\\r\\n", b"two", b"", b"three"])
-    if path == "/caller":
-        start_response("200 OK", [])
-        return [f"{environ['wsgi.url_scheme']} {environ['REMOTE_ADDR']}".encode()]
-    if path == "/long":
-        start_response("200 OK", [("Content-Length", str(8 * 2**20))])
-        return [b"x" * (8 * 2**20)]
-    body = given.read()
-    start_response("200 OK", [("Content-Length", str(len(body)))])
-    return [body]
-"""
-SLOW_TO_LOAD = """
-import time
-from pathlib import Path
-
-Path(__file__).with_name("loading").touch()
-time.sleep(600)
-"""
-
-
-@contextmanager
-def serving(folder: Path, application: str, **settings: object) -> Iterator[Server]:
-    """A server of an application that is given as text."""
-    (folder / "own_application.py").write_text(application)
-    with running(folder, (*SERVER, "own_application:app"), **settings) as server:
-        yield server
 
 
 # -- held connections
@@ -167,123 +115,6 @@ def test_clients_that_never_read_keep_nobody_waiting(tmp_path: Path) -> None:
         until(lambda: server.answers(timeout_s=1), "an answer within a second")
         for client in clients:
             client.close()
-
-
-# -- signals
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("signum", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_what_was_begun_is_answered_when_the_server_stops(tmp_path: Path, signum: int, to_all: bool) -> None:
-    with serving(tmp_path, APP) as server, ThreadPoolExecutor() as pool:
-        slow = [pool.submit(httpx.get, f"{server.url}/slow", timeout=PATIENCE_S, trust_env=False) for _ in range(4)]
-        sending = server.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf")
-        reading = server.connect(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
-        begun = reading.recv(1000)
-        until(lambda: len([*tmp_path.glob("begun-*")]) == len(slow), "all of them under way")
-        assert server.answers()
-
-        server.send(signum, to_all=to_all)
-        until(lambda: not server.answers(), "no new connections")
-        sending.sendall(b"half")
-        (tmp_path / "go on").touch()
-
-        assert {future.result().status_code for future in slow} == {200}
-        assert received(sending).endswith(b"\r\n\r\nhalfhalf")
-        assert len(begun + received(reading)) > 8 * 2**20
-        assert server.process.wait(PATIENCE_S) == 0
-        assert (tmp_path / "ended").exists(), "the application was told"
-        assert "Unexpected" not in server.log
-
-
-def received(connection: Any) -> bytes:
-    """All that comes until the other side closes."""
-    parts = []
-    while part := connection.recv(2**20):
-        parts.append(part)
-    connection.close()
-    return b"".join(parts)
-
-
-@pytest.mark.slow
-def test_a_client_that_never_pauses_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
-    asked = threading.Event()
-
-    def hammer(port: int) -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)) as client:
-            try:
-                while True:
-                    client.request("POST", "/", b"again")
-                    assert client.getresponse().read() == b"again"
-                    asked.set()
-            except (OSError, http.client.HTTPException):
-                pass
-
-    with serving(tmp_path, APP) as server:
-        busy = threading.Thread(target=hammer, args=(server.port,))
-        busy.start()
-        assert asked.wait(PATIENCE_S)
-        server.send(signal.SIGTERM)
-        assert server.process.wait(PATIENCE_S) == 0
-        busy.join(PATIENCE_S)
-        assert not busy.is_alive()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("signum", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_server_whose_application_is_loading_stops_at_once(tmp_path: Path, signum: int, to_all: bool) -> None:
-    (tmp_path / "own_application.py").write_text(SLOW_TO_LOAD)
-    # what does not stop is killed after so long, and this test is over before
-    with started(tmp_path, (*SERVER, "own_application:app"), predict_deadline_s=10 * PATIENCE_S) as server:
-        until((tmp_path / "loading").exists)
-        server.send(signum, to_all=to_all)
-        assert server.process.wait(PATIENCE_S) == 0
-
-
-#: In a process of its own: a signal that meets another handler than its own would end whoever runs the tests.
-SIGNALLED_UNDER_ITS_LOCK = """
-import signal, threading
-from segloop.server import answer_signals_in_threads
-
-lock, told = threading.Lock(), threading.Event()
-
-def answer(*_):
-    with lock:
-        told.set()
-
-signal.signal(signal.SIGTERM, answer)
-answer_signals_in_threads()
-with lock:  # as the main thread does when it begins to wait; in this thread the answer would wait for ever
-    signal.raise_signal(signal.SIGTERM)
-    assert not told.is_set()
-told.wait()
-"""
-
-
-def test_a_signal_is_answered_that_comes_while_its_lock_is_held() -> None:
-    subprocess.run([sys.executable, "-c", SIGNALLED_UNDER_ITS_LOCK], check=True, timeout=PATIENCE_S, cwd=ROOT)
-
-
-@pytest.mark.slow
-def test_a_held_body_delays_a_stop_no_longer_than_the_longest_prediction(tmp_path: Path) -> None:
-    with serving(tmp_path, APP, predict_deadline_s=0.1) as server:
-        held = server.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf")
-        assert server.answers()
-        server.send(signal.SIGTERM)
-        assert server.process.wait(PATIENCE_S) == 0
-        held.close()
-
-
-@pytest.mark.slow
-def test_spans_of_the_last_requests_are_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    collector = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
-    with running(tmp_path) as server:
-        server.send(signal.SIGTERM)
-        assert server.process.wait(PATIENCE_S) == 0
-    assert collector.named("GET /health")
-    collector.close()
 
 
 # -- processes
