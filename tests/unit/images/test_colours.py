@@ -10,21 +10,8 @@ from PIL import Image, ImageCms
 
 from segloop.images import decode
 from segloop.images.colours import _conversion
-from tests.odd_images import (
-    ADOBE_RGB,
-    LINEAR_GREY,
-    SWAPPED,
-    animated,
-    chunk,
-    cmyk_profile,
-    encoded,
-    jpeg,
-    picture,
-    png,
-    png_with,
-    see_through,
-    small_gif_frame,
-)
+from tests.icc_profiles import ADOBE_RGB, LINEAR_GREY, SWAPPED, cmyk_profile
+from tests.odd_images import animated, chunk, encoded, jpeg, picture, png, png_with, see_through, small_gif_frame
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

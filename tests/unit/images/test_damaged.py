@@ -13,20 +13,8 @@ from PIL import Image
 from segloop.errors import ImageError
 from segloop.images import decode, read_header
 from segloop.images.damaged import PROFILE_BYTES
-from tests.odd_images import (
-    EXIF,
-    SWAPPED,
-    chunk,
-    encoded,
-    interlaced_png,
-    jpeg,
-    jpeg_with,
-    padded,
-    picture,
-    png,
-    png_with,
-    turned,
-)
+from tests.icc_profiles import SWAPPED, padded
+from tests.odd_images import EXIF, chunk, encoded, interlaced_png, jpeg, jpeg_with, picture, png, png_with, turned
 
 LIMIT = 10**6
 WIDTH, HEIGHT = 192, 128
