@@ -1,10 +1,12 @@
-"""What the status page is shown with: versions with metrics, curves and a gallery, over a real registry and queue."""
+"""What tests of the status page need: versions with metrics, curves and a gallery over a real registry and queue, and presses."""
 
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,6 +45,23 @@ class PageWorld:
         self.jobs.close()
 
 
+def fields(page: str, action: str) -> dict[str, str]:
+    """The hidden fields of the first form with this action."""
+    form = re.search(rf'<form method="post" action="[^"]*/{action}">(.*?)</form>', page, re.S)
+    assert form, f"no form {action}"
+    return dict(re.findall(r'name="([^"]+)" value="([^"]*)"', form[1]))
+
+
+def press(world: PageWorld, action: str, **changed: str) -> Any:
+    """Press the first button of this action, with some fields changed."""
+    data = fields(world.client.get("/ui/projects/29").text, action) | changed
+    return world.client.post(f"/ui/projects/29/{action}", data=data)
+
+
+def get_json(world: PageWorld, path: str) -> Any:
+    return world.client.get(path, headers={"Accept": "application/json"}).json
+
+
 def add_version(registry: Registry, folder: Path, seed: int, miou: float, champion_miou: float | None = None) -> str:
     """Put a version into the registry that claims this mIoU; its figures and its gallery are of drawn scenes."""
     bundle = folder / f"bundle-{seed}"
@@ -57,6 +76,14 @@ def add_version(registry: Registry, folder: Path, seed: int, miou: float, champi
         entries.append(Entry(101 + number, image, truth, guess, scores[0], champion, scores[1]))
     write_gallery(bundle / GALLERY, entries, CLASSES, COLOURS)
     return registry.add(PROJECT, bundle, described(matrix, seed, miou, champion_miou))
+
+
+def three_versions(registry: Registry, folder: Path) -> list[str]:
+    """Three versions, of which the second is served."""
+    names = [add_version(registry, folder, seed, 0.5 + seed / 10, 0.5) for seed in (1, 2, 3)]
+    for name in names[:2]:
+        registry.promote(PROJECT, name, "test")
+    return names
 
 
 @cache

@@ -1,12 +1,10 @@
-"""The status page over a real registry and queue: who may see it, what its buttons do, and what it says in trouble."""
+"""The status page over a real registry and queue: what it shows, who may see it, and what it says in trouble."""
 
 from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,20 +14,27 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import SecretStr
-from werkzeug.exceptions import Conflict
 
 from segloop.ledger import write_ledger
 from segloop.metrics import ConfusionMatrix
-from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE
 from segloop.settings import Settings
 from segloop.web import create_app
-from segloop.web.ui.actions import Actions
-from segloop.web.ui.data import ProjectLoader, Studio
+from segloop.web.ui.data import Studio
 from segloop.web.ui.responses import minute
 from tests.job_context import begin
-from tests.label_studio_server import FakeLabelStudio
 from tests.ledgers import entry, ledger
-from tests.pages import CLASSES, PROJECT, PageWorld, add_version, curves, described
+from tests.pages import (
+    CLASSES,
+    PROJECT,
+    PageWorld,
+    add_version,
+    curves,
+    described,
+    fields,
+    get_json,
+    press,
+    three_versions,
+)
 
 SECURITY = ("Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy")
 PASSWORD = "a pass word"
@@ -45,27 +50,7 @@ def world(settings: Settings, redis_url: str) -> Iterator[PageWorld]:
 @pytest.fixture
 def served(world: PageWorld, tmp_path: Path) -> list[str]:
     """Three versions, of which the second is served."""
-    names = [add_version(world.registry, tmp_path, seed, 0.5 + seed / 10, 0.5) for seed in (1, 2, 3)]
-    for name in names[:2]:
-        world.registry.promote(PROJECT, name, "test")
-    return names
-
-
-def fields(page: str, action: str) -> dict[str, str]:
-    """The hidden fields of the first form with this action."""
-    form = re.search(rf'<form method="post" action="[^"]*/{action}">(.*?)</form>', page, re.S)
-    assert form, f"no form {action}"
-    return dict(re.findall(r'name="([^"]+)" value="([^"]*)"', form[1]))
-
-
-def press(world: PageWorld, action: str, **changed: str) -> Any:
-    """Press the first button of this action, with some fields changed."""
-    data = fields(world.client.get("/ui/projects/29").text, action) | changed
-    return world.client.post(f"/ui/projects/29/{action}", data=data)
-
-
-def get_json(world: PageWorld, path: str) -> Any:
-    return world.client.get(path, headers={"Accept": "application/json"}).json
+    return three_versions(world.registry, tmp_path)
 
 
 def test_pages_are_html_and_the_same_dicts_as_json(world: PageWorld, served: list[str]) -> None:
@@ -187,83 +172,6 @@ def _nothing() -> Any:
     return RetrainDecision(False, "")
 
 
-def test_training_is_started_and_cancelled(world: PageWorld, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    started = press(world, "train")
-    assert (started.status_code, started.headers["Location"]) == (303, "/ui/projects/29?notice=queued")
-    assert "The training is queued." in world.client.get(started.headers["Location"]).text
-    [job] = world.jobs.queue(RETRAIN_QUEUE).job_ids
-    assert press(world, "cancel").headers["Location"].endswith("notice=stopping")
-    assert world.jobs.stop_asked(PROJECT, job)
-    pressed = [record.message for record in caplog.records if record.name == "segloop.web.ui.actions"]
-    assert pressed == [
-        f"project {PROJECT}: somebody on this machine (127.0.0.1) started a training: job {job} queued on the status page",
-        f"project {PROJECT}: somebody on this machine (127.0.0.1) asked job {job} to stop on the status page",
-    ]
-
-
-@pytest.mark.slow
-def test_versions_are_promoted_and_rolled_back(world: PageWorld, served: list[str]) -> None:
-    promoted = press(world, "promote")
-    assert promoted.status_code == 303
-    champion = world.registry.champion(PROJECT)
-    assert champion is not None
-    assert (champion.version, champion.previous) == (served[2], (served[0], served[1]))
-    assert champion.reason == "Promoted by somebody on this machine on the status page."
-    [job] = [job for job in world.jobs.queue(PRELABEL_QUEUE).get_jobs() if job]
-    assert list(job.args) == [PROJECT, served[2]]
-    assert press(world, "rollback").status_code == 303
-    assert get_json(world, "/ui/projects/29")["project"]["served"]["version"] == served[1]
-
-
-def test_a_removed_model_is_shown_and_cannot_be_promoted(world: PageWorld, served: list[str]) -> None:
-    world.registry.promote(PROJECT, served[2], "test")
-    data = fields(world.client.get("/ui/projects/29").text, "promote") | {"version": served[0]}
-    world.registry.remove(PROJECT, served[0])
-    page = world.client.get("/ui/projects/29").text
-    assert "Model removed" in page
-    assert fields(page, "promote")["version"] == served[1]
-    refused = world.client.post("/ui/projects/29/promote", data=data)
-    assert refused.status_code == 409
-    assert "was removed on 20" in refused.text
-    world.registry.rollback(PROJECT, "test")
-    assert get_json(world, "/ui/projects/29")["rollback_to"] is None
-
-
-def test_a_press_on_an_old_page_changes_nothing(world: PageWorld, served: list[str]) -> None:
-    data = fields(world.client.get("/ui/projects/29").text, "rollback")
-    world.registry.promote(PROJECT, served[2], "somebody else")
-    refused = world.client.post("/ui/projects/29/rollback", data=data)
-    assert refused.status_code == 409
-    assert "load it again" in refused.text
-    assert get_json(world, "/ui/projects/29")["project"]["served"]["version"] == served[2]
-    assert press(world, "promote", version="v9-00000000").status_code == 404
-
-
-def test_there_is_nothing_to_roll_back_to(world: PageWorld) -> None:
-    token = fields(world.client.get("/ui/projects/29").text, "train")["token"]
-    answer = world.client.post("/ui/projects/29/rollback", data={"token": token, "generation": "0"})
-    assert answer.status_code == 409
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("action", ["train", "cancel", "promote", "rollback"])
-def test_forms_of_other_sites_are_refused(world: PageWorld, served: list[str], action: str) -> None:
-    before = world.registry.champion(PROJECT)
-    token = fields(world.client.get("/ui/projects/29").text, "train")["token"]
-    address = f"/ui/projects/29/{action}"
-    for data, headers in (
-        ({}, {}),
-        ({"token": token[:-2] + "xx"}, {}),
-        ({"token": token}, {"Sec-Fetch-Site": "cross-site"}),
-    ):
-        fit = data | {"generation": "2", "version": served[0]}
-        assert world.client.post(address, data=fit, headers=headers).status_code == 403
-    assert world.client.get(address).status_code == 404
-    assert world.registry.champion(PROJECT) == before
-    assert world.jobs.live_retrain(PROJECT) is None
-
-
 @pytest.mark.slow
 def test_the_page_has_the_backends_password(world: PageWorld) -> None:
     own = world.settings.model_copy(update={"basic_auth_pass": SecretStr(PASSWORD)})
@@ -371,49 +279,6 @@ def test_a_server_shows_the_page_without_torch_and_sdk(world: PageWorld, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [[200, 200, 200], []]
-
-
-def answered_by(fake: Any, tasks: int, labelled: int) -> None:
-    """A Label Studio with a project of so many tasks."""
-
-    def listing(request: Any) -> tuple[int, dict[str, Any]]:
-        filtered = "total_annotations" in request.query["query"]
-        total = labelled if filtered else tasks
-        return 200, {"tasks": [], "total": total, "total_annotations": labelled, "total_predictions": 0}
-
-    fake.routes = {"GET /api/projects/29/": (200, {"id": 29, "title": "Streets"}), "GET /api/tasks/": listing}
-
-
-@pytest.fixture
-def connected(settings: Settings, redis_url: str) -> Iterator[tuple[PageWorld, FakeLabelStudio]]:
-    fake = FakeLabelStudio()
-    own = {"redis_url": redis_url, "label_studio_url": fake.url, "label_studio_api_key": SecretStr("0123456789abcdef")}
-    made = PageWorld(settings.model_copy(update=own))
-    yield made, fake
-    made.close()
-    fake.close()
-
-
-def test_start_training_is_disabled_while_nothing_is_labelled(connected: tuple[PageWorld, FakeLabelStudio]) -> None:
-    world, fake = connected
-    answered_by(fake, tasks=12, labelled=0)
-    shown = world.client.get("/ui/projects/29").text
-    assert re.search(r"<button[^>]* disabled[^>]*>Start training</button>", shown)
-    assert "No task is labelled yet: a training needs 2" in shown
-    assert not re.search(r'action="[^"]*/train"', shown)
-    page = get_json(world, "/ui/projects/29")
-    assert page["project"]["labels"] == {"tasks": 12, "labelled": 0, "unlabelled": 12}, "as the Data Manager counts"
-    assert page["report"]["project"] == "29"
-    with world.app.test_request_context(), pytest.raises(Conflict, match="No task is labelled yet"):
-        Actions(world.backend, ProjectLoader(world.backend, world.settings).cannot_train).train(PROJECT, {})
-    assert not world.jobs.live_retrain(PROJECT)
-
-
-def test_start_training_works_once_two_tasks_are_labelled(connected: tuple[PageWorld, FakeLabelStudio]) -> None:
-    world, fake = connected
-    answered_by(fake, tasks=12, labelled=2)
-    assert press(world, "train").status_code == 303
-    assert world.jobs.live_retrain(PROJECT)
 
 
 def test_the_page_asks_first_whether_it_helped(world: PageWorld, served: list[str]) -> None:
