@@ -30,7 +30,8 @@ from segloop.registry.champions import CHAMPION_FILE, Champions
 from segloop.registry.generations import Generations
 from segloop.registry.removal import REMOVED_FILE, RemovedModels
 from segloop.registry.s3 import S3Store
-from segloop.registry.store import ATTEMPTS, PAUSE_S, Blob, FolderStore, Store
+from segloop.registry.store import ATTEMPTS, PAUSE_S, FolderStore, Store
+from segloop.registry.version_index import VersionIndex
 from segloop.registry.versions import (
     Champion,
     by_number,
@@ -50,7 +51,6 @@ log = logging.getLogger(__name__)
 
 _NAMES = "names.json"
 _PROBE = "probe.json"
-_INDEX = "versions.json"
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -76,6 +76,7 @@ class Registry:
         self._removed = RemovedModels(store)
         self._cache = BundleCache(store, cache_dir)
         self._champions = Champions(store, self._removed, self._verify)
+        self._index = VersionIndex(store, self._all_names)
 
     def projects(self) -> list[str]:
         """Keys of the projects that the store knows, by id and age."""
@@ -139,7 +140,7 @@ class Registry:
         is_removed = version in self.removed(project)
         if not is_removed and self._store.read(_version_key(project, version)) is not None:
             # whoever wrote it may have died before it was listed
-            self._list(project, version)
+            self._index.note(project, version)
             return version
         stored = info.model_copy(update={"version": version, "project": project, "files": files})
         for name in files:
@@ -147,7 +148,7 @@ class Registry:
         self._store.write_if(_version_key(project, version), stored.to_json(), None)
         if is_removed:
             self._removed.mark(project, version, None)
-        self._list(project, version)
+        self._index.note(project, version)
         log.info("project %s: version %s is in the store", project, version)
         return version
 
@@ -188,33 +189,10 @@ class Registry:
 
         A store of an earlier segloop, which has no list, is read through once.
         """
-        blob = self._store.read(_INDEX)
-        listed = _index_of(blob)
-        if listed is None:
-            listed = self._all_names()
-            # where another was faster, theirs is as good
-            self._store.write_if(_INDEX, dump_json(listed, _INDEX), blob.tag if blob else None)
-        return [name for key in sorted(listed, key=project_order) for name in sorted(listed[key], key=by_number)]
+        return self._index.names()
 
     def _all_names(self) -> dict[str, list[str]]:
         return {key: [info.version for info in self.versions(key)] for key in self.projects()}
-
-    def _list(self, project: str, version: str) -> None:
-        """Have a version in the list of all."""
-        for _ in range(ATTEMPTS):
-            blob = self._store.read(_INDEX)
-            listed = _index_of(blob)
-            if listed is None:
-                # not left to whoever asks: what they read may be older than this version
-                listed = self._all_names()
-            elif version in listed.get(project, ()):
-                return
-            names = {*listed.get(project, ()), version}
-            changed = {**listed, project: sorted(names, key=by_number)}
-            if self._store.write_if(_INDEX, dump_json(changed, _INDEX), blob.tag if blob else None):
-                return
-            time.sleep(PAUSE_S)
-        raise RegistryError(f"{_INDEX} kept changing; too many processes write versions at once")
 
     def bundle(self, project: str, version: str, files: Collection[str] | None = None) -> Path:
         """A local folder with the version's files (or only those asked for), the sha256 of each verified by this call.
@@ -388,14 +366,3 @@ def _state_key(project: str, name: str) -> str:
     if not is_file_name(name) or not name.endswith(".json") or name in {CHAMPION_FILE, _NAMES, REMOVED_FILE}:
         raise RegistryError(f"{name!r} cannot hold a project's state; write a plain name such as split.json")
     return f"{check_project(project)}/{name}"
-
-
-def _index_of(blob: Blob | None) -> dict[str, list[str]] | None:
-    """The list of all versions; None where there is none, or something else, and it is then made anew."""
-    try:
-        found: Any = json.loads(blob.data) if blob else None
-        return {
-            check_project(key): [str(name) for name in names if version_number(name)] for key, names in found.items()
-        }
-    except (ValueError, TypeError, AttributeError, UnknownProject):
-        return None
