@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
         "adapt_threshold": 0,
         "reconcile_s": 3600,
         "val_fraction": 0.25,
+        "suspects": "all",
     }
     with running_loop(tmp_path_factory.mktemp("pictures"), train=36, val=24, **own) as loop:
         yield loop
@@ -59,24 +61,22 @@ def test_take_them(loop: Loop, browser: Browser) -> None:
     wait_until_idle(project)
     examples = list(zip(project.unlabelled, loop.data.val, strict=True))[:LATER]
     for task, example in examples:
-        truth = example.truth(len(loop.data.classes))
-        regions = [region(truth, i, name) for i, name in enumerate(loop.data.classes, 1)]
-        loop.label_studio.submit_annotation(task, regions)
+        loop.label_studio.submit_annotation(task, regions_of(loop, example.truth(len(loop.data.classes))))
+    mislabel(loop, project, first)
     train(loop, project)
     with visited(browser, loop) as page:
         page.goto(f"/ui/projects/{project.id}")
         share = "() => document.querySelector('#job-progress')?.value ?? 0"
         wait_for("a training that is well under way", lambda: page.evaluate(share) > 0.7, 3600)
-        page.locator("#job").screenshot(path=IMAGES / "ui-training.png")
+        keep(page.locator("#job").screenshot(), "ui-training")
         page.goto("/ui/")
-        photograph(page, IMAGES / "ui-projects.png")
+        keep(page.screenshot(clip={"x": 0, "y": 0, "width": DESKTOP["width"], "height": 350}), "ui-projects")
         wait_until_idle(project)
         page.goto(f"/ui/projects/{project.id}")
-        photograph(page, IMAGES / "ui-project.png")
+        photograph(page, "ui-project", ".tiles.four", "[aria-labelledby=versions-title]")
+        photograph(page, "ui-suspects", "#suspects", ".suspect-list > li:nth-child(4)")
+        photograph(page, "ui-version", "#version", ".gallery > li:nth-child(2)")
     assert len(loop.registry.versions(project.key)) == 2, f"{first} has a successor"
-    with visited(browser, loop, "dark") as page:
-        page.goto(f"/ui/projects/{project.id}")
-        photograph(page, IMAGES / "ui-project-dark.png")
 
 
 def test_take_the_gesture(loop: Loop) -> None:
@@ -126,7 +126,7 @@ def test_take_the_demo(browser: Browser) -> None:
         finally:
             os.killpg(demo.pid, signal.SIGINT)
     pair = [np.asarray(Image.open(BytesIO(half)).convert("RGB")) for half in halves]
-    Image.fromarray(np.hstack(pair)).save(IMAGES / "demo.png", optimize=True)
+    Image.fromarray(np.hstack(pair)).save(IMAGES / "demo.webp", quality=85, method=6)
 
 
 def last_task_of_demo(page: Page, site: str) -> bytes:
@@ -145,6 +145,23 @@ def last_task_of_demo(page: Page, site: str) -> bytes:
     return page.screenshot()
 
 
+def regions_of(loop: Loop, truth: np.ndarray) -> list[dict[str, Any]]:
+    """What an annotator draws of a class map."""
+    return [region(truth, i, name) for i, name in enumerate(loop.data.classes, 1)]
+
+
+def mislabel(loop: Loop, project: Project, version: str) -> None:
+    """Have the buildings of a task labelled as trees that the version holds out, for the suspected labels."""
+    with loop.segloop.client() as client:
+        shown = client.get(f"/ui/projects/{project.id}", params={"version": version, "format": "json"}).json()
+    task = shown["chosen"]["gallery"][-1]["task"]
+    truth = loop.data.train[project.labelled.index(task)].truth(len(loop.data.classes))
+    building, tree = (loop.data.classes.index(name) + 1 for name in ("Building", "Tree"))
+    [annotation] = loop.http.get(f"/api/tasks/{task}/annotations/").raise_for_status().json()
+    drawn = regions_of(loop, np.where(truth == building, tree, truth))
+    loop.http.patch(f"/api/annotations/{annotation['id']}/", json={"result": drawn}).raise_for_status()
+
+
 def train(loop: Loop, project: Project) -> None:
     loop.http.post(f"/api/ml/{project.backend}/train", json={}).raise_for_status()
 
@@ -153,13 +170,18 @@ def wait_until_idle(project: Project) -> None:
     wait_for("the end of the training", lambda: not project.training()["is_training"], 3600)
 
 
-def photograph(page: Page, path: Path) -> None:
-    """Save the page, down to the second picture of the gallery."""
-    rows = page.locator(".gallery > li").all()[:2]
-    for row in rows:
+def photograph(page: Page, name: str, first: str, last: str) -> None:
+    """Keep a picture of the page from the top of one element to the bottom of another."""
+    for row in page.locator(".gallery > li, .suspect-list > li").all():
         row.scroll_into_view_if_needed()
+    page.wait_for_function("() => [...document.images].every(one => one.complete)")
     page.wait_for_load_state("networkidle")
     page.evaluate("() => scrollTo(0, 0)")
-    bottom = rows[-1].evaluate("row => row.getBoundingClientRect().bottom") if rows else 350
-    clip = {"x": 0, "y": 0, "width": DESKTOP["width"], "height": bottom + 12}
-    page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
+    top, bottom = (page.locator(one).evaluate("one => one.getBoundingClientRect()") for one in (first, last))
+    clip = {"x": 0, "y": top["top"] - 12, "width": DESKTOP["width"], "height": bottom["bottom"] - top["top"] + 24}
+    keep(page.screenshot(full_page=True, clip=clip), name)  # type: ignore[arg-type]
+
+
+def keep(picture: bytes, name: str) -> None:
+    """Put a picture into the documentation."""
+    Image.open(BytesIO(picture)).convert("RGB").save(IMAGES / f"{name}.webp", quality=85, method=6)
