@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.runs import PROJECT, write_run
 from demo.data import DemoData, Example, generated
 from demo.stack import RunningSegloop, clean_environment
-from segloop.network.network import build_network, save_bundle
+from segloop.network.network import build_network, pick_output_stride, save_bundle
 from segloop.registry import open_registry
 from segloop.settings import Settings
 from segloop.trainers.local import NICENESS
@@ -146,16 +147,17 @@ def training(base: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def serve_something(settings: Settings, folder: Path, data: DemoData) -> None:
     """A version with random weights: the arithmetic is the same."""
+    stride = pick_output_stride(settings.arch, settings, torch.device("cpu"))
     info = VersionInfo(
         created_at="2026-11-22T00:00:00+00:00",
         arch=settings.arch,
-        output_stride=16,
+        output_stride=stride,
         input_size=INPUT_SIZE,
         classes=data.classes,
         snapshot="0" * 64,
         metrics=Metrics(),
     )
-    save_bundle(folder / "bundle", build_network(settings.arch, len(data.classes) + 1, 16), info)
+    save_bundle(folder / "bundle", build_network(settings.arch, len(data.classes) + 1, stride), info)
     registry = open_registry(settings)
     registry.promote(PROJECT, registry.add(PROJECT, folder / "bundle", info), "benchmark")
 
