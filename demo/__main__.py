@@ -37,7 +37,7 @@ USAGE = """A real Label Studio project whose pre-labels get better as it is anno
 Variables:
   DEMO_EXIT=1        end when everything was shown: status 0, or 1 if a promise was not kept
   DEMO_DATA=FOLDER   use train/images, train/masks, val/images, val/masks (class indices) instead of drawn scenes
-  DEMO_TRAIN=N       images that the annotator labels (48, or 100 of a folder)
+  DEMO_TRAIN=N       images that the annotator labels (64, or 100 of a folder)
   DEMO_VAL=N         images that nobody labels, to measure the pre-labels with (12, or 24 of a folder)
   DEMO_TRAINER=NAME  local, or sagemaker: training jobs in an emulator of Amazon SageMaker on this machine
   SEGLOOP_...        any setting of segloop, such as SEGLOOP_INPUT_SIZE
@@ -295,7 +295,7 @@ def run(data: DemoData, folder: Path, trainer: str, stay: bool) -> int:
     with trainer_settings(trainer, folder) as elsewhere, RunningLabelStudio() as label_studio:
         settings = {**elsewhere, "label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key}
         # a short run from scratch: by the clock, so that the demo takes the same time on a slow machine
-        settings |= {"weights": "none", "train_epochs": 24, "train_minutes": TRAIN_MINUTES, "guided_steps": 0}
+        settings |= {"weights": "none", "train_epochs": 60, "train_minutes": TRAIN_MINUTES, "guided_steps": 0}
         own = {
             name.removeprefix("SEGLOOP_").lower(): value
             for name, value in os.environ.items()
@@ -378,7 +378,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="segloop-demo-"))
     given = os.environ.get("DEMO_DATA")
-    train = int(os.environ.get("DEMO_TRAIN", 100 if given else 48))
+    train = int(os.environ.get("DEMO_TRAIN", 100 if given else 64))
     val = int(os.environ.get("DEMO_VAL", 24 if given else 12))
     try:
         data = from_folder(Path(given), train, val) if given else generated(folder / "scenes", train, val)
