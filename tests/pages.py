@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from demo.scenes import CLASSES, NO_LABEL, draw_scene
 from segloop.backend import Backend
@@ -45,6 +47,23 @@ class PageWorld:
         self.jobs.close()
 
 
+@pytest.fixture
+def world(settings: Settings, redis_url: str) -> Iterator[PageWorld]:
+    """Over an empty data folder and queue."""
+    made = PageWorld(settings.model_copy(update={"redis_url": redis_url}))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def served(world: PageWorld, tmp_path: Path) -> list[str]:
+    """Three versions, of which the second is served."""
+    names = [add_version(world.registry, tmp_path, seed, 0.5 + seed / 10, 0.5) for seed in (1, 2, 3)]
+    for name in names[:2]:
+        world.registry.promote(PROJECT, name, "test")
+    return names
+
+
 def fields(page: str, action: str) -> dict[str, str]:
     """The hidden fields of the first form with this action."""
     form = re.search(rf'<form method="post" action="[^"]*/{action}">(.*?)</form>', page, re.S)
@@ -76,14 +95,6 @@ def add_version(registry: Registry, folder: Path, seed: int, miou: float, champi
         entries.append(Entry(101 + number, image, truth, guess, scores[0], champion, scores[1]))
     write_gallery(bundle / GALLERY, entries, CLASSES, COLOURS)
     return registry.add(PROJECT, bundle, described(matrix, seed, miou, champion_miou))
-
-
-def three_versions(registry: Registry, folder: Path) -> list[str]:
-    """Three versions, of which the second is served."""
-    names = [add_version(registry, folder, seed, 0.5 + seed / 10, 0.5) for seed in (1, 2, 3)]
-    for name in names[:2]:
-        registry.promote(PROJECT, name, "test")
-    return names
 
 
 @cache

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +32,14 @@ from tests.pages import (
     fields,
     get_json,
     press,
-    three_versions,
+    served,
+    world,
 )
+
+__all__ = ["served", "world"]
 
 SECURITY = ("Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy")
 PASSWORD = "a pass word"
-
-
-@pytest.fixture
-def world(settings: Settings, redis_url: str) -> Iterator[PageWorld]:
-    made = PageWorld(settings.model_copy(update={"redis_url": redis_url}))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def served(world: PageWorld, tmp_path: Path) -> list[str]:
-    """Three versions, of which the second is served."""
-    return three_versions(world.registry, tmp_path)
 
 
 def test_pages_are_html_and_the_same_dicts_as_json(world: PageWorld, served: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,20 +16,9 @@ from segloop.settings import Settings
 from segloop.web.ui.actions import Actions
 from segloop.web.ui.data import ProjectLoader
 from tests.label_studio_server import FakeLabelStudio
-from tests.pages import PROJECT, PageWorld, fields, get_json, press, three_versions
+from tests.pages import PROJECT, PageWorld, fields, get_json, press, served, world
 
-
-@pytest.fixture
-def world(settings: Settings, redis_url: str) -> Iterator[PageWorld]:
-    made = PageWorld(settings.model_copy(update={"redis_url": redis_url}))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def served(world: PageWorld, tmp_path: Path) -> list[str]:
-    """Three versions, of which the second is served."""
-    return three_versions(world.registry, tmp_path)
+__all__ = ["served", "world"]
 
 
 def test_training_is_started_and_cancelled(world: PageWorld, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segloop.settings import Settings
 from segloop.suspects import Suspects, read_judgements
 from segloop.web.ui.suspects import SUSPECTS_PAGE
 from tests.bundles import make_info
-from tests.pages import PROJECT, PageWorld
+from tests.pages import PROJECT, PageWorld, world
 from tests.suspects import an_image, put_into, some_suspects
 
-
-@pytest.fixture
-def world(settings: Settings, redis_url: str) -> Iterator[PageWorld]:
-    made = PageWorld(settings.model_copy(update={"redis_url": redis_url}))
-    yield made
-    made.close()
+__all__ = ["world"]
 
 
 def add(world: PageWorld, folder: Path, seed: int, suspects: Suspects | None) -> str:
