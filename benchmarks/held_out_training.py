@@ -29,12 +29,12 @@ from segloop.training.container import Container
 from segloop.training.distributed import form_team
 from segloop.training.evaluation import EvaluatedImage, Network, evaluate
 from segloop.training.examples import Examples, Views, stages, steps_per_pass
-from segloop.training.learner import computes_bfloat16, criterion, take_back_preference
+from segloop.training.finishing import finish
+from segloop.training.learner import computes_bfloat16, criterion
 from segloop.training.recipe import (
     RANDOM_WEIGHTS_RATE,
     WEIGHT_DECAY,
     batches_of,
-    estimate_statistics,
     steps_of_evaluation,
     train,
     train_one_epoch,
@@ -132,8 +132,7 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
             while run.done < stage.until:
                 part = islice(batches, per_epoch - run.step % per_epoch)
                 train_one_epoch(run, learner, part, team, lambda _loss: None)
-        estimate_statistics(module, views, size, team.device)
-        take_back_preference(module, run.class_weights)
+        finish(module, module, views, run, size)
     effort = Effort(run.step, size, clock.elapsed_s)
     return Network(module, manifest.classes, settings.input_size, team.device, settings.long_side), effort
 

@@ -30,8 +30,9 @@ from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
 from segloop.training.examples import Examples, Stage, Views
+from segloop.training.finishing import match_areas, take_back_preference
 from segloop.training.input_size import choose_input_size
-from segloop.training.learner import computes_bfloat16, criterion, take_back_preference
+from segloop.training.learner import computes_bfloat16, criterion
 from segloop.training.recipe import (
     WEIGHT_DECAY,
     TerminatedError,
@@ -116,8 +117,7 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
             step = Progress(phase="training", step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
             report(container, stop_asked, step)
             tracker.step(run.step, loss, run.optimizer.param_groups[-1]["lr"])
-        estimate_head_statistics(network, features, min(features.count, len(items)))
-        take_back_preference(network.classifier, run.class_weights)
+        finish_head(run, features, min(features.count, len(items)))
         seconds = clock.elapsed_s
         message = "Measuring the new version on the held-out tasks."
         container.report(Progress(phase="evaluating", message=message))
@@ -300,6 +300,16 @@ def train_head(run: Run, features: Features | SomeFeatures, bfloat16: bool) -> I
         run.optimizer.step()
         run.step += 1
         yield value
+
+
+def finish_head(run: Run, features: Features, views: int) -> None:
+    """Make a trained head ready to be served, by the first `views` views: as `segloop.training.finishing.finish`."""
+    estimate_head_statistics(run.network, features, views)
+    take_back_preference(run.network.classifier, run.class_weights)
+    head = Head(run.network)
+    batches = (features.batch(range(begin, min(begin + BATCH, views))) for begin in range(0, views, BATCH))
+    with torch.inference_mode():
+        match_areas(head, ((head(levels), target) for levels, target in batches))
 
 
 def estimate_head_statistics(network: SegmentationNetwork, features: Features | SomeFeatures, views: int) -> None:

@@ -95,10 +95,11 @@ class Examples:
         stacked = np.load(self._files[index], mmap_mode="r")
         return np.ascontiguousarray(stacked[:, :, :3]), np.ascontiguousarray(stacked[:, :, 3])
 
-    def served_view(self, index: int, number: int) -> UInt8:
-        """What the network sees of an example when it is served, RGB uint8 (h, w, 3): all of it, or one of its windows,
-        which are counted round and round."""
-        return window_of(self[index][0], self._input_size, number)
+    def served_view(self, index: int, number: int) -> tuple[UInt8, UInt8]:
+        """What the network sees of an example when it is served, RGB uint8 (h, w, 3), and its class map uint8 (h, w): all
+        of it, or one of its windows, which are counted round and round."""
+        image, mask = self[index]
+        return window_of(image, self._input_size, number), window_of(mask, self._input_size, number)
 
     def class_weights(self, channels: int) -> Tensor:
         """Weights of the loss, float32 (channels,): rarer classes weigh more, by the square root of their share.
@@ -156,19 +157,25 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         image, mask = augment(image, mask, self.stage.size, random)
         return torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))
 
-    def as_served(self, count: int, batch_size: int) -> Iterator[Tensor]:
-        """Batches float32 (B, 3, h, w) of `count` views as they are served, each of one size; B is at least 2."""
-        waiting: dict[tuple[int, ...], list[Tensor]] = {}
+    def as_served(self, count: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of `count` views as they are served, each of one size: images float32 (B, 3, h, w) and class maps int64
+        (B, h, w); B is at least 2."""
+        waiting: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for position in range(count):
             index = index_of(position, len(self.examples), (self._seed, 0))
-            view = torch.from_numpy(normalise(self.examples.served_view(index, position)))
-            alike = waiting.setdefault(view.shape, [])
-            alike.append(view)
+            image, mask = self.examples.served_view(index, position)
+            alike = waiting.setdefault(mask.shape, [])
+            alike.append((torch.from_numpy(normalise(image)), torch.from_numpy(mask.astype(np.int64))))
             if len(alike) == batch_size:
-                yield torch.stack(waiting.pop(view.shape))
+                yield _stacked(waiting.pop(mask.shape))
         for alike in waiting.values():
             # a batch of one image has a channel with a single value, which cannot be normalised
-            yield torch.stack(alike * 2 if len(alike) == 1 else alike)
+            yield _stacked(alike * 2 if len(alike) == 1 else alike)
+
+
+def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, masks = zip(*pairs, strict=True)
+    return torch.stack(images), torch.stack(masks)
 
 
 def index_of(position: int, count: int, seed: tuple[int, int]) -> int:

@@ -36,7 +36,8 @@ from segloop.training.adaptation import (
 )
 from segloop.training.evaluation import Network, Places
 from segloop.training.examples import Examples
-from segloop.training.learner import computes_bfloat16, take_back_preference
+from segloop.training.finishing import take_back_preference
+from segloop.training.learner import computes_bfloat16
 from segloop.training.recipe import RANDOM_WEIGHTS_RATE
 from segloop.training.run import Run
 from segloop.versions import VersionInfo

@@ -13,9 +13,6 @@ from segloop.training.consistency import WEIGHT as CONSISTENCY_WEIGHT
 from segloop.training.consistency import UnannotatedBatch, consistency_loss
 
 AUX_WEIGHT = 0.4
-#: What is taken back of the preference for rare classes that the loss's weights teach: the power of the weights. On the
-#: drawn scenes mIoU is highest at 0.5, on CamVid at 0.25 (docs/adr/0016).
-TAKEN_BACK = 0.25
 #: Steps left from which `torch.compile` is worth its minute or two on a GPU.
 COMPILE_STEPS = 5000
 
@@ -56,17 +53,6 @@ def criterion(logits: Tensor, target: Tensor, class_weights: Tensor, total: Tens
 def target_weight(target: Tensor, class_weights: Tensor) -> Tensor:
     """The sum () of the class weights of all pixels of int64 (B, h, w) that are not IGNORED."""
     return class_weights[target[target != IGNORED]].sum()
-
-
-@torch.no_grad()
-def take_back_preference(head: nn.Module, class_weights: Tensor) -> None:
-    """Lower what a trained head says of the classes that its loss gave more weight, and so drew too large.
-
-    With weights w the logits learn log(w) more than the logarithm of the probability (logit adjustment, arXiv 2007.07314);
-    TAKEN_BACK of that comes off the bias of the head's last convolution, once.
-    """
-    *_, last = (module for module in head.modules() if isinstance(module, nn.Conv2d))
-    last.get_parameter("bias").sub_(TAKEN_BACK * class_weights.log())
 
 
 def computes_bfloat16(settings: Settings, device: torch.device) -> bool:

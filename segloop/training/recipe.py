@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -37,12 +36,12 @@ from segloop.training.container import Container
 from segloop.training.distributed import Team, form_team
 from segloop.training.evaluation import Evaluation, Network, evaluate
 from segloop.training.examples import Examples, Views, stages, steps_per_pass
+from segloop.training.finishing import finish, steps_to_finish
 from segloop.training.input_size import choose_input_size
 from segloop.training.learner import (
     Learner,
     computes_bfloat16,
     is_compiled,
-    take_back_preference,
     target_weight,
 )
 from segloop.training.run import Clock, Run, restore, save_checkpoint
@@ -59,8 +58,6 @@ PRETRAINED_BACKBONE_RATE = 0.1
 RANDOM_WEIGHTS_RATE = 2.0
 #: Share of the run in which the learning rate rises to its base.
 WARMUP = 0.05
-#: Batches that BatchNorm's statistics are estimated from, at most.
-STATISTICS_BATCHES = 32
 
 
 class TerminatedError(Exception):
@@ -169,8 +166,7 @@ def train(
         def evaluation() -> Evaluation:
             container.report(Progress(phase="evaluating", message="Measuring the network on the held-out tasks."))
             twin.load_state_dict(network.state_dict())
-            estimate_statistics(twin, views, settings.train_batch_size, device)
-            take_back_preference(twin.classifier, run.class_weights)
+            finish(twin, twin.classifier, views, run, settings.train_batch_size)
             ready = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
             return evaluate(ready, container.snapshot, manifest.classes, container.report)
 
@@ -282,22 +278,9 @@ def batches_of(run: Run, views: Views | UnannotatedViews, batch_size: int, team:
 
 
 def steps_of_evaluation(examples: int, held_out: int, batch_size: int) -> float:
-    """About how many training steps an evaluation takes as long as: a forward pass of the images that statistics are
-    estimated from, and one of each held-out image, its resizing to full size included."""
-    return min(STATISTICS_BATCHES, steps_per_pass(examples, batch_size)) / 2 + held_out / batch_size
-
-
-def estimate_statistics(network: SegmentationNetwork, views: Views, batch_size: int, device: torch.device) -> None:
-    """Replace BatchNorm's running averages by plain means over the images as they will be served.
-
-    Running averages of few small batches lag behind the weights and mix in augmentation: evaluation with them can
-    be far below what the network has learnt. Leaves the network in evaluation mode.
-    """
-    batches = min(STATISTICS_BATCHES, steps_per_pass(len(views.examples), batch_size))
-    chosen = views.as_served(batches * batch_size, batch_size)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        update_bn((images.to(memory_format=torch.channels_last) for images in chosen), network, device)
-    network.eval()
+    """About how many training steps an evaluation takes as long as: `finish`, and a forward pass of each held-out image,
+    its resizing to full size included."""
+    return steps_to_finish(examples, batch_size) + held_out / batch_size
 
 
 def report_step(container: Container, run: Run, loss: float) -> None:

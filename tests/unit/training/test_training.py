@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from segloop.dataset import load_manifest
 from segloop.errors import SettingsError
 from segloop.formats import IGNORED
-from segloop.network.network import build_network, load_bundle, save_bundle
+from segloop.network.network import load_bundle, save_bundle
 from segloop.policy import Evidence
 from segloop.registry.gallery import read_index
 from segloop.training import Container, Network, compare, evaluate, main, recipe, train
 from segloop.training.command import TERMINATED
 from segloop.training.examples import Stage
-from segloop.training.learner import TAKEN_BACK, criterion, take_back_preference
+from segloop.training.learner import criterion
 from segloop.training.recipe import (
     PRETRAINED_BACKBONE_RATE,
     TerminatedError,
@@ -74,16 +74,6 @@ def test_criterion_by_hand():
     both = criterion(logits, torch.tensor([[[0, 1]]]), weights)
     assert both.item() == pytest.approx((2 * math.log(4) + math.log(4 / 3)) / 3)
     assert criterion(logits, torch.tensor([[[IGNORED, 1]]]), weights).item() == pytest.approx(math.log(4 / 3))
-
-
-@pytest.mark.parametrize("arch", ["fpn_resnet50", "deeplabv3_resnet50", "fcn_resnet50"])
-def test_what_the_weights_of_rare_classes_taught_is_taken_back_in_part(arch):
-    head = build_network(arch, 3, 4 if arch == "fpn_resnet50" else 16).classifier
-    last = list(head.modules())[-1]
-    before = last.bias.detach().clone()
-    take_back_preference(head, torch.tensor([1.0, 0.5, 4.0]))
-    moved = (last.bias - before).tolist()
-    assert moved == pytest.approx([0, TAKEN_BACK * math.log(2), -TAKEN_BACK * math.log(4)], abs=1e-6)
 
 
 def test_nothing_but_ignored_pixels_costs_nothing():

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from segloop.errors import TrainingError
 from segloop.formats import IGNORED
 from segloop.network.windows import windowed_logits
 from segloop.settings import Settings
 from segloop.training.examples import Examples, Stage, Views, stages, steps_per_pass
-from segloop.training.recipe import estimate_statistics
 from tests.painted import CLASSES, examples, painted
 from tests.snapshots import write_snapshot
 
@@ -32,9 +30,8 @@ def seen(tmp_path, items=examples, channels=3, input_size=64, long_side=0):
 
 def test_every_pass_sees_every_example_and_positions_alone_decide(tmp_path):
     loaded = seen(tmp_path)
-    shown = [
-        image.sum().item() for batch in Views(loaded, 3, Stage(loaded.served_size)).as_served(18, 2) for image in batch
-    ]
+    views = Views(loaded, 3, Stage(loaded.served_size))
+    shown = [image.sum().item() for images, _ in views.as_served(18, 2) for image in images]
     passes = [shown[:6], shown[6:12], shown[12:]]
     assert passes[0] != passes[1]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
@@ -88,7 +85,9 @@ def test_random_weights_first_see_small_images(tmp_path):
 def test_an_image_is_served_whole_where_the_network_sees_it_whole(tmp_path):
     sizes = [(64, 64), (48, 96), (96, 48), (60, 80)]
     loaded = seen(tmp_path, [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)])
-    shown = {tuple(batch.shape) for batch in Views(loaded, 0, Stage(loaded.served_size)).as_served(4, 4)}
+    batches = list(Views(loaded, 0, Stage(loaded.served_size)).as_served(4, 4))
+    shown = {tuple(images.shape) for images, _ in batches}
+    assert [images.shape[2:] for images, _ in batches] == [masks.shape[1:] for _, masks in batches]
     # each of its own size, none squeezed to another's; a batch of one image has it twice
     assert shown == {(2, 3, *loaded[index][0].shape[:2]) for index in range(4)}
 
@@ -108,8 +107,8 @@ def test_a_large_image_is_served_in_windows(tmp_path):
     windowed_logits(forward, image, 64, 192)
     assert len(given) > 4
     batches = list(Views(loaded, 0, Stage(loaded.served_size)).as_served(len(given), 4))
-    assert {tuple(batch.shape[1:]) for batch in batches} == {(3, 64, 64)}
-    shown = {image.numpy().tobytes() for batch in batches for image in batch}
+    assert {tuple(images.shape[1:]) for images, _ in batches} == {(3, 64, 64)}
+    shown = {image.numpy().tobytes() for images, _ in batches for image in images}
     assert shown == {window.tobytes() for window in given}
 
 
@@ -130,15 +129,3 @@ def test_a_mask_with_a_class_that_is_none_is_refused(tmp_path):
 @pytest.mark.parametrize(("count", "batch", "steps"), [(1, 4, 1), (4, 4, 1), (5, 4, 2)])
 def test_steps_per_pass(count, batch, steps):
     assert steps_per_pass(count, batch) == steps
-
-
-def test_statistics_are_those_of_the_images_as_served(tmp_path):
-    loaded = seen(tmp_path)
-    views = Views(loaded, 0, Stage(loaded.served_size))
-    network = nn.Sequential(nn.BatchNorm2d(3)).train()
-    network(torch.full((2, 3, 4, 4), 1e4))  # a running average far off
-    estimate_statistics(network, views, 2, CPU)
-    pixels = torch.cat(list(views.as_served(6, 2)))
-    torch.testing.assert_close(network[0].running_mean, pixels.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
-    assert not network.training
-    assert network(pixels).std().item() == pytest.approx(1, abs=0.05)
