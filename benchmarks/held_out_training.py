@@ -132,7 +132,7 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
             while run.done < stage.until:
                 part = islice(batches, per_epoch - run.step % per_epoch)
                 train_one_epoch(run, learner, part, team, lambda _loss: None)
-        finish(module, module, views, run, size)
+        finish(module, module, views, run)
     effort = Effort(run.step, size, clock.elapsed_s)
     return Network(module, manifest.classes, settings.input_size, team.device, settings.long_side), effort
 

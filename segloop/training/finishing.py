@@ -17,6 +17,8 @@ from segloop.formats import IGNORED
 from segloop.training.examples import Views, steps_per_pass
 from segloop.training.run import Run
 
+#: Images of a batch, however large those of the steps are: of two images alone statistics would know little of others.
+BATCH: Final = 4
 #: Batches that BatchNorm's statistics are estimated from, at most, and those in which areas are compared.
 STATISTICS_BATCHES: Final = 32
 AREA_BATCHES: Final = 16
@@ -35,27 +37,27 @@ _ROUNDS: Final = 100
 _CLOSE: Final = 0.01
 
 
-def finish(network: nn.Module, head: nn.Module, views: Views, run: Run, batch_size: int) -> None:
+def finish(network: nn.Module, head: nn.Module, views: Views, run: Run) -> None:
     """Make what a run has trained ready to be served, by the images that it was trained on, as they are served.
 
     `head` is the part of the network that ends in the logits. Leaves the network in evaluation mode.
     """
-    batches = min(STATISTICS_BATCHES, steps_per_pass(len(views.examples), batch_size))
-    estimate_statistics(network, served_batches(views, batches, batch_size), run.device)
+    batches = min(STATISTICS_BATCHES, steps_per_pass(len(views.examples), BATCH))
+    estimate_statistics(network, served_batches(views, batches), run.device)
     take_back_preference(head, run.class_weights)
-    seen = served_batches(views, min(AREA_BATCHES, batches), batch_size)
+    seen = served_batches(views, min(AREA_BATCHES, batches))
     match_areas(head, ((_logits(network, images.to(run.device)), target) for images, target in seen))
 
 
 def steps_to_finish(examples: int, batch_size: int) -> float:
-    """About how many training steps `finish` takes as long as: forward passes alone."""
-    batches = min(STATISTICS_BATCHES, steps_per_pass(examples, batch_size))
-    return (batches + min(AREA_BATCHES, batches)) / 2
+    """About how many training steps of `batch_size` images `finish` takes as long as: forward passes alone."""
+    batches = min(STATISTICS_BATCHES, steps_per_pass(examples, BATCH))
+    return (batches + min(AREA_BATCHES, batches)) * BATCH / batch_size / 2
 
 
-def served_batches(views: Views, count: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def served_batches(views: Views, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """So many batches of views as they are served: images float32 (B, 3, h, w) and class maps int64 (B, h, w)."""
-    for images, target in islice(views.as_served(count * batch_size, batch_size), count):
+    for images, target in islice(views.as_served(count * BATCH, BATCH), count):
         yield images.to(memory_format=torch.channels_last), target
 
 

@@ -166,7 +166,7 @@ def train(
         def evaluation() -> Evaluation:
             container.report(Progress(phase="evaluating", message="Measuring the network on the held-out tasks."))
             twin.load_state_dict(network.state_dict())
-            finish(twin, twin.classifier, views, run, settings.train_batch_size)
+            finish(twin, twin.classifier, views, run)
             ready = Network(twin, manifest.classes, settings.input_size, device, settings.long_side)
             return evaluate(ready, container.snapshot, manifest.classes, container.report)
 

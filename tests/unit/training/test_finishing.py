@@ -156,8 +156,8 @@ def test_the_same_network_gets_the_same_biases():
 def test_statistics_are_those_of_the_images_as_served(views):
     network = nn.Sequential(nn.BatchNorm2d(3)).train()
     network(torch.full((2, 3, 4, 4), 1e4))  # a running average far off
-    estimate_statistics(network, served_batches(views, 3, 2), CPU)
-    pixels = torch.cat([images for images, _ in views.as_served(6, 2)])
+    estimate_statistics(network, served_batches(views, 3), CPU)
+    pixels = torch.cat([images for images, _ in views.as_served(12, 4)])
     torch.testing.assert_close(network[0].running_mean, pixels.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
     assert not network.training
     assert network(pixels).std().item() == pytest.approx(1, abs=0.05)
@@ -168,16 +168,16 @@ def test_a_finished_network_draws_its_training_images_more_like_they_are(views):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
     run = Run(network, torch.optim.SGD(network.parameters()), CPU, 1, 1, 0, 0, torch.ones(3))
-    estimate_statistics(network, served_batches(views, 3, 2), CPU)
+    estimate_statistics(network, served_batches(views, 3), CPU)
     before = amiss(network, views)
-    finish(network.train(), network, views, run, 2)
+    finish(network.train(), network, views, run)
     assert not network.training
     assert amiss(network, views) < 0.8 * before
 
 
 def amiss(network: nn.Module, views: Views) -> float:
     """The logarithm of how many times too large or too small a class is drawn, the worst one's."""
-    [(images, truth)] = [*served_batches(views, 1, 6)]
+    [(images, truth)] = [*views.as_served(6, 6)]
     with torch.no_grad():
         found = np.bincount(network(images).argmax(1).numpy().ravel(), minlength=3)
     return float(np.abs(np.log(found / np.bincount(truth.numpy().ravel(), minlength=3))).max())
@@ -185,4 +185,5 @@ def amiss(network: nn.Module, views: Views) -> float:
 
 def test_finishing_takes_forward_passes_of_some_images_at_most():
     assert steps_to_finish(8, 4) == (2 + 2) / 2
+    assert steps_to_finish(8, 2) == 2 * steps_to_finish(8, 4)
     assert steps_to_finish(10**6, 4) == (STATISTICS_BATCHES + AREA_BATCHES) / 2
