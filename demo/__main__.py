@@ -296,8 +296,13 @@ def run(data: DemoData, folder: Path, trainer: str, stay: bool) -> int:
         settings = {**elsewhere, "label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key}
         # a short run from scratch: by the clock, so that the demo takes the same time on a slow machine, and of small
         # steps, because on its scenes twice as many of them teach more
-        settings |= {"weights": "none", "train_epochs": 60, "train_minutes": TRAIN_MINUTES, "guided_steps": 0}
-        settings |= {"train_batch_size": 2}
+        settings |= {
+            "weights": "none",
+            "train_epochs": 60,
+            "train_minutes": TRAIN_MINUTES,
+            "train_batch_size": 2,
+            "guided_steps": 0,
+        }
         own = {
             name.removeprefix("SEGLOOP_").lower(): value
             for name, value in os.environ.items()

@@ -87,8 +87,11 @@ def match_areas(head: nn.Module, seen: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Move the biases of a trained head's last convolution half way to where each class is drawn as large as it is.
 
     What a network has not learnt well it draws too large or too small, first of all thin things. Half way, because on
-    images of another place a class that is hardly known would be drawn everywhere. `seen` has the network's logits float32 (B, C, h, w) and
-    the truth, int64 (B, H, W), of images that it was trained on. Classes that the truth does not have stay as they are.
+    images of another place a class that is hardly known would be drawn everywhere (docs/adr/0016). Classes that the
+    truth does not have stay as they are.
+
+    Args:
+        seen: of images that the network was trained on its logits, float32 (B, C, h, w), and the truth, int64 (B, H, W).
     """
     rng = np.random.default_rng(0)
     samples = [_sample(*one, rng) for logits, target in seen for one in zip(logits, target, strict=True)]
