@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,10 +36,10 @@ from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.feedback import Feedback, tell_outcome
 from worker.jobs.guided import inherited_head
 from worker.jobs.mirrors import Mark, SnapshotState, forget_snapshot, note_snapshot
+from worker.jobs.outage import outlasted_h
 from worker.jobs.run_state import (
     Beginning,
     Candidate,
-    Outage,
     RetrainResult,
     Verdict,
     generation_of,
@@ -53,12 +51,6 @@ from worker.jobs.suspects import look_for_suspects, point_out_suspects
 from worker.jobs.train import Training, hyperparameters_of
 
 logger = logging.getLogger(__name__)
-
-#: For how long a retrain waits for something that is away; and one whose training runs elsewhere, and is paid for; in
-#: seconds. Two outages with so much time between them are two.
-OUTAGE_LIMIT_S = 24 * 3600.0
-BEGUN_OUTAGE_LIMIT_S = 7 * 24 * 3600.0
-OUTAGE_GAP_S = 3600.0
 
 
 def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult:
@@ -368,17 +360,10 @@ class Retrain:
         """
         if isinstance(error, ImageUnavailable):
             return
-        path, now = self.folder / "outage.json", time.time()
-        outage = read_state(path, Outage)
-        if outage is None or now - outage.last > OUTAGE_GAP_S:
-            outage = Outage(now, now)
-        limit_s = BEGUN_OUTAGE_LIMIT_S if (self.folder / "training.json").is_file() else OUTAGE_LIMIT_S
-        if now - outage.since > limit_s:
-            failure = TrainingError(f"{error} It has been so for {(now - outage.since) / 3600:.0f} h.")
+        if (hours := outlasted_h(self.folder)) is not None:
+            failure = TrainingError(f"{error} It has been so for {hours:.0f} h.")
             self._fail(failure)
             raise failure from error
-        with contextlib.suppress(OSError):
-            write_state(path, replace(outage, last=now))
 
     def _fail(self, error: SegloopError) -> None:
         logger.error("project %s: job %s failed: %s", self.project, self.job_id, error)

@@ -85,14 +85,6 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class Outage:
-    """outage.json: since when, and when last, a retrain could not go on for something that is away; seconds of the epoch."""
-
-    since: float
-    last: float
-
-
-@dataclass(frozen=True)
 class Verdict:
     """verdict.json: a candidate's metrics and the champion's on the same tasks, and the decision.
 
