@@ -1,4 +1,4 @@
-"""Label Studio in Chromium: log in, open a task, and read back what the editor has drawn on its canvas."""
+"""Pages in Chromium: how they are looked at, and Label Studio, whose editor tells what it has drawn on its canvas."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -17,6 +18,10 @@ from demo.label_studio import RunningLabelStudio
 from tests.waiting import PATIENCE_S
 
 Part = Literal["image", "regions"]
+
+DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+#: How people look at a page: colour scheme and viewport in CSS pixels.
+LOOKS = {"light": ("light", DESKTOP), "dark": ("dark", DESKTOP), "phone": ("light", PHONE)}
 
 _ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -95,6 +100,17 @@ def new_page(browser: Browser, **options: Any) -> Page:
     page = browser.new_page(**options)
     page.set_default_timeout(PATIENCE_S * 1000)
     return page
+
+
+def serious_faults(page: Page) -> list[str]:
+    """What axe-core finds that is serious or worse, and where."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
 
 
 @contextmanager

@@ -22,10 +22,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from demo.label_studio import EMAIL, PASSWORD
-from tests.e2e.browser import logged_in, new_page, open_task, wait_for
+from tests.e2e.browser import DESKTOP, logged_in, new_page, open_task, wait_for
 from tests.e2e.loop import Loop, Project, region, running_loop
 from tests.e2e.test_loop import clicked, middle, prediction_masks
-from tests.e2e.test_page import DESKTOP, browser, visited
+from tests.e2e.test_page import browser, visited
 
 __all__ = ["browser"]
 

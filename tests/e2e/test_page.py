@@ -15,19 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Error, Page, expect
 
-from tests.e2e.browser import chromium, new_page, wait_for
+from tests.e2e.browser import LOOKS, chromium, new_page, serious_faults, wait_for
 from tests.e2e.loop import Loop, Project, processes, running_loop
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: Optimizer steps of a training here.
 STEPS = 24
-DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
-LOOKS = {"light": ("light", DESKTOP), "dark": ("dark", DESKTOP), "phone": ("light", PHONE)}
 
 
 @pytest.fixture(scope="module")
@@ -173,17 +170,6 @@ def test_the_gallery_shows_held_out_images_worst_first(loop: Loop, project: Proj
     assert [one["name"] for one in shown["legend"]] == list(loop.data.classes)
     expected = loop.data.train[project.labelled.index(task)].truth(len(loop.data.classes))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(truth))), expected)
-
-
-def serious_faults(page: Page) -> list[str]:
-    """What axe-core finds that is serious or worse, and where."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{fault['id']}: {node['html'][:200]}"
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-        for node in fault["nodes"]
-    ]
 
 
 @pytest.mark.parametrize("look", LOOKS)
