@@ -13,6 +13,7 @@ from PIL import Image
 
 from segloop.errors import DatasetError
 from segloop.formats import BACKGROUND, IGNORED
+from segloop.images.decode import FORMATS
 
 UInt8 = NDArray[np.uint8]
 #: A pixel's colour to its class's value.
@@ -134,7 +135,7 @@ def images_in(folder: Path) -> list[Path]:
 
 def _opened(file: Path) -> Image.Image:
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=FORMATS)  # for others, whatever the file's name, Pillow starts programs
         image.load()
     except Exception as error:  # Pillow raises anything, up to struct.error
         raise DatasetError(f"{file} cannot be read as a mask: {error}") from error

@@ -236,3 +236,18 @@ def test_a_mask_that_is_no_image_is_one_line(tmp_path: Path, data: bytes) -> Non
     Image.fromarray(photo()).save(tmp_path / "masks" / "a.png")
     with pytest.raises(DatasetError, match="colours"):
         dataset.examples[0].class_map()
+
+
+def test_no_program_is_started_for_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow runs Ghostscript for EPS, which it knows by the file's content."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\n: > {tmp_path / 'started'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    names = write_masks(tmp_path, "grey")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "masks" / "a.png").write_bytes(eps)
+    dataset = read_masks(tmp_path / "masks", tmp_path / "photos", names)
+    with pytest.raises(DatasetError, match="cannot be read as a mask"):
+        dataset.examples[0].class_map()
+    assert not (tmp_path / "started").exists()
