@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,14 +64,10 @@ def read_indices(file: Path, values: Mapping[int, int]) -> UInt8:
         DatasetError: it cannot be read, its pixels are colours, or it shows no class, and numbers that nobody named.
     """
     image = _opened(file)
-    if image.mode not in ("L", "P", "1", "I", "I;16"):
+    if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
         raise DatasetError(f"{file} holds colours ({image.mode}), not class numbers")
-    lookup = np.full(65536, IGNORED, np.uint8)
-    for number, value in values.items():
-        if 0 <= number < len(lookup):
-            lookup[number] = value
-    numbers = np.asarray(image).astype(np.uint16)
-    class_map = lookup[numbers]
+    numbers = np.asarray(image)
+    class_map = _mapped(numbers, values)
     if not _shows_a_class(class_map):
         found = np.unique(numbers).tolist()
         if strange := [number for number in found if number not in values]:
@@ -94,6 +90,15 @@ def read_colours(file: Path, colours: Colours) -> UInt8:
         triples = [(code >> 16, code >> 8 & 255, code & 255) for code in strange]
         raise DatasetError(_nameless(file, "colours", triples, list(colours)))
     return values[places].reshape(codes.shape)
+
+
+def _mapped(numbers: NDArray[Any], values: Mapping[int, int]) -> UInt8:
+    """The values of numbers of 8, 16 or 32 bits, uint8 of their shape; IGNORED for those that have none."""
+    if numbers.dtype.itemsize <= 2:
+        lookup = np.array([values.get(number, IGNORED) for number in range(1 << 16)], np.uint8)
+        return lookup[numbers.astype(np.uint16)]
+    found, places = np.unique(numbers, return_inverse=True)
+    return np.array([values.get(number, IGNORED) for number in found.tolist()], np.uint8)[places].reshape(numbers.shape)
 
 
 def _shows_a_class(values: UInt8) -> bool:

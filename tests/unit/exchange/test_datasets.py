@@ -251,3 +251,29 @@ def test_no_program_is_started_for_a_mask(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DatasetError, match="cannot be read as a mask"):
         dataset.examples[0].class_map()
     assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_masks_of_16_and_32_bits(tmp_path: Path, mode: str) -> None:
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    names = write_masks(tmp_path, "grey")
+    (tmp_path / "masks" / "a.png").unlink()
+    numbers = TRUTH.astype(kind)
+    numbers[:, -2:] = 65_000
+    if mode == "I":
+        numbers[:, -2:] = 65_537, -1  # what is 1 or 65,535 in 16 bits
+    Image.frombytes(mode, (WIDTH, HEIGHT), numbers.tobytes()).save(tmp_path / "masks" / "a.tif")
+    with Image.open(tmp_path / "masks" / "a.tif") as saved:
+        assert saved.mode == mode
+    class_map = read_masks(tmp_path / "masks", tmp_path / "photos", names).examples[0].class_map()
+    assert np.array_equal(class_map[:, :-2], TRUTH[:, :-2])
+    assert (class_map[:, -2:] == 255).all(), "what has no name is ignored"
+
+
+def test_large_numbers_may_have_names(tmp_path: Path) -> None:
+    write_masks(tmp_path, "grey")
+    (tmp_path / "names.txt").write_text("0 background\n70000 road\n")
+    Image.fromarray(np.where(TRUTH == 1, 70_000, 0).astype(np.int32)).save(tmp_path / "masks" / "a.tif")
+    (tmp_path / "masks" / "a.png").unlink()
+    dataset = read_masks(tmp_path / "masks", tmp_path / "photos", tmp_path / "names.txt")
+    assert np.array_equal(dataset.examples[0].class_map(), TRUTH == 1)
