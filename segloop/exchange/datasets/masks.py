@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,16 +30,23 @@ def read_masks(masks: Path, images: Path, names: Path) -> Dataset:
     by_colour: Colours = {colour: values[number] for number, (_, colour) in enumerate(colours)}
     known = {file.relative_to(masks).with_suffix("").as_posix(): file for file in images_in(masks)}
     examples, problems = [], []
-    for file in images_in(images):
-        name = file.relative_to(images)
-        stem = name.with_suffix("").as_posix()
-        mask = next((known[stem + ending] for ending in _ENDINGS if stem + ending in known), None)
-        if mask is None:
-            problems.append(f"{name} has no mask in {masks}")
-        elif mask != file:
+    files = images_in(images)
+    found = {file: _mask_of(file.relative_to(images), file, known) for file in files}
+    taken = set(found.values())
+    for file in files:
+        name, mask = file.relative_to(images), found[file]
+        if mask is not None:
             read = partial(read_colours, mask, by_colour) if colours else partial(read_indices, mask, values)
             examples.append(Example(name.as_posix(), file, read))
+        elif file not in taken:
+            problems.append(f"{name} has no mask in {masks}")
     return Dataset(classes, examples, tuple(problems))
+
+
+def _mask_of(name: Path, file: Path, known: Mapping[str, Path]) -> Path | None:
+    """The mask of an image by its name; where images and masks are in one folder, no image is its own."""
+    stem = name.with_suffix("").as_posix()
+    return next((known[stem + ending] for ending in _ENDINGS if known.get(stem + ending, file) != file), None)
 
 
 def read_names(file: Path) -> tuple[dict[int, str], list[tuple[str, tuple[int, int, int]]]]:

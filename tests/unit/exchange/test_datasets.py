@@ -277,3 +277,15 @@ def test_large_numbers_may_have_names(tmp_path: Path) -> None:
     (tmp_path / "masks" / "a.png").unlink()
     dataset = read_masks(tmp_path / "masks", tmp_path / "photos", tmp_path / "names.txt")
     assert np.array_equal(dataset.examples[0].class_map(), TRUTH == 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_images_and_masks_in_one_folder(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "names.txt").write_text("background\nroad\nsky\n")
+    for stem in ("a", "b"):
+        Image.fromarray(photo()).save(tmp_path / f"{stem}{suffix}")
+    Image.fromarray(TRUTH).save(tmp_path / "a_mask.png")
+    dataset = read_masks(tmp_path, tmp_path, tmp_path / "names.txt")
+    assert [example.name for example in dataset.examples] == [f"a{suffix}"]
+    assert np.array_equal(dataset.examples[0].class_map(), TRUTH)
+    assert dataset.problems == (f"b{suffix} has no mask in {tmp_path}",)
