@@ -11,7 +11,8 @@ from segloop.network.voc_classes import VOC_CLASSES
 
 
 def read_voc(root: Path, split: str = "") -> Dataset:
-    """The images of a VOC folder that have a mask; with a split, those that its list names.
+    """The images of a VOC folder that have a mask; with a split, those that its list names. A name is the file's path below
+    its folder, without the suffix: CVAT keeps the folders that images came in.
 
     Masks hold VOC's class numbers (255 is ignored). With a `labelmap.txt`, as CVAT writes it (`name:r,g,b:parts:actions`), they
     are read by colour.
@@ -19,9 +20,7 @@ def read_voc(root: Path, split: str = "") -> Dataset:
     Raises:
         DatasetError: it is no such folder, or has no such list.
     """
-    masks = root / "SegmentationClass"
-    images = {file.stem: file for file in images_in(root / "JPEGImages")}
-    known = {file.stem: file for file in images_in(masks)}
+    images, known = _by_name(root / "JPEGImages"), _by_name(root / "SegmentationClass")
     labelmap = root / "labelmap.txt"
     if labelmap.is_file():
         named = _labelmap(labelmap)
@@ -38,11 +37,15 @@ def read_voc(root: Path, split: str = "") -> Dataset:
         if name not in images or name not in known
     ]
     examples = [
-        Example(f"JPEGImages/{images[name].name}", images[name], partial(read, known[name]))
+        Example(images[name].relative_to(root).as_posix(), images[name], partial(read, known[name]))
         for name in wanted
         if name in images and name in known
     ]
     return Dataset(classes, examples, tuple(problems))
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in images_in(folder)}
 
 
 def _listed(root: Path, split: str) -> list[str]:

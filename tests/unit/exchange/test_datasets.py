@@ -289,3 +289,23 @@ def test_images_and_masks_in_one_folder(tmp_path: Path, suffix: str) -> None:
     assert [example.name for example in dataset.examples] == [f"a{suffix}"]
     assert np.array_equal(dataset.examples[0].class_map(), TRUTH)
     assert dataset.problems == (f"b{suffix} has no mask in {tmp_path}",)
+
+
+def test_pascal_voc_in_folders(tmp_path: Path) -> None:
+    """CVAT keeps the folders of images, of which two may have the same names."""
+    for number, folder in enumerate(("north", "south")):
+        for part in ("JPEGImages", "SegmentationClass"):
+            (tmp_path / part / folder).mkdir(parents=True)
+        Image.fromarray(photo(number)).save(tmp_path / "JPEGImages" / folder / "0001.jpg")
+        Image.fromarray(TRUTH * np.uint8(number)).save(tmp_path / "SegmentationClass" / folder / "0001.png")
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("south/0001\n")
+    dataset = read_voc(tmp_path)
+    north, south = dataset.examples
+    assert [north.name, south.name] == ["JPEGImages/north/0001.jpg", "JPEGImages/south/0001.jpg"]
+    assert north.image.parent.name == "north"
+    assert not north.class_map().any()
+    assert np.array_equal(south.class_map(), TRUTH)
+    assert [example.name for example in read_voc(tmp_path, "train").examples] == [south.name]
+    assert not dataset.problems
