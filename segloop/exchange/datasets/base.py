@@ -138,6 +138,18 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
 
 
+def lines_of(file: Path) -> list[str]:
+    """The lines of a text in UTF-8, with a byte order mark or without.
+
+    Raises:
+        DatasetError: it cannot be read, or is of another encoding.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} cannot be read as UTF-8: {error}") from error
+
+
 def _opened(file: Path) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)  # for others, whatever the file's name, Pillow starts programs

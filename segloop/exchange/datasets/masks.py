@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from segloop.errors import DatasetError
-from segloop.exchange.datasets.base import Colours, Dataset, Example, images_in, read_colours, read_indices, values_of
+from segloop.exchange.datasets.base import (
+    Colours,
+    Dataset,
+    Example,
+    images_in,
+    lines_of,
+    read_colours,
+    read_indices,
+    values_of,
+)
 
 #: What a mask's name may have after its image's.
 _ENDINGS: Final = ("", "_mask", "-mask", "_label", "_labels", "_seg", "_L")
@@ -51,11 +60,8 @@ def _mask_of(name: Path, file: Path, known: Mapping[str, Path]) -> Path | None:
 
 def read_names(file: Path) -> tuple[dict[int, str], list[tuple[str, tuple[int, int, int]]]]:
     """Numbers with their names, or names with their colours; the other is empty."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"the file of names {file} cannot be read: {error}") from error
-    rows = [line.replace("\t", " ").split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line for line in lines_of(file) if line.strip() and not line.lstrip().startswith("#")]
+    rows = [line.replace("\t", " ").split() for line in lines]
     numbers: dict[int, str] = {}
     colours: list[tuple[str, tuple[int, int, int]]] = []
     for place, row in enumerate(rows):

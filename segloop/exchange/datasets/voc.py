@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
 from segloop.errors import DatasetError
-from segloop.exchange.datasets.base import Dataset, Example, images_in, read_colours, read_indices, values_of
+from segloop.exchange.datasets.base import (
+    Dataset,
+    Example,
+    images_in,
+    lines_of,
+    read_colours,
+    read_indices,
+    values_of,
+)
 from segloop.network.voc_classes import VOC_CLASSES
 
 
@@ -30,7 +39,7 @@ def read_voc(root: Path, split: str = "") -> Dataset:
     else:
         classes, values = values_of(dict(enumerate(["background", *VOC_CLASSES])))
         read = partial(read_indices, values=values)
-    wanted = _listed(root, split) if split else sorted(known)
+    wanted = _listed(root, split, known) if split else sorted(known)
     problems = [
         f"{name} has no image" if name in known else f"{name} has no mask"
         for name in wanted
@@ -48,17 +57,18 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in images_in(folder)}
 
 
-def _listed(root: Path, split: str) -> list[str]:
+def _listed(root: Path, split: str, known: Collection[str]) -> list[str]:
+    """The names in a list: each line whole, CVAT's quotes around those with spaces aside, or else its first word."""
     file = root / "ImageSets" / "Segmentation" / f"{Path(split).name}.txt"
-    try:
-        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DatasetError(f"there is no list {file}") from error
+    if not file.is_file():
+        raise DatasetError(f"there is no list {file}")
+    lines = (line.strip() for line in lines_of(file) if line.strip())
+    return [name if (name := line.strip('"')) in known else line.split()[0] for line in lines]
 
 
 def _labelmap(file: Path) -> dict[str, tuple[int, int, int]]:
     found: dict[str, tuple[int, int, int]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in lines_of(file):
         name, _, rest = line.partition(":")
         if not name.strip() or line.lstrip().startswith("#"):
             continue

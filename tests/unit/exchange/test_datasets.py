@@ -309,3 +309,27 @@ def test_pascal_voc_in_folders(tmp_path: Path) -> None:
     assert np.array_equal(south.class_map(), TRUTH)
     assert [example.name for example in read_voc(tmp_path, "train").examples] == [south.name]
     assert not dataset.problems
+
+
+def test_pascal_voc_with_texts_of_other_tools(tmp_path: Path) -> None:
+    """A byte order mark, and names with spaces, which CVAT puts in quotes."""
+    write_voc(tmp_path, labelmap=True)
+    for part, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tmp_path / part / f"a.{suffix}").rename(tmp_path / part / f"my photo.{suffix}")
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text('\ufeff"my photo"\n\nb\n')
+    (lists / "val.txt").write_text("my photo\nb  1\n")
+    labelmap = tmp_path / "labelmap.txt"
+    labelmap.write_text(f"\ufeff{labelmap.read_text()}")
+    for split in ("train", "val"):
+        dataset = read_voc(tmp_path, split)
+        assert [example.image.name for example in dataset.examples] == ["my photo.jpg", "b.jpg"], split
+        assert dataset.classes == ("road", "sky")
+        assert not dataset.problems
+    labelmap.write_bytes("Straße:1,2,3::".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"labelmap\.txt cannot be read as UTF-8"):
+        read_voc(tmp_path)
+    labelmap.unlink()
+    (lists / "train.txt").write_bytes("Straße".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"train\.txt cannot be read as UTF-8"):
+        read_voc(tmp_path, "train")
