@@ -20,6 +20,8 @@ from segloop.formats import BACKGROUND, IGNORED
 Json = Mapping[str, Any]
 #: Numbers of the shortest polygon: pycocotools takes four for a box.
 _SHORTEST: Final = 6
+#: Pixels that the outlines of an instance pass, at most: pycocotools has some 80 bytes for each, and dies of billions.
+_MOST_STEPS: Final = 4_000_000
 
 
 def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
@@ -106,8 +108,17 @@ def _mask(shape: Any, height: int, width: int) -> np.ndarray[Any, np.dtype[np.bo
         polygons = [[float(number) for number in one] for one in shape if len(one) >= _SHORTEST and len(one) % 2 == 0]
         if not polygons:
             return None
+        if not sum(map(_steps, polygons)) <= _MOST_STEPS:
+            raise ValueError("its outline leaves the image too far")
         code = coco.merge(coco.frPyObjects(polygons, height, width))
     return np.asarray(coco.decode(code), dtype=bool)
+
+
+def _steps(polygon: Sequence[float]) -> float:
+    """How many pixels an outline passes; no number where a coordinate is none."""
+    corners = np.array(polygon).reshape(-1, 2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum())
 
 
 def _runs(code: bytes) -> list[int]:

@@ -55,6 +55,10 @@ def changed(tmp_path: Path, **annotation: Any) -> Dataset:
         {"size": [HEIGHT, WIDTH], "counts": ""},
         {"size": [HEIGHT, WIDTH], "counts": "QQ"},
         [[1, 2, "x", 4, 5, 6]],
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
+        [[0, 0, 1e308, 0, -1e308, 1e308]],
+        [[0, 0, float("nan"), 9, 9, 9]],
+        [[0, 0, float("inf"), 9, 9, 9]],
         7,
     ],
 )
