@@ -50,8 +50,11 @@ def uploads(studio: LabelStudio, project_id: int) -> Place:
 
 
 def addresses(prefix: str) -> Place:
-    """Images are below an address already, by their names in the data set: https, or a bucket."""
-    return lambda examples: [f"{prefix.rstrip('/')}/{quote(example.name)}" for example in examples]
+    """Images are below an address already, by their names in the data set: https, or a bucket, whose keys are as they are."""
+    is_web = prefix.strip().lower().startswith(("http://", "https://", "/"))
+    return lambda examples: [
+        f"{prefix.strip().rstrip('/')}/{quote(one.name) if is_web else one.name}" for one in examples
+    ]
 
 
 def local_files(folder: str) -> Place:
