@@ -104,15 +104,23 @@ def target_of(project_id: int, label_config: str, classes: Sequence[str]) -> Tar
         raise DatasetError(
             f"project {project_id} shows no single image: tasks can be imported into a config with one Image tag"
         )
-    known = {fold(name): name for name in config.outputs(images[0].name)}
-    lacking = [name for name in classes if fold(name) not in known]
-    if lacking:
-        names = ", ".join(map(repr, lacking))
+    labels = _labels(config, images[0], classes)
+    if len(labels) < len(classes):
+        names = ", ".join(repr(name) for name in classes if name not in labels)
         raise DatasetError(
             f"the label config of project {project_id} has no brush, bitmask or polygon label {names}; add them, or have "
             "--set-config replace it by one that fits"
         )
-    return Target(project_id, config, images[0], {name: known[fold(name)] for name in classes})
+    return Target(project_id, config, images[0], labels)
+
+
+def _labels(config: LabelConfig, image: ImageTag, classes: Sequence[str]) -> dict[str, str]:
+    """The label of each class that has one: of its very name (an alias or a value), or else of one that is written alike."""
+    outputs = config.outputs(image.name)
+    exact = {said: label for said, label in config.class_of.items() if label in outputs}
+    alike = {fold(said): label for said, label in exact.items()}
+    found = {name: exact.get(name) or alike.get(fold(name)) for name in classes}
+    return {name: label for name, label in found.items() if label is not None}
 
 
 def label_config_of(classes: Sequence[str]) -> str:
