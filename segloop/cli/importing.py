@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from segloop.cli.common import print_json, say
-from segloop.errors import DatasetError, SegloopError
+from segloop.errors import SegloopError
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def import_command(layout: str, source: Path, **options: Unpack[_Options]) -> No
       segloop import masks masks --images photos --names classes.txt --project 7 --dry-run
       segloop import cityscapes cityscapes --split train --project 7 --local-files cityscapes
     """
-    from segloop.exchange.importing import Imported, import_dataset, label_config_of, target_of, task_of
+    from segloop.exchange.importing import import_dataset, label_config_of, target_of
     from segloop.images.decode import allow_pixels
     from segloop.labelstudio import LabelStudio
 
@@ -81,26 +81,19 @@ def import_command(layout: str, source: Path, **options: Unpack[_Options]) -> No
         if options["set_config"]:
             label_config = label_config_of(dataset.classes)
         target = target_of(project_id, label_config, dataset.classes)
-        if options["dry_run"]:
-            done = Imported(labels=dict(target.labels), problems=list(dataset.problems))
-            for example in dataset.examples:
-                try:
-                    task_of(example, dataset.classes, target)
-                    done.tasks += 1
-                except (DatasetError, OSError) as error:
-                    done.problems.append(f"{example.name}: {error}")
-        else:
-            if options["set_config"]:
-                studio.projects.change(project_id, label_config=label_config)
-            place = _place(options, studio, project_id)
-            done = import_dataset(dataset, target, studio, place, _tell(len(dataset.examples)))
+        is_dry = options["dry_run"]
+        if options["set_config"] and not is_dry:
+            studio.projects.change(project_id, label_config=label_config)
+        place = None if is_dry else _place(options, studio, project_id)
+        done = import_dataset(dataset, target, studio, place, _tell(len(dataset.examples), is_dry=is_dry))
+        if not is_dry:
             _count(settings, project_id)
     if options["as_json"]:
-        print_json({"project": project_id, "dry_run": options["dry_run"], **vars(done)})
+        print_json({"project": project_id, "dry_run": is_dry, **vars(done)})
     else:
         for problem in done.problems:
             click.echo(f"Left out: {problem}", err=True)
-        what = "would be imported" if options["dry_run"] else "imported"
+        what = "would be imported" if is_dry else "imported"
         click.echo(
             f"project {project_id}: {done.tasks} tasks {what}, {done.known} were there, {len(done.problems)} left out"
         )
@@ -128,9 +121,10 @@ def _place(options: _Options, studio: LabelStudio, project_id: int) -> Place:
     return local_files(options["local_files"]) if options["local_files"] else uploads(studio, project_id)
 
 
-def _tell(total: int) -> Callable[[int, int], None]:
+def _tell(total: int, *, is_dry: bool) -> Callable[[int, int], None]:
+    what = "Read" if is_dry else "Imported"
     return lambda done, new: say(
-        f"Imported: {done} of {new} images{f' ({total - new} were there)' if new < total else ''}"
+        f"{what}: {done} of {new} images{f' ({total - new} were there)' if new < total else ''}"
     )
 
 

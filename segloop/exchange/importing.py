@@ -133,11 +133,12 @@ def label_config_of(classes: Sequence[str]) -> str:
 
 
 def import_dataset(
-    dataset: Dataset, target: Target, studio: LabelStudio, place: Place, progress: Callable[[int, int], None]
+    dataset: Dataset, target: Target, studio: LabelStudio, place: Place | None, progress: Callable[[int, int], None]
 ) -> Imported:
     """Import the examples that the project does not have yet; one that cannot be read costs a sentence.
 
     Args:
+        place: where the images are; None: everything is read, and nothing is imported.
         progress: told how many of how many examples are done.
 
     Raises:
@@ -157,7 +158,9 @@ def import_dataset(
                 rows.append((example, task_of(example, dataset.classes, target)))
             except (DatasetError, ImageError, OSError) as error:
                 done.problems.append(f"{example.name}: {error}")
-        if rows:
+        if place is None:
+            done.tasks += len(rows)
+        elif rows:
             for (_, task), address in zip(rows, place([example for example, _ in rows]), strict=True):
                 task["data"][target.key] = address
             done.tasks += len(studio.imports.tasks(target.project_id, [task for _, task in rows]))
