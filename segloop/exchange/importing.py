@@ -87,6 +87,10 @@ class Target:
         """The field of a task's data that has the image."""
         return self.image.key
 
+    def field(self, name: str) -> str:
+        """A field of a task's data of that name; of another one where the image is in it."""
+        return name if name != self.key else f"dataset_{name}"
+
 
 def target_of(project_id: int, label_config: str, classes: Sequence[str]) -> Target:
     """The target of an import.
@@ -147,7 +151,7 @@ def import_dataset(
     done = Imported(labels=dict(target.labels), problems=list(dataset.problems))
     known: dict[str, set[str]] = {}
     for data in studio.tasks.data(target.project_id):
-        known.setdefault(str(data.get(SOURCE)), set()).add(str(data.get(SOURCE_HASH, "")))
+        known.setdefault(str(data.get(target.field(SOURCE))), set()).add(str(data.get(target.field(SOURCE_HASH), "")))
     new = [example for example in dataset.examples if not _is_known(example, known)]
     done.known = len(dataset.examples) - len(new)
     seen = 0
@@ -187,7 +191,8 @@ def task_of(example: Example, classes: Sequence[str], target: Target) -> dict[st
     regions: list[dict[str, Any]] = [{**region, "origin": "manual"} for region in writer.scene_regions(scene)]
     if (class_map == IGNORED).any():
         regions.append(_ignored(class_map, target))
-    return {"data": {SOURCE: example.name, SOURCE_HASH: _hash(image)}, "annotations": [{"result": regions}]}
+    data = {target.field(SOURCE): example.name, target.field(SOURCE_HASH): _hash(image)}
+    return {"data": data, "annotations": [{"result": regions}]}
 
 
 def _is_known(example: Example, known: Mapping[str, set[str]]) -> bool:

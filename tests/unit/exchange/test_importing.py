@@ -81,3 +81,14 @@ def test_a_dry_run_says_what_an_import_does(tmp_path: Path) -> None:
     assert (dry.tasks, dry.known, len(studio.kept)) == (3, 0, 3)
     again = imported(tmp_path, studio, dry_run=True)
     assert (again.tasks, again.known) == (0, 3)
+
+
+@pytest.mark.parametrize("field", ["source", "source_hash"])
+def test_an_image_may_be_in_a_field_that_the_import_would_use(tmp_path: Path, field: str) -> None:
+    write_masks(tmp_path, "grey")
+    config = label_config_of(["road", "sky"]).replace("$image", f"${field}")
+    studio = Studio()
+    assert imported(tmp_path, studio, config).tasks == 2
+    assert {data[field] for data in studio.tasks.data(1)} == {"https://host/a.png", "https://host/deep/b.png"}
+    again = imported(tmp_path, studio, config)
+    assert (again.tasks, again.known, len(studio.kept)) == (0, 2, 2)
