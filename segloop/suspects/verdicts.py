@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 VERDICTS: Final = "suspect-verdicts.json"
 #: Verdicts that are kept, the latest.
 MOST_VERDICTS: Final = 5000
-#: Two pieces are one where so much of the smaller one's box is in the other's: the next version sees it a little otherwise.
+#: Two pieces are one where so much of the larger one's box is in the other's: the next version sees it a little otherwise. A
+#: small piece within the box of a large one is another.
 _SAME_SHARE: Final = 0.5
 
 Verdict = Literal["right", "wrong"]
@@ -131,8 +132,8 @@ def _parsed(kept: Any) -> Judgements:
 
 
 def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """The share of the smaller of two boxes (left, top, width, height) that is in the other."""
+    """The share of the larger of two boxes (left, top, width, height) that is in the other."""
     across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
     down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    smaller = min(one[2] * one[3], other[2] * other[3])
-    return max(across, 0.0) * max(down, 0.0) / smaller if smaller else 0.0
+    larger = max(one[2] * one[3], other[2] * other[3])
+    return max(across, 0.0) * max(down, 0.0) / larger if larger else 0.0

@@ -38,6 +38,15 @@ def test_a_verdict_holds_for_the_same_place_and_label() -> None:
     assert of(said, an_image(1, item_index=1), SUSPECT) is None
 
 
+def test_a_verdict_on_a_small_piece_is_none_on_a_large_one_around_it() -> None:
+    """The box of a large piece holds others: one that was called right hid it, and a verdict on it took back theirs."""
+    large, small = a_suspect(0, left=0, top=0, side=40), a_suspect(0, left=10, top=10, side=8, seen="Pole")
+    said = Judgements().with_verdict(IMAGE, small, "right")
+    assert (of(said, IMAGE, small), of(said, IMAGE, large)) == ("right", None)
+    said = said.with_verdict(IMAGE, large, "wrong")
+    assert (of(said, IMAGE, small), of(said, IMAGE, large)) == ("right", "wrong")
+
+
 def test_a_verdict_ends_with_the_label_that_it_was_on() -> None:
     said = Judgements().with_verdict(IMAGE, SUSPECT, "right")
     assert of(said, an_image(1, mask="f" * 64), SUSPECT) is None
