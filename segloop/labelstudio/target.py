@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _KEY: Final = re.compile(r"\d+(\.json)?")
 _READERS: Final = 8
+_LARGEST_ID: Final = 2**63 - 1
 #: Codes of S3 that no repetition mends.
 _FINAL: Final = frozenset({"AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "404"})
 
@@ -103,7 +104,15 @@ def parse_object(body: bytes, project_id: int) -> Parsed:
         if project not in (None, project_id):
             return Parsed()
         for annotation in annotations:
-            int(annotation["id"]), datetime.fromisoformat(annotation["updated_at"])
-        return Parsed(int(task["id"]), dict(task["data"]), tuple(annotations))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+            _check_id(annotation["id"])
+            datetime.fromisoformat(annotation["updated_at"]).astimezone(UTC)
+        _check_id(task["id"])
+        return Parsed(task["id"], dict(task["data"]), tuple(annotations))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         return Parsed(problem=f"it is no annotation of Label Studio ({type(error).__name__}: {error})")
+
+
+def _check_id(value: object) -> None:
+    """Refuse what is no id of Label Studio's database: nothing else can be kept, or told from another one."""
+    if type(value) is not int or not 0 < value <= _LARGEST_ID:
+        raise ValueError(f"the id {value!r:.40} is no number of a row")

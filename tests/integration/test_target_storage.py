@@ -127,6 +127,10 @@ def test_task_objects_and_their_suffix_are_read_too(bucket: Bucket, target: Targ
         ([], "is no annotation of Label Studio"),
         (annotation(7) | {"task": 17}, "names its task 17 without the task's data"),
         (annotation(7, updated_at="yesterday") | {"task": {"id": 7, "data": {}}}, "is no annotation of Label Studio"),
+        (annotation(7, updated_at="0001-01-01T00:00:00+14:00") | {"task": {"id": 7, "data": {}}}, "OverflowError"),
+        (annotation(7) | {"id": "7", "task": {"id": 18, "data": {}}}, "the id '7' is no number"),
+        (annotation(7) | {"id": 7.5, "task": {"id": 7, "data": {}}}, "the id 7.5 is no number"),
+        (annotation(7) | {"task": {"id": 10**19, "data": {}}}, "the id 10000000000000000000 is no number"),
     ],
 )
 def test_object_that_cannot_be_used_costs_no_other(
