@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from segloop.dataset.content import stamp
 from segloop.dataset.mirror import Mirror
 from segloop.dataset.sync_api import Synced
 from segloop.progress import Report
@@ -91,22 +93,34 @@ class _Run:
     def _remove(self, key: str) -> None:
         before = self._owner(key)
         if before is not None:
-            self._apply(before[0], before[1], (), None)
             self._mirror.db.execute("DELETE FROM objects WHERE key = ?", (key,))
+            self._apply(before[0], before[1] - self._named(before[0]), (), None)
 
     def _apply(
         self, number: int, gone: set[int], annotations: Sequence[Mapping[str, Any]], data: Mapping[str, Any] | None
     ) -> None:
-        """Take annotations out of a task of the mirror, and put others in."""
+        """Take annotations out of a task of the mirror, and put others in; of one that two objects have, the newer one."""
         known = self._mirror.get(number)
         if known is None and not annotations:
             return
         kept = {} if known is None else {one["id"]: one for one in known["annotations"] if one["id"] not in gone}
-        kept.update({one["id"]: one for one in annotations})
+        kept.update({one["id"]: one for one in annotations if not _is_older(one, kept.get(one["id"]))})
         data = known["data"] if data is None and known is not None else data
         task = {"id": number, "data": data, "annotations": list(kept.values())}
         self._changed += self._mirror.put([task], self._revision)
 
+    def _named(self, task: int) -> set[int]:
+        """The annotations of a task that some object has: a storage whose form was changed has both, for a while."""
+        rows = self._mirror.db.execute("SELECT annotations FROM objects WHERE task = ?", (task,))
+        return {number for (numbers,) in rows for number in json.loads(numbers)}
+
     def _owner(self, key: str) -> tuple[int, set[int]] | None:
         row = self._mirror.db.execute("SELECT task, annotations FROM objects WHERE key = ?", (key,)).fetchone()
         return None if row is None else (int(row[0]), set(json.loads(row[1])))
+
+
+def _is_older(annotation: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    if known is None:
+        return False
+    one, other = (stamp(datetime.fromisoformat(each["updated_at"])) for each in (annotation, known))
+    return one < other

@@ -119,6 +119,33 @@ def test_task_objects_and_their_suffix_are_read_too(bucket: Bucket, target: Targ
     assert mirrored(mirror) == {5: [2], 6: [3]}
 
 
+def test_a_storage_whose_form_was_changed_has_annotations_twice(
+    bucket: Bucket, target: TargetStorage, mirror: Mirror
+) -> None:
+    """The objects of annotations stay where FUTURE_SAVE_TASK_TO_STORAGE is set later, and somebody may remove them."""
+    bucket.save(45, 3, half("Sky"), updated_at="2026-01-01T00:00:00Z")
+    bucket.save(46, 3)
+    newer = annotation(45, half("Road"), updated_at="2026-01-01T02:00:00+01:00")
+    whole = {"id": 3, "data": {"image": "s3://photos/3.png"}, "project": PROJECT_ID, "annotations": [newer]}
+    bucket.put("out/3.json", whole)  # of these keys, that of the older form comes last
+    sync_target(mirror, target)
+    assert mirrored(mirror) == {3: [45, 46]}
+
+    def drawn() -> list[Any]:
+        task = mirror.get(3)
+        assert task is not None
+        return [one["result"] for one in task["annotations"] if one["id"] == 45]
+
+    assert drawn() == [[half("Road")]]
+    bucket.delete(45, 46)
+    sync_target(mirror, target)
+    assert mirrored(mirror) == {3: [45]}
+    assert drawn() == [[half("Road")]]
+    bucket.put("out/3.json", {**whole, "annotations": []})
+    sync_target(mirror, target)
+    assert mirrored(mirror) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "reason"),
