@@ -12,10 +12,11 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,7 +31,7 @@ from segloop.dataset import (
     snapshot,
     sync_target,
 )
-from segloop.errors import RegistryError, TrainingError
+from segloop.errors import ImageUnavailable, RegistryError, TrainingError
 from segloop.formats import WEIGHTS_FILE
 from segloop.label_config import parse_label_config
 from segloop.labelstudio import TargetStorage
@@ -45,6 +46,9 @@ from segloop.training.route_images import RouteImages
 from segloop.versions import describe_problem
 
 log = logging.getLogger(__name__)
+
+#: How long images that S3 does not give now are waited for, in seconds, before each further try; then the training fails.
+WAITS_S: Final = (10.0, 60.0, 240.0)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def gather(container: Container, scratch: Path) -> Manifest:
     Raises:
         TrainingError: the route or the project's project.json cannot be used, or there is too little to train on.
         LabelStudioError, RegistryError: S3 refuses.
+        ImageUnavailable: it does not give images now.
     """
     route = Route.of(container.hyperparameters())
     artifacts = _Artifacts(route)
@@ -115,14 +120,12 @@ def gather(container: Container, scratch: Path) -> Manifest:
     kept.restore(scratch / "mirror")
     with Mirror(scratch / "mirror") as mirror, RouteImages(route.images, settings) as images:
         sync_target(mirror, TargetStorage(route.annotations, route.project))
-        memory = Memory(mirror)
-        manifest = snapshot(
-            SnapshotInputs(key, label_config, images, splits, settings, memory),
-            images.ahead(mirror.tasks(), parse_label_config(label_config), memory),
-            container.snapshot,
-            progress=container.report,
-            steps=len(mirror),
-        )
+        inputs = SnapshotInputs(key, label_config, images, splits, settings, Memory(mirror))
+        try:
+            manifest = _snapshot(inputs, mirror, images, container)
+        except ImageUnavailable:
+            kept.save(mirror)  # so that the next training knows since when images cannot be had
+            raise
         kept.save(mirror)
     log.info(
         "project %s: snapshot %s of %d tasks, %d left out",
@@ -136,6 +139,22 @@ def gather(container: Container, scratch: Path) -> Manifest:
     container.model.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(container.snapshot / MANIFEST, container.model / MANIFEST)
     return manifest
+
+
+def _snapshot(inputs: SnapshotInputs, mirror: Mirror, images: RouteImages, container: Container) -> Manifest:
+    """The container's snapshot; where S3 is overloaded it is tried again, and what is there already is kept."""
+    config, memory = parse_label_config(inputs.label_config), Memory(mirror)
+    waits = iter(WAITS_S)
+    while True:
+        tasks = images.ahead(mirror.tasks(), config, memory)
+        try:
+            return snapshot(inputs, tasks, container.snapshot, progress=container.report, steps=len(mirror))
+        except ImageUnavailable as error:
+            wait_s = next(waits, None)
+            if wait_s is None:
+                raise
+            log.warning("%s It is tried again in %g s.", error, wait_s)
+            time.sleep(wait_s)
 
 
 def _registry(settings: Settings, route: Route, scratch: Path) -> Registry | None:

@@ -10,13 +10,13 @@ from typing import Final
 
 from segloop.dataset import Memory
 from segloop.dataset.mirror import StoredTask
-from segloop.errors import ImageForbidden
+from segloop.errors import ImageDenied, ImageForbidden, ImageMissing, ImageUnavailable
 from segloop.images import Image
 from segloop.images.addresses import describe
 from segloop.images.decode import allow_pixels
 from segloop.images.files import data_url
 from segloop.images.image import blob_of
-from segloop.images.s3 import S3Reader
+from segloop.images.s3 import S3Reader, StorageError
 from segloop.label_config import LabelConfig
 from segloop.settings import Settings
 
@@ -75,6 +75,7 @@ class RouteImages:
 
         Raises:
             ImageForbidden: it is in none of the route's buckets.
+            ImageUnavailable: S3 is away or overloaded; ImageDenied: the credentials have expired.
             ImageError: it cannot be read, or is no image.
         """
         coming = self._coming.get((task_id, uri))
@@ -93,4 +94,8 @@ class RouteImages:
             buckets = ", ".join(sorted(self._buckets))
             raise ImageForbidden(f"{describe(uri)} is not in the route's source bucket ({buckets})")
         deadline = time.monotonic() + limits.image_timeout_s
-        return self._reader.get(uri, deadline=deadline, max_bytes=limits.image_max_bytes).body or b""
+        try:
+            return self._reader.get(uri, deadline=deadline, max_bytes=limits.image_max_bytes).body or b""
+        except StorageError as error:
+            kind = ImageUnavailable if error.passes else ImageDenied if error.expired else ImageMissing
+            raise kind(f"{describe(uri)} cannot be fetched: {error}") from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 
 from segloop.dataset import (
@@ -21,7 +23,7 @@ from segloop.dataset import (
     snapshot,
     sync_target,
 )
-from segloop.errors import NothingToTrain, SegloopError, TrainingError
+from segloop.errors import ImageUnavailable, NothingToTrain, SegloopError, TrainingError
 from segloop.images import ImageSource
 from segloop.labelstudio import Credentials, TargetStorage
 from segloop.registry import Registry, open_registry
@@ -272,3 +274,31 @@ def test_the_second_training_reads_what_is_new_and_the_packs_of_the_rest(
     assert {item.task for item in third.items} == {*range(1, 10), 11}
     [before], [after] = ([one for one in manifest.items if one.task == 1] for manifest in (first, third))
     assert before.mask != after.mask
+
+
+@pytest.mark.parametrize("tries", [1, 4])
+def test_images_that_s3_does_not_give_now_are_waited_for(
+    buckets: RouteBuckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str], tries: int
+) -> None:
+    """Without one of them the others would be trained on, and nobody would know."""
+    send, waited, failing = URLLib3Session.send, list[float](), 2 * tries  # boto3 tries twice
+
+    def throttled(self: URLLib3Session, request: Any) -> Any:
+        nonlocal failing
+        if failing and urlsplit(request.url).path.endswith("/3.png"):
+            failing -= 1
+            raise ReadTimeoutError(endpoint_url=request.url)
+        return send(self, request)
+
+    monkeypatch.setattr(URLLib3Session, "send", throttled)
+    monkeypatch.setattr("segloop.training.gathering.time", SimpleNamespace(sleep=waited.append), raising=False)
+    if tries == 4:
+        with pytest.raises(ImageUnavailable, match=f"1 image of 1 task cannot be had since .*s3://{SOURCE}"):
+            gathered(tmp_path)
+        read.clear()
+    manifest = load_manifest(gathered(tmp_path, "later").snapshot)
+    assert {item.task for item in manifest.items} == set(range(1, 11))
+    assert (len(waited), failing) == (tries - (tries == 4), 0)
+    if tries == 4:
+        images = [path for path in read if f"/{SOURCE}/" in path]
+        assert images == [f"/{SOURCE}/projects/{PROJECT_ID}/3.png"], "the others were kept"
