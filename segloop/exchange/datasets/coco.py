@@ -53,9 +53,14 @@ def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
     examples, problems = [], []
     for ident, name, height, width in known:
         path = images / name
-        if not path.resolve().is_relative_to(images.resolve()):
+        try:
+            is_inside, is_there = path.resolve().is_relative_to(images.resolve()), path.is_file()
+        except (OSError, ValueError) as error:
+            problems.append(f"{name[:100]!r} is no name of a file: {getattr(error, 'strerror', None) or error}")
+            continue
+        if not is_inside:
             problems.append(f"{name} lies outside {images}")
-        elif not path.is_file():
+        elif not is_there:
             problems.append(f"{name} is not in {images}")
         elif not 0 < height * width <= max_pixels:
             problems.append(f"{name} claims {width} x {height} pixels")

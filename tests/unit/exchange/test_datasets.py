@@ -337,3 +337,15 @@ def test_pascal_voc_with_texts_of_other_tools(tmp_path: Path) -> None:
     (lists / "train.txt").write_bytes("Straße".encode("latin-1"))
     with pytest.raises(DatasetError, match=r"train\.txt cannot be read as UTF-8"):
         read_voc(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0.png", "\ud800.png"], ids=["long", "zero", "half"])
+def test_a_name_that_no_file_can_have_costs_its_image_alone(tmp_path: Path, name: str) -> None:
+    file = write_coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    dataset = read_coco(file, tmp_path / "photos", LIMIT)
+    assert [example.name for example in dataset.examples] == ["deep/b.png", "c.png"]
+    assert "is no name of a file: " in dataset.problems[0]
+    assert dataset.problems[0].isprintable()
