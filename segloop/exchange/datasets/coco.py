@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -66,8 +67,14 @@ def read_coco(file: Path, images: Path, max_pixels: int) -> Dataset:
             problems.append(f"{name} claims {width} x {height} pixels")
         else:
             draw = partial(_draw, regions[ident], (height, width), values, name)
-            examples.append(Example(name, path, draw))
+            examples.append(Example(_name(path, images), path, draw))
     return Dataset(tuple(names[category] for category in sorted(names)), examples, tuple(problems))
+
+
+def _name(path: Path, images: Path) -> str:
+    """The path of an image below their folder, however the file writes it: whole, or with a dot before it."""
+    below = Path(os.path.relpath(path, images))
+    return below.as_posix() if below.parts[0] != os.pardir else path.as_posix()
 
 
 def _draw(regions: Sequence[Json], size: tuple[int, int], values: Mapping[int, int], name: str) -> UInt8:

@@ -349,3 +349,17 @@ def test_a_name_that_no_file_can_have_costs_its_image_alone(tmp_path: Path, name
     assert [example.name for example in dataset.examples] == ["deep/b.png", "c.png"]
     assert "is no name of a file: " in dataset.problems[0]
     assert dataset.problems[0].isprintable()
+
+
+@pytest.mark.parametrize("prefix", ["{folder}/", "./", "deep/../", ""])
+def test_an_image_is_called_by_its_path_below_the_folder(tmp_path: Path, prefix: str) -> None:
+    """That is its name in the data set, of which its address is made."""
+    folder = tmp_path / "photos"
+    file = write_coco(tmp_path)
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["file_name"] = prefix.format(folder=folder) + image["file_name"]
+    file.write_text(json.dumps(content))
+    dataset = read_coco(file, folder, LIMIT)
+    assert [example.name for example in dataset.examples] == ["a.png", "deep/b.png", "c.png"]
+    assert all(example.image.is_file() for example in dataset.examples)
