@@ -105,6 +105,7 @@ def test_what_is_pressed_on_an_old_page_or_makes_no_sense_changes_nothing(world:
         (409, {"version": "v9-00000009"}),
         (400, {"suspect": "3"}),
         (400, {"suspect": "-1"}),
+        (400, {"suspect": "9" * 5000}),
         (400, {"verdict": "maybe"}),
         (403, {"token": "forged"}),
     ):
@@ -118,4 +119,5 @@ def test_the_gallery_is_paged(world: PageWorld, tmp_path: Path) -> None:
     first, second, beyond = (page(world, f"suspects={number}") for number in ("1", "2", "99"))
     assert [len(one["suspects"]) for one in (first, second, beyond)] == [SUSPECTS_PAGE, 1, 1]
     assert page(world, "suspects=x") == first
+    assert page(world, f"suspects={'9' * 5000}") == beyond
     assert "Page 1 of 2" in world.client.get("/ui/projects/29").text

@@ -106,7 +106,8 @@ class Actions:
                 "A newer training has looked for suspected labels since this page was loaded; load it again."
             )
         suspects = found.suspects
-        if not (number.isascii() and number.isdigit() and int(number) < len(suspects.suspects)):
+        known = [str(place) for place in range(len(suspects.suspects))]
+        if number not in known:
             raise BadRequest(f"suspect={number[:20]!r}: {found.version} has no suspected label of this number.")
         suspect = suspects.suspects[int(number)]
         image = suspects.image_of(suspect)

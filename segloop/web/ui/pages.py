@@ -210,9 +210,17 @@ def paged(chosen: Any, number: str) -> Any:
         return None
     images = chosen["gallery"]
     pages = max(-(-len(images) // GALLERY_PAGE), 1)
-    page = min(int(number), pages) if number.isascii() and number.isdigit() and int(number) else 1
+    page = page_number(number, pages)
     shown = images[(page - 1) * GALLERY_PAGE : page * GALLERY_PAGE]
     return {**chosen, "gallery": shown, "gallery_page": {"page": page, "pages": pages, "images": len(images)}}
+
+
+def page_number(asked: str, pages: int) -> int:
+    """The page, counted from 1, that is asked for; the last one beyond it, and the first where it is no number of one."""
+    digits = asked.lstrip("0") if asked.isascii() and asked.isdigit() else ""
+    if not digits:
+        return 1
+    return pages if len(digits) > len(str(pages)) else min(int(digits), pages)
 
 
 def difference(ours: float | None, theirs: float | None) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from segloop.suspects import FoundSuspects, Judgements, Suspect, SuspectImage, Verdict
-from segloop.web.ui.pages import Page
+from segloop.web.ui.pages import Page, page_number
 
 #: Suspects that are shown at a time.
 SUSPECTS_PAGE: Final = 6
@@ -28,7 +28,7 @@ def suspects_page(
     verdicts = judgements.of(suspects)
     places = [place for place, verdict in enumerate(verdicts) if (verdict is not None) is judged]
     pages = max(-(-len(places) // SUSPECTS_PAGE), 1)
-    page = min(int(number), pages) if number.isascii() and number.isdigit() and int(number) else 1
+    page = page_number(number, pages)
     chosen = places[(page - 1) * SUSPECTS_PAGE : page * SUSPECTS_PAGE]
     return {
         "version": found.version,

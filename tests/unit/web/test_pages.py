@@ -272,6 +272,8 @@ def test_nothing_can_be_trained_before_two_tasks_are_labelled() -> None:
         ("", 1, 0),
         ("2", 2, GALLERY_PAGE),
         ("99", 3, 2 * GALLERY_PAGE),
+        pytest.param("9" * 5000, 3, 2 * GALLERY_PAGE, id="long"),
+        ("0002", 2, GALLERY_PAGE),
         ("0", 1, 0),
         ("-1", 1, 0),
         ("\u00b2", 1, 0),
