@@ -34,7 +34,7 @@ from segloop.serving.pixels import PixelBudget
 from segloop.telemetry.notes import Stage, note
 
 if TYPE_CHECKING:
-    from segloop.images import Images
+    from segloop.images import Image, Images
     from segloop.serving import Segmentation, ServedModel
     from segloop.settings import Settings
 
@@ -146,7 +146,7 @@ class Predictor:
         return results + self._left_over(len(tasks) - len(results))
 
     def answer(self, task: Task, context: Mapping[str, object]) -> Prediction:
-        """Answer a smart tool: the region that its clicks or rectangle ask for.
+        """Answer a smart tool: the region that its clicks or rectangle ask for; one on each image of a list that has some.
 
         The prediction is empty where there is no such region, and, with the reason in the log, where the image cannot
         be had or the deadline came first.
@@ -192,23 +192,34 @@ class Predictor:
         return {"result": result, "score": score, "model_version": self.model.version}
 
     def _answer(self, task: Task, context: Mapping[str, object]) -> Prediction:
-        items = context.get("result")
+        result: list[Region] = []
+        scores: list[float] = []
         for tag, index, uri in self.config.addresses(_data(task)):
-            if not any(_is_on(item, tag, index) for item in (items if isinstance(items, list) else ())):
+            asked = _asked_of(context, tag, index)
+            if asked is None:
                 continue
+            if self._is_late():
+                raise DeadlinePassed("the request's deadline had passed")
             image = self.images.load(uri, _task_id(task))
-            with _under_way.taken(image.width * image.height, self.deadline):
-                # the picture is decoded at its full size while the network runs
-                with ThreadPoolExecutor(1, thread_name_prefix="decode") as aside:
-                    pixels = aside.submit(copy_context().run, self.model.pixels, image, self.deadline)
-                    segmentation = self.model.segment(image, self.deadline)
-                scene = self._scene(segmentation)
-                sight = Sight(pixels.result(), scene.class_map, segmentation.probabilities)
-                tools = Tools(segmentation.cell_px / 2, partial(self.model.mask, image), self.model.guided)
-                with Stage("encode"):
-                    regions, score = interactive_regions(context, sight, scene, self._writer(tag), tools)
-            return {"result": _placed(regions, index), "score": score, "model_version": self.model.version}
-        return {**failed(), "model_version": self.model.version}
+            regions, score = self._answer_on(image, asked, tag)
+            result += _placed(regions, index)
+            scores += [] if score is None else [score]
+        return {"result": result, "score": min(scores, default=None), "model_version": self.model.version}
+
+    def _answer_on(
+        self, image: Image, context: Mapping[str, object], tag: ImageTag
+    ) -> tuple[list[Region], float | None]:
+        """What a smart tool asks for on one image: its regions, and the score."""
+        with _under_way.taken(image.width * image.height, self.deadline):
+            # the picture is decoded at its full size while the network runs
+            with ThreadPoolExecutor(1, thread_name_prefix="decode") as aside:
+                pixels = aside.submit(copy_context().run, self.model.pixels, image, self.deadline)
+                segmentation = self.model.segment(image, self.deadline)
+            scene = self._scene(segmentation)
+            sight = Sight(pixels.result(), scene.class_map, segmentation.probabilities)
+            tools = Tools(segmentation.cell_px / 2, partial(self.model.mask, image), self.model.guided)
+            with Stage("encode"):
+                return interactive_regions(context, sight, scene, self._writer(tag), tools)
 
     def _writer(self, tag: ImageTag) -> RegionWriter:
         settings = self.settings
@@ -281,11 +292,21 @@ def _data(task: Task) -> Mapping[str, object]:
     return data
 
 
-def _is_on(item: object, tag: ImageTag, index: int | None) -> bool:
-    """Whether a region of a smart tool's context is on an image: of this tag, at this index in a list of images."""
-    return (
-        isinstance(item, Mapping) and item.get("to_name") == tag.name and (item.get("item_index") or 0) == (index or 0)
-    )
+def _asked_of(context: Mapping[str, object], tag: ImageTag, index: int | None) -> Mapping[str, object] | None:
+    """A smart tool's context with the regions alone that are on an image: of this tag, at this index in a list of images.
+    None if there are none.
+
+    The editor sends those of all images of a list that are not accepted yet, if they have one label.
+    """
+    items = context.get("result")
+    # what is no region is left in, for the reader to refuse
+    kept = [
+        item
+        for item in (items if isinstance(items, list) else ())
+        if not isinstance(item, Mapping)
+        or (item.get("to_name") == tag.name and (item.get("item_index") or 0) == (index or 0))
+    ]
+    return {**context, "result": kept} if any(isinstance(item, Mapping) for item in kept) else None
 
 
 def _placed(regions: list[Region], index: int | None) -> list[Region]:

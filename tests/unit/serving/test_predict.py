@@ -111,3 +111,29 @@ def predict_of(settings, number):
     predictor = Predictor(parse_label_config(BRUSH), toy_model(), ToyImages(), settings)
     [prediction] = predictor.predict([{"id": number, "data": {"image": "/data/clear.png"}}])
     return prediction["result"]
+
+
+def test_clicks_on_several_images_of_a_list_are_answered_on_each(settings):
+    """The editor sends all that are not accepted yet, whichever image is shown."""
+    config = BRUSH.replace('value="$image"', 'valueList="$images"')
+    task = {"id": 7, "data": {"images": ["/data/a.png", "/data/b.png", "/data/c.png"]}}
+    predictor = Predictor(parse_label_config(config), toy_model(), ToyImages(), settings)
+    first, second = (
+        {
+            "type": "keypointlabels",
+            "to_name": "image",
+            "item_index": index,
+            "value": {"x": 50, "y": y, "keypointlabels": ["Road"]},
+        }
+        for index, y in ((0, 10), (2, 90))
+    )
+
+    def answer(*clicks):
+        found = predictor.answer(task, {"result": list(clicks)})
+        return {item["item_index"]: item["value"]["rle"] for item in found["result"]}, found["score"]
+
+    both, score = answer(first, second)
+    alone = [answer(click) for click in (first, second)]
+    assert both == {**alone[0][0], **alone[1][0]}
+    assert list(both) == [0, 2]
+    assert score == min(score for _, score in alone)
