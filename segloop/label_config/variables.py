@@ -80,9 +80,15 @@ def flags_in(name: str, template: str, repeats: Sequence[Repeat]) -> dict[str, s
 
 @lru_cache(maxsize=256)
 def _pattern(template: str, flags: tuple[str, ...]) -> re.Pattern[str]:
-    pattern = re.escape(template)
-    for number, flag in enumerate(map(re.escape, flags)):
-        pattern = pattern.replace(flag, rf"(?P<f{number}>\d+)", 1).replace(flag, f"(?P=f{number})")
+    # in one go: a flag such as "d" must not be found in what stands for another one
+    pattern, seen = "", set()
+    for part in re.split(f"({'|'.join(map(re.escape, flags))})", template):
+        if part not in flags:
+            pattern += re.escape(part)
+            continue
+        group = f"f{flags.index(part)}"
+        pattern += f"(?P={group})" if group in seen else rf"(?P<{group}>\d+)"
+        seen.add(group)
     return re.compile(pattern, re.ASCII)
 
 

@@ -100,7 +100,7 @@ class TestRepeater:
         for name in ("p_", "p_x", "p", "p_{{i}}", "xp_1", "p_1x", "p_-1", "image"):
             assert config.outputs(name) == {}
 
-    @pytest.mark.parametrize("flag", ["{{i}}", "%i%", "IDX", "(.*)"])
+    @pytest.mark.parametrize("flag", ["{{i}}", "%i%", "IDX", "(.*)", "f", "P", "0"])
     def test_any_flag(self, flag: str) -> None:
         config = repeated(page(flag, f"$pages[{flag}].url"), flag=flag)
         assert addresses(config, PAGES) == ["a.png", "b.png", "d.png"]
