@@ -66,6 +66,8 @@ def project_key(value: object) -> str:
     """
     if isinstance(value, Mapping):
         ident, created_at = value.get("id"), value.get("created_at")
+        if isinstance(ident, Mapping):
+            raise UnknownProject(f"project.id is {_short(ident)}; expected an id such as 29.")
         key = project_key(ident)
         if "." in key or not isinstance(created_at, str):
             return key

@@ -12,6 +12,9 @@ _VARIABLE = re.compile(r"\$([\w\[\].{}]+)", re.ASCII)
 #: An attribute that is nothing but a variable; in any alphabet, as nothing ends it.
 _ONE_VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
 
+#: Digits of an index, at most: Python refuses to read some thousands.
+_MOST_DIGITS = 9
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -109,7 +112,7 @@ def _field(data: Mapping[str, object], key: str) -> object:
     for name in re.findall(r"[^.\[\]]+", key):
         if isinstance(value, Mapping):
             value = value.get(name)
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+        elif isinstance(value, list) and name.isdecimal() and len(name) <= _MOST_DIGITS and int(name) < len(value):
             value = value[int(name)]
         else:
             return None

@@ -167,7 +167,7 @@ def _as_mapping(extra_params: object) -> Mapping[str, object]:
     if isinstance(extra_params, str):
         try:
             extra_params = json.loads(extra_params)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested thousands deep
             return {}
     return extra_params if isinstance(extra_params, Mapping) else {}
 

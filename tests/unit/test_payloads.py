@@ -27,11 +27,20 @@ def test_project_key(value, key):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", "banana", "../29", "29.", "29.1/2", -1, True, 1.5, [], {}, {"id": None}, "9" * 40]
+    "value",
+    [None, "", "banana", "../29", "29.", "29.1/2", -1, True, 1.5, [], {}, {"id": None}, {"id": {"id": 29}}, "9" * 40],
 )
 def test_what_names_no_project(value):
-    with pytest.raises(UnknownProject, match="project is"):
+    with pytest.raises(UnknownProject, match=r"project(\.id)? is"):
         project_key(value)
+
+
+def test_a_project_nested_a_thousand_deep():
+    project = {"id": 29}
+    for _ in range(1000):
+        project = {"id": project}
+    with pytest.raises(UnknownProject, match="a JSON object"):
+        project_key(project)
 
 
 def test_a_project_with_an_unreadable_time():

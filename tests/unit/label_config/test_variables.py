@@ -70,6 +70,7 @@ class TestVariables:
             ("$my-field", {"my-field": "x.png"}, ["x.png"]),
             ("$a.b", {"a.b": "x.png", "a": {"b": "y.png"}}, ["x.png"]),
             ("$a[0]", {"a": ["x.png"]}, ["x.png"]),
+            (f"$a[{'1' * 5000}]", {"a": ["x.png"]}, []),
             ("$many", {"many": ["x.png", "y.png"]}, ["x.png", "y.png"]),
         ],
     )

@@ -235,7 +235,7 @@ def test_extra_params_as_an_object_or_a_string(as_text: bool) -> None:
     assert settings.retrain_threshold == 7
 
 
-@pytest.mark.parametrize("nothing", [None, "", "null", "{", "[1]", "{}", [], {}, 3, {"toolset": 1}])
+@pytest.mark.parametrize("nothing", [None, "", "null", "{", "[1]", "{}", "[" * 10**5, [], {}, 3, {"toolset": 1}])
 def test_without_params_of_ours_nothing_changes(nothing: object) -> None:
     settings = Settings()
     assert settings.for_project(nothing) is settings
