@@ -16,6 +16,7 @@ from segloop.errors import ImageError, ImageTooLarge
 from segloop.images.colours import to_rgb
 from segloop.images.damaged import JPEG, PROFILE_BYTES, Damaged, without_chunks_passed_over
 from segloop.images.exif import ORIENTATION, natural_size, of_png, read_exif, split_jpeg
+from segloop.images.parts import check_parts
 
 #: Formats that are opened. Others of Pillow's start programs (EPS) or are no images people label (PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -144,6 +145,7 @@ class _File:
 
 
 def _open(data: bytes) -> _File:
+    check_parts(data)
     exif, data = split_jpeg(data)
     try:
         try:
