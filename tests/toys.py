@@ -30,6 +30,7 @@ class ToyImage:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
         self.height, self.width = pixels.shape[:2]
+        self.decoded_px = self.height * self.width
         self.sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
 
     def reduced(self, long_side: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -39,16 +39,22 @@ _FLIPS = {2: _LEFT_RIGHT, 3: _BOTH, 4: _TOP_BOTTOM, 6: _LEFT_RIGHT, 7: _BOTH, 8:
 @dataclass(frozen=True)
 class Header:
     """What an image file says of itself: width and height in pixels as they are shown (after its EXIF orientation, and
-    its EXIF resolution where browsers follow it), and its format."""
+    its EXIF resolution where browsers follow it), and its format; `stored_px` is how many pixels it holds, if that is known."""
 
     width: int
     height: int
     format: str
+    stored_px: int = field(default=0, compare=False)
 
     @property
     def suffix(self) -> str:
         """The file name suffix of the format, such as ".jpg"."""
         return _SUFFIXES.get(self.format, f".{self.format.lower()}")
+
+    @property
+    def decoded_px(self) -> int:
+        """How many pixels there are at some time while it is decoded: those that it holds, or those that are shown."""
+        return max(self.width * self.height, self.stored_px)
 
     def reduction(self, long_side: int) -> int:
         """By how much `decode` divides the sides when it is asked for a long side of `long_side` pixels: 1, 2, 4, 8."""
@@ -141,7 +147,7 @@ class _File:
         width, height = self.natural_size
         if self.orientation in _SIDEWAYS:
             width, height = height, width
-        return Header(width, height, self.image.format or "")
+        return Header(width, height, self.image.format or "", self.image.width * self.image.height)
 
 
 def _open(data: bytes) -> _File:

@@ -74,6 +74,11 @@ class Image:
         return self.blob.header.height
 
     @property
+    def decoded_px(self) -> int:
+        """How many pixels are in memory when it is decoded at its full size: more than are shown, where EXIF scales it down."""
+        return self.blob.header.decoded_px
+
+    @property
     def pixels(self) -> npt.NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3), after EXIF orientation; decoded at the first use, and kept.
 

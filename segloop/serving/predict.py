@@ -175,7 +175,7 @@ class Predictor:
             if self._is_late():
                 raise DeadlinePassed("the request's deadline had passed")
             image = self.images.load(uri, _task_id(task))
-            with _under_way.taken(image.width * image.height, self.deadline):
+            with _under_way.taken(image.decoded_px, self.deadline):
                 segmentation = self.model.segment(image, self.deadline)
                 with Stage("encode"):
                     regions = self._writer(tag).scene_regions(self._scene(segmentation))
@@ -210,7 +210,7 @@ class Predictor:
         self, image: Image, context: Mapping[str, object], tag: ImageTag
     ) -> tuple[list[Region], float | None]:
         """What a smart tool asks for on one image: its regions, and the score."""
-        with _under_way.taken(image.width * image.height, self.deadline):
+        with _under_way.taken(image.decoded_px, self.deadline):
             # the picture is decoded at its full size while the network runs
             with ThreadPoolExecutor(1, thread_name_prefix="decode") as aside:
                 pixels = aside.submit(copy_context().run, self.model.pixels, image, self.deadline)

@@ -8,21 +8,26 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from segloop import images
 from segloop.errors import ImageTooLarge, MaskError
 from segloop.images.decode import MAX_SIDE, decode, read_header
 from segloop.images.files import data_url
 from segloop.label_config import parse_label_config
 from segloop.masks import decode_bitmask
 from segloop.payloads import MAX_TASKS
+from segloop.serving import predict
+from segloop.serving.pixels import PixelBudget
 from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 from segloop.web import json_body
+from tests.odd_images import dense
 from tests.toys import BRUSH, ToyImages, toy_model
 from tests.world import World
 
@@ -62,6 +67,33 @@ def test_the_longest_side_is_decoded() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (MAX_SIDE, 1), (200, 60, 40)).save(buffer, "PNG")
     assert decode(buffer.getvalue(), max_pixels=10**8).shape == (1, MAX_SIDE, 3)
+
+
+def test_a_photo_that_is_shown_small_counts_as_large_as_it_is_decoded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(buffer, "JPEG", exif=b"Exif\0\0" + dense((7200, 7200), (4, 3)))
+    photo = images.Image(images.Blob(buffer.getvalue(), "0" * 64), max_pixels=10**6, name="photo")
+    assert (photo.width, photo.height) == (4, 3)
+    taken: list[int] = []
+
+    class Budget(PixelBudget):
+        def taken(self, pixels: int, deadline: float | None = None) -> AbstractContextManager[None]:
+            taken.append(pixels)
+            return super().taken(pixels, deadline)
+
+    class Photos:
+        def load(self, uri: str, task_id: int | None) -> images.Image:
+            return photo
+
+    monkeypatch.setattr(predict, "_under_way", Budget(10**6))
+    predictor = Predictor(parse_label_config(BRUSH), toy_model(), Photos(), settings)
+    task = {"data": {"image": "a"}}
+    click = {"type": "keypoint", "to_name": "image", "value": {"x": 50, "y": 50}}
+    assert "score" in predictor.predict([task])[0]
+    predictor.answer(task, {"result": [click]})
+    assert taken == [400 * 300] * 2
 
 
 @pytest.mark.slow
