@@ -23,6 +23,8 @@ _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PROFILE_BYTES: Final = 32_000_000
 #: Rows and columns between the pixels of the first pass of an interlaced PNG or GIF.
 _COARSEST_PX = 8
+#: Pixels that are spread at a time: each takes some thirty bytes meanwhile.
+_SPREAD_PX = 1 << 20
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -131,6 +133,16 @@ def _is_interlaced_gif(image: ImageFile.ImageFile) -> bool:
 
 def _spread(pixels: Rgb, written: npt.NDArray[np.bool_]) -> Rgb:
     """An interlaced image of which later passes are missing: each pixel takes the nearest to its left and above."""
+    spread = np.empty_like(pixels)
+    step = max(_SPREAD_PX // pixels.shape[1], _COARSEST_PX)
+    for top in range(0, len(pixels), step):
+        begin = max(top - _COARSEST_PX, 0)  # what lies farther above shows nowhere below
+        part = np.s_[begin : top + step]
+        spread[top : top + step] = _spread_rows(pixels[part], written[part])[top - begin :]
+    return spread
+
+
+def _spread_rows(pixels: Rgb, written: npt.NDArray[np.bool_]) -> Rgb:
     rows, columns = np.arange(len(pixels))[:, None], np.arange(pixels.shape[1])
     left = np.maximum.accumulate(np.where(written, columns, -_COARSEST_PX), axis=1)
     above = np.maximum.accumulate(np.where(columns - left < _COARSEST_PX, rows, -_COARSEST_PX), axis=0)

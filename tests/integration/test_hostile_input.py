@@ -27,7 +27,7 @@ from segloop.serving.pixels import PixelBudget
 from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 from segloop.web import json_body
-from tests.odd_images import dense
+from tests.odd_images import dense, interlaced_png, picture
 from tests.toys import BRUSH, ToyImages, toy_model
 from tests.world import World
 
@@ -94,6 +94,12 @@ def test_a_photo_that_is_shown_small_counts_as_large_as_it_is_decoded(
     assert "score" in predictor.predict([task])[0]
     predictor.answer(task, {"result": [click]})
     assert taken == [400 * 300] * 2
+
+
+@pytest.mark.slow
+def test_an_interlaced_image_that_is_cut_short_takes_no_more_memory_than_others() -> None:
+    whole = interlaced_png(picture(2400, 1600))
+    assert peak(lambda: decode(whole[: len(whole) // 2], max_pixels=10**7)) < 20 * 2400 * 1600
 
 
 @pytest.mark.slow

@@ -167,3 +167,17 @@ def test_a_colour_profile_of_megabytes_is_followed() -> None:
 def test_a_file_without_pixels_is_refused(data: bytes, pixels_at: bytes) -> None:
     with pytest.raises(ImageError, match=r"truncated|corrupt|not an image"):
         pixels(data[: data.index(pixels_at) + 12])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+def test_an_interlaced_image_is_the_same_however_many_rows_are_spread_at_a_time(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = interlaced_png(picture(101, 97))
+    data = whole[: int(len(whole) * share)]
+    found = []
+    for at_a_time in (1, 2000, 1 << 20):
+        monkeypatch.setattr("segloop.images.damaged._SPREAD_PX", at_a_time)
+        found.append(decode(data, max_pixels=10**6))
+    assert (found[0] == found[2]).all()
+    assert (found[1] == found[2]).all()
