@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 # No ARN: it could name an access point of another account.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_CHUNK_BYTES = 2**18
+#: Bytes after which the time is looked at: of a slow line they must not take long.
+_CHUNK_BYTES = 2**14
+#: Tries of an object, which share the time that it has.
+_ATTEMPTS = 2
 _CONNECT_TIMEOUT_S = 5.0
 
 
@@ -37,7 +40,7 @@ class S3Reader:
     """GET of S3 objects, through boto3's default chain of credentials. Thread-safe.
 
     Args:
-        timeout_s: longest wait for a connection or for the next bytes.
+        timeout_s: longest time of all tries to get an answer.
         requester_pays: whether to accept that this account pays for reading buckets whose owner asks for that.
     """
 
@@ -95,7 +98,9 @@ class S3Reader:
     def _connected(self) -> S3Client:
         with self._lock:
             if self._client is None:
-                connect_s = min(_CONNECT_TIMEOUT_S, self._timeout_s)
-                options = ClientOptions(connect_timeout_s=connect_s, read_timeout_s=self._timeout_s, attempts=2)
+                each_s = self._timeout_s / _ATTEMPTS
+                options = ClientOptions(
+                    connect_timeout_s=min(_CONNECT_TIMEOUT_S, each_s), read_timeout_s=each_s, attempts=_ATTEMPTS
+                )
                 self._client = s3_client(options)
             return self._client

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 
 from segloop.errors import ImageDenied, ImageError, ImageTooLarge, ImageUnavailable
+from segloop.images.s3 import S3Reader
 from tests.aws.moto_server import running_moto
 from tests.image_server import PNG, Make, Server, label_studio, make, ok, png, serving, to
 
@@ -108,6 +113,48 @@ class TestS3:
             assert make(s3_requester_pays=pays).fetch("s3://images/a.png", 7).bytes == PNG
             [(_, headers)] = s3.requests
         assert headers.get("x-amz-request-payer") == ("requester" if pays else None)
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("aws")
+    def test_an_s3_that_leaves_a_request_unanswered_is_asked_again_in_time(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(PNG), PNG)
+        taken: list[socket.socket] = []
+
+        def answer_the_second() -> None:
+            taken.extend(listening.accept()[0] for _ in range(2))
+            taken[1].recv(2**16)
+            taken[1].sendall(answer)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+                monkeypatch.setenv(name, f"http://127.0.0.1:{listening.getsockname()[1]}")
+            server = threading.Thread(target=answer_the_second, daemon=True)
+            server.start()
+            try:
+                assert make(image_timeout_s=8).fetch("s3://images/a.png", None).bytes == PNG
+            finally:
+                server.join()
+                for connection in taken:
+                    connection.close()
+
+    def test_of_a_slow_line_no_more_is_read_than_there_is_time_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, bytes_a_second = [0.0], 10_000
+
+        class Body(contextlib.AbstractContextManager["Body", None]):
+            def read(self, count: int) -> bytes:
+                now[0] += count / bytes_a_second
+                return bytes(count)
+
+            def __exit__(self, *_: object) -> None: ...
+
+        monkeypatch.setattr("segloop.images.s3.time.monotonic", lambda: now[0])
+        reader = S3Reader(20)
+        monkeypatch.setattr(reader, "_client", SimpleNamespace(get_object=lambda **_: {"Body": Body()}))
+        with pytest.raises(ImageUnavailable, match="SEGLOOP_IMAGE_TIMEOUT_S"):
+            reader.get("s3://images/a.png", deadline=20.0, max_bytes=2**26)
+        assert now[0] < 22
 
     def test_a_key_that_label_studio_refuses_is_no_fault_of_the_image(self, make: Make, label_studio: Server) -> None:
         label_studio.answers["/tasks/7/resolve/"] = lambda handler: handler.reply(401)
