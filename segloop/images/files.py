@@ -6,6 +6,7 @@ import base64
 import binascii
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -30,25 +31,31 @@ _MISSING = (
 _MAX_ESCAPES = 2**20
 #: Characters that are unescaped at a time.
 _PIECE = 2**16
+#: What the part before the comma ends with where the rest is base64.
+_BASE64 = re.compile(r"; *base64\s*$", re.IGNORECASE)
 
 
 def data_url(uri: str, max_bytes: int) -> bytes:
-    """The bytes of a data: URL (RFC 2397), base64 or percent-encoded.
+    """The bytes of a data: URL (RFC 2397), base64 or percent-encoded, read as browsers do (WHATWG's Fetch, data: URL processor):
+    base64 may lack its padding.
 
     Raises:
         ImageTooLarge: more than `max_bytes` bytes.
         ImageError: malformed.
     """
-    head, comma, body = uri.partition(",")
+    head, comma, body = uri.partition("#")[0].partition(",")
     if not comma:
         raise ImageError("data: URL without a comma")
     # However it is escaped, a byte takes at most 4 characters (base64 with each character escaped), or is too large.
     if len(body) > 4 * max_bytes or body.count("%") > _MAX_ESCAPES:
         raise too_large("data: URL", max_bytes)
     data = _unescaped(body)
-    if head.lower().rstrip().endswith(";base64"):
+    if _BASE64.search(head):
+        data = data.translate(None, b" \t\n\r\f\v")
+        if b"=" not in data:
+            data += b"=" * (-len(data) % 4)
         try:
-            data = base64.b64decode(data.translate(None, b" \t\n\r\f\v"), validate=True)
+            data = base64.b64decode(data, validate=True)
         except binascii.Error as error:
             raise ImageError(f"data: URL is not base64: {error}") from error
     if len(data) > max_bytes:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from segloop import images
-from segloop.errors import ImageTooLarge, MaskError
+from segloop.errors import ImageError, ImageTooLarge, MaskError
 from segloop.images.decode import MAX_SIDE, decode, read_header
 from segloop.images.files import data_url
 from segloop.label_config import parse_label_config
@@ -117,6 +117,20 @@ def test_escapes_mean_what_they_mean_anywhere(body: str) -> None:
     from urllib.parse import unquote_to_bytes
 
     assert data_url(f"data:,{body}", MIB) == unquote_to_bytes(body)
+
+
+@pytest.mark.parametrize("start", ["data:image/png;base64", "DATA:; base64", "data:;x=y;BASE64 "])
+@pytest.mark.parametrize("body", [b"", b"a", b"ab", b"abc", b"abcd"])
+def test_base64_is_read_as_browsers_read_it(start: str, body: bytes) -> None:
+    whole = base64.b64encode(body).decode()
+    for text in (whole, whole.rstrip("="), f" {whole}\n", whole.replace("=", "%3D"), f"{whole}#top"):
+        assert data_url(f"{start},{text}", MIB) == body
+
+
+@pytest.mark.parametrize("text", ["A", "AAAAA", "AA=", "AAA==", "A===", "AA-_", "ü"])
+def test_what_is_no_base64(text: str) -> None:
+    with pytest.raises(ImageError, match="is not base64"):
+        data_url(f"data:;base64,{text}", MIB)
 
 
 def test_spaces_in_base64_take_no_more_memory_than_their_text() -> None:
