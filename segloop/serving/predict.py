@@ -118,7 +118,7 @@ class Predictor:
         that it can never be predicted; else, as where the deadline leaves no time for it, it is `NotNow`. The regions of a
         blind task (the setting `blind_share`) are left out.
         """
-        if len(tasks) == 1 and self._is_in_time():
+        if len(tasks) == 1 and self._is_in_time(tasks[0]):
             return [self._outcome(tasks[0], partial(self._predict, tasks[0]), iter(range(1)))]
         pool = ThreadPoolExecutor(TASKS_AT_ONCE, thread_name_prefix="predict")
         waiting: deque[tuple[Task, Future[Prediction]]] = deque()
@@ -156,7 +156,7 @@ class Predictor:
         """
         note("prediction", _INTERACTIVE)
         try:
-            if self._is_in_time():
+            if self._is_in_time(task):
                 return self._answer(task, context)
             aside = ThreadPoolExecutor(1, thread_name_prefix="smart-tool")
             try:
@@ -246,9 +246,13 @@ class Predictor:
             logger.warning("project %s: no time is left for %d tasks of the request", self.model.project, tasks)
         return [NotNow() for _ in range(tasks)]
 
-    def _is_in_time(self) -> bool:
-        """Whether an image that takes as long as it may ends before the deadline: then no thread need watch over it."""
-        return self.deadline is None or time.monotonic() + self.settings.image_timeout_s < self.deadline
+    def _is_in_time(self, task: Task) -> bool:
+        """Whether a task whose images take as long as they may ends before the deadline: then no thread need watch over it."""
+        if self.deadline is None:
+            return True
+        data = task.get("data")
+        images = sum(1 for _ in self.config.addresses(data)) if isinstance(data, Mapping) else 0
+        return time.monotonic() + images * self.settings.image_timeout_s < self.deadline
 
     def _wait(self, prediction: Future[Prediction]) -> Prediction:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -137,3 +139,23 @@ def test_clicks_on_several_images_of_a_list_are_answered_on_each(settings):
     assert both == {**alone[0][0], **alone[1][0]}
     assert list(both) == [0, 2]
     assert score == min(score for _, score in alone)
+
+
+@pytest.mark.parametrize(("images", "watched"), [(1, False), (3, True)])
+def test_a_task_is_watched_over_unless_all_its_images_must_end_in_time(settings, images, watched):
+    """Each image may take its whole time; a task of several could come far past the deadline in the request's own thread."""
+    threads = set()
+
+    class Watched(ToyImages):
+        def load(self, uri: str, task_id: int | None) -> ToyImage:
+            threads.add(threading.current_thread())
+            return super().load(uri, task_id)
+
+    config = parse_label_config(BRUSH.replace('value="$image"', 'valueList="$images"'))
+    own = settings.model_copy(update={"image_timeout_s": 40.0})
+    predictor = Predictor(config, toy_model(), Watched(), own, deadline=time.monotonic() + 100)
+    task = {"data": {"images": ["a"] * images}}
+    assert predictor.predict([task])[0]["score"] is not None
+    click = {"type": "keypoint", "to_name": "image", "value": {"x": 50, "y": 50}}
+    predictor.answer(task, {"result": [click]})
+    assert (threading.current_thread() not in threads) is watched
