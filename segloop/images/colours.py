@@ -22,6 +22,10 @@ _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _UNSEEN = 2
 #: Levels of each channel that profiles are tried on.
 _LEVELS = 5
+#: Profiles of so many bytes and below are kept, the latest few, with how they convert: those of printers have some 3 MB.
+_REMEMBERED_BYTES = 1 << 22
+
+_Conversion = tuple[str, ImageCms.ImageCmsTransform]
 #: The value of PNG's gAMA chunk that stands for sRGB.
 _SRGB_GAMMA = 0.45455
 
@@ -77,13 +81,16 @@ def _to_srgb(image: Pillow.Image, info: Mapping[Any, Any]) -> Pillow.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-@lru_cache(maxsize=16)
-def _conversion(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+def _conversion(profile: bytes, mode: str) -> _Conversion | None:
     """How pixels of `mode` come to sRGB by an ICC profile: the mode to bring them to first, and the conversion.
 
     None where a browser shows them as they are: the profile describes other pixels, is broken, or is sRGB itself. The
     rendering intent is Chromium's, relative colorimetric.
     """
+    return _remembered(profile, mode) if len(profile) <= _REMEMBERED_BYTES else _made(profile, mode)
+
+
+def _made(profile: bytes, mode: str) -> _Conversion | None:
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         source = _MODES.get(opened.profile.xcolor_space)
@@ -99,6 +106,9 @@ def _conversion(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransf
     except Exception:  # noqa: BLE001 - a browser passes over a profile that it cannot read, too
         return None
     return (source, convert) if np.abs(moved).max() > _UNSEEN else None
+
+
+_remembered = lru_cache(maxsize=16)(_made)
 
 
 def _gamma_table(gamma: float) -> list[int]:

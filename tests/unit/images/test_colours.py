@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image, ImageCms
 
 from segloop.images import decode
 from segloop.images.colours import _conversion
-from tests.icc_profiles import ADOBE_RGB, LINEAR_GREY, SWAPPED, cmyk_profile
+from tests.icc_profiles import ADOBE_RGB, LINEAR_GREY, SWAPPED, cmyk_profile, padded
 from tests.odd_images import animated, chunk, encoded, jpeg, picture, png, png_with, see_through, small_gif_frame
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -128,3 +129,18 @@ def test_transparency_is_white_for_every_mode() -> None:
     assert (expected[:, 0] == 255).all()
     lossless = decode(encoded(clear, "WEBP", lossless=True), max_pixels=10**6)
     assert np.abs(lossless.astype(int) - expected).max() <= 2
+
+
+def test_large_profiles_are_not_kept() -> None:
+    """Sixteen of the largest that are followed would take half a gigabyte, for good."""
+    data = encoded(picture(), "PNG", icc_profile=padded(SWAPPED, 8_000_000))
+    tracemalloc.start()
+    try:
+        wanted = decode(encoded(picture(), "PNG", icc_profile=SWAPPED), max_pixels=10**6)
+        before, _ = tracemalloc.get_traced_memory()
+        found = decode(data, max_pixels=10**6)
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert (found == wanted).all()
+    assert kept < 1_000_000
