@@ -6,7 +6,7 @@ import logging
 from functools import partial
 
 from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from segloop.backend import Backend
 from segloop.errors import Busy, SegloopError
@@ -70,7 +70,10 @@ def _http_error(log: RefusalLog, error: HTTPException) -> Response:
     if error.description == type(error).description:  # werkzeug's own sentence, which names no kind of error
         text = f"{error.name}: {text}"
     log.note(text, status)
-    return refusal(text, status)
+    response = refusal(text, status)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response
 
 
 def _unknown_error(error: Exception) -> Response:

@@ -197,7 +197,8 @@ def test_a_body_beyond_the_limit_is_refused(world):
 
 def test_unknown_routes_methods_projects_and_jobs(world):
     assert world.client.get("/nowhere").status_code == 404
-    assert world.client.get("/predict").status_code == 405
+    not_allowed = world.client.get("/predict")
+    assert (not_allowed.status_code, not_allowed.headers["Allow"]) == (405, "OPTIONS, POST")
     assert world.client.get("/is_training?project=999").status_code == 400
     assert world.client.get("/is_training").status_code == 400
     assert world.client.post("/versions", json={"project": "999"}).status_code == 400
