@@ -1,7 +1,7 @@
 """Image files of more parts than an image has: made to take minutes or memory before a pixel is there.
 
 Pillow walks through headers in Python and unpacks the tables of a TIFF, libjpeg goes over all pixels for each scan: a small
-file may keep a thread, and all others with it, for hours.
+file may keep a thread, and all others with it, for minutes.
 """
 
 from __future__ import annotations
