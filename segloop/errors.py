@@ -121,6 +121,12 @@ class ModelRemoved(RegistryError):
     http_status = 409
 
 
+class ChampionMoved(RegistryError):
+    """A promotion that was decided on against a champion which is not the one any more."""
+
+    http_status = 409
+
+
 class DiskError(SegloopError):
     """This machine's disk is full or fails."""
 

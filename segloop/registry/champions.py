@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
-from segloop.errors import ModelRemoved, RegistryError
+from segloop.errors import ChampionMoved, ModelRemoved, RegistryError
 from segloop.project_ids import project_id
 from segloop.registry.generations import GenerationIndex, Generations
 from segloop.registry.removal import RemovedModels
@@ -52,9 +52,20 @@ class Champions:
         """The version that the project serves, or None; one small read."""
         return self._read(project)[0]
 
-    def promote(self, project: str, version: str, reason: str) -> Champion:
+    def promote(self, project: str, version: str, reason: str, instead_of: int | None = None) -> Champion:
         """Make a version the champion; see `Registry.promote`."""
-        return self._swap(project, lambda current: version, reason)
+
+        def chosen(current: Champion | None) -> str:
+            generation = 0 if current is None else current.generation
+            is_served = current is not None and current.version == version
+            if instead_of is not None and generation != instead_of and not is_served:
+                served = "no version" if current is None else current.version
+                raise ChampionMoved(
+                    f"project {project_id(project)} now serves {served}, changed meanwhile; compare {version} again"
+                )
+            return version
+
+        return self._swap(project, chosen, reason)
 
     def rollback(self, project: str, reason: str) -> Champion:
         """Make the version that was served before the champion the champion again. A second call goes one further back.

@@ -259,16 +259,20 @@ class Registry:
         """
         return self._champions.generations(known)
 
-    def promote(self, project: str, version: str, reason: str) -> Champion:
+    def promote(self, project: str, version: str, reason: str, *, instead_of: int | None = None) -> Champion:
         """Make a version the champion, once its files are verified; promoting the champion changes nothing.
+
+        Args:
+            instead_of: the generation of the champion that it is to replace (0: there is none); None: whichever it is.
 
         Raises:
             VersionNotFound: the project has no such version.
             ModelRemoved: there is nothing of it left to serve.
+            ChampionMoved: the champion is another than the one that it is to replace.
             RegistryError: one of its files is missing or damaged.
         """
         self.get(project, version)
-        return self._champions.promote(project, version, reason)
+        return self._champions.promote(project, version, reason, instead_of)
 
     def rollback(self, project: str, reason: str) -> Champion:
         """Make the version that was served before the champion the champion again. A second call goes one further back.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes, Compared
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked
-from segloop.registry import open_registry
+from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from segloop.trainers.base import RunStatus
 from segloop.versions import PromotionDecision
@@ -175,6 +176,30 @@ def test_a_rollback_during_the_comparison_is_compared_with(context: JobContext) 
     champion = context.registry.champion(PROJECT)
     assert champion is not None
     assert champion.version == result["version"] not in (first["version"], second["version"])
+
+
+def test_a_rollback_while_the_candidates_files_are_verified_is_compared_with(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrain(context), retrain(context)
+    compared = scores(0.7, 0.6, 0.8)
+    honest = Registry.bundle
+    verified: list[str] = []
+
+    def bundle(registry: Registry, project: str, version: str, files: Collection[str] | None = None) -> Path:
+        if files is None and not verified:
+            verified.append(version)
+            registry.rollback(PROJECT, "somebody")
+        return honest(registry, project, version, files)
+
+    monkeypatch.setattr(Registry, "bundle", bundle)
+    result = run_retrain(replace(context, compare=compared), PROJECT, begin(context.jobs))
+    # 0.7 wins against the second's 0.6, but loses against the 0.8 of the first, which is served by then
+    assert not result["promoted"]
+    assert "0.8000" in result["reason"]
+    champion = context.registry.champion(PROJECT)
+    assert champion is not None
+    assert champion.version != result["version"]
 
 
 def test_a_second_comparison_outlives_a_kill_after_its_promotion(context: JobContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Literal, Unpack
 
 from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
 from segloop.errors import (
+    ChampionMoved,
     DiskError,
     DiskFull,
     EngineError,
@@ -294,14 +296,20 @@ class Retrain:
 
     def promote(self, candidate: Candidate, verdict: Verdict) -> tuple[Verdict, bool]:
         """Make the candidate the champion, if the verdict says so; the verdict that decided, and whether it is served."""
-        while not verdict.holds(champion := self.context.registry.champion(self.project)):
-            # Somebody rolled back or promoted meanwhile: the candidate has to win against what is served now.
-            verdict = self.compare(candidate, verdict.version)
-        if verdict.made(champion):
-            return verdict, True
-        if verdict.decision.act:
-            self.context.registry.promote(self.project, verdict.version, verdict.decision.reason)
-        return verdict, verdict.decision.act
+        registry = self.context.registry
+        while True:
+            champion = registry.champion(self.project)
+            if not verdict.holds(champion):
+                # Somebody rolled back or promoted meanwhile: the candidate has to win against what is served now.
+                verdict = self.compare(candidate, verdict.version)
+                continue
+            if verdict.made(champion) or not verdict.decision.act:
+                return verdict, verdict.made(champion)
+            reason = verdict.decision.reason
+            # it verifies the candidate's files first, for which S3 may take minutes
+            with contextlib.suppress(ChampionMoved):
+                registry.promote(self.project, verdict.version, reason, instead_of=verdict.generation)
+                return verdict, True
 
     def announce(self, version: str) -> None:
         """Title the backend in Label Studio with the version that is served now, and have it predict the tasks."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from segloop.errors import RegistryError, VersionNotFound
+from segloop.errors import ChampionMoved, RegistryError, VersionNotFound
 from segloop.registry import Registry, open_registry
 from segloop.registry.store import Blob, FolderStore, Store
 from segloop.settings import Settings
@@ -104,6 +104,19 @@ def test_a_promotion_and_a_rollback_that_lose_a_race(tmp_path: Path, make_bundle
     champion = registry.champion(PROJECT)
     assert champion is not None
     assert champion.version == one
+
+
+def test_a_promotion_instead_of_one_champion_leaves_another_alone(
+    registry: Registry, make_bundle: Callable[..., Path]
+) -> None:
+    one, two = (registry.add(PROJECT, make_bundle(b"%d" % number), make_info()) for number in range(2))
+    first = registry.promote(PROJECT, one, "", instead_of=0)
+    with pytest.raises(ChampionMoved, match=f"now serves {one}, changed meanwhile"):
+        registry.promote(PROJECT, two, "", instead_of=0)
+    assert registry.champion(PROJECT) == first
+    assert registry.promote(PROJECT, two, "", instead_of=first.generation).version == two
+    # what it asks for is so already
+    assert registry.promote(PROJECT, two, "", instead_of=first.generation).generation == 2
 
 
 def _promote_many(store_url: str, data_dir: str, versions: list[str], barrier: Any) -> None:
