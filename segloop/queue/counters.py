@@ -49,6 +49,10 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.2g}")
 
 
+def _counted_key(job_id: str) -> str:
+    return f"segloop:tallied:{job_id}"
+
+
 class Counters:
     """Queue depths and job counters."""
 
@@ -86,7 +90,7 @@ class Counters:
     @reaching_redis
     def count_retrain(self, job_id: str, recipe: Recipe, outcome: Outcome, seconds: float | None = None) -> None:
         """Count the end of a retrain, once however often it is told; `seconds` is how long its training took."""
-        counted = f"segloop:tallied:{job_id}"
+        counted = _counted_key(job_id)
 
         def attempt(pipe: Any) -> None:
             known = pipe.exists(counted)
@@ -100,6 +104,11 @@ class Counters:
                 pipe.hincrbyfloat(_TALLIES, f"seconds/{recipe}", seconds)
 
         self._connection.transaction(attempt, counted)
+
+    @reaching_redis
+    def is_counted(self, job_id: str) -> bool:
+        """Whether the end of a retrain is counted."""
+        return bool(self._redis.exists(_counted_key(job_id)))
 
     @reaching_redis
     def count_prelabelled(self, predicted: int, failed: int) -> None:

@@ -266,6 +266,12 @@ class Jobs:
         watched = ("retrain", "changes", "recent", "rerun")
         return self._connection.transaction(attempt, *(key_of(project, name) for name in watched))
 
+    @reaching_redis
+    def has_ended(self, project: str, job_id: str) -> bool:
+        """Whether a retrain ended before, and is run again because its worker died before it had said so."""
+        live = self.connection.get(key_of(project, "retrain"))
+        return (live is None or live.decode() != job_id) and self.counters.is_counted(job_id)
+
     # -- follow
 
     @reaching_redis

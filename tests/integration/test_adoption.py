@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from segloop.dataset import MANIFEST, ProjectSplits
 from segloop.errors import LabelStudioUnreachable, TrainerUnavailable, TrainingError
 from segloop.policy import Changes, RetrainDecision
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs, Parked, remember, take_up
+from segloop.settings import Settings
 from segloop.trainers.base import Run, RunStatus
 from tests.aws.route_jobs import learnt, take
 from tests.job_context import PROJECT, FakeTrainer, Fuse, Killed, begin, queued, reconcile_all, retrain, scores
@@ -97,6 +99,20 @@ def test_killed_anywhere_it_ends_the_same(context: JobContext, tmp_path: Path, a
         if not killed:
             break
     assert burns_at > 15, "the fuse should have burned in many places"
+
+
+def test_an_adoption_that_has_ended_is_not_run_again(context: JobContext, tmp_path: Path, settings: Settings) -> None:
+    job_id = taken_up(context)
+    fuse = Fuse(1, after=True)
+    with pytest.raises(Killed):
+        adopt(replace(context, jobs=fuse.wrap(context.jobs, ("finish_retrain",))), tmp_path, job_id)
+    shutil.rmtree(settings.data_dir / "runs")  # another host runs it
+    after = begin(context.jobs)
+    assert adopt(context, tmp_path, job_id)["promoted"]
+    live = context.jobs.live_retrain(PROJECT)
+    assert live is not None
+    assert live["job"] == after
+    assert not (settings.data_dir / "runs").exists()
 
 
 def follower(tmp_path: Path, training: str = JOB, parent: str | None = None, **own: Any) -> FakeFollower:

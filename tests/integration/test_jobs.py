@@ -18,7 +18,7 @@ import pytest
 from rq.serializers import JSONSerializer
 
 from segloop.dataset import load_manifest
-from segloop.errors import RegistryError, TrainingStopped
+from segloop.errors import RegistryError, TrainingError, TrainingStopped
 from segloop.images import Blob
 from segloop.images import Image as SourceImage
 from segloop.policy import Changes, Compared
@@ -119,6 +119,36 @@ def test_a_retrain_killed_anywhere_ends_the_same(
         if not killed:
             break
     assert burns_at > 20, "the fuse should have burned in many places"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_retrain_that_has_ended_is_not_run_again(context: JobContext, settings: Settings, fails: bool) -> None:
+    """Its worker died, or was stopped, after it had queued the next one and before it had said that it is done."""
+    retrain(context)
+    context.trainer.states += [RunStatus("failed", reason="The loss is NaN.")] * fails  # type: ignore[attr-defined]
+    job_id = begin(context.jobs)
+    fuse = Fuse(1, after=True)
+    with pytest.raises(Killed):
+        run_retrain(replace(context, jobs=fuse.wrap(context.jobs, ("finish_retrain",))), PROJECT, job_id)
+    # another worker runs the next one
+    context.jobs.changes.record(PROJECT, [1, 2, 3])
+    after = begin(context.jobs)
+    trainer = FakeTrainer([RunStatus("running")], poll_later_s=1)
+    with pytest.raises(Parked):
+        run_retrain(replace(context, trainer=trainer), PROJECT, after)
+    submitted = len(context.trainer.submitted)  # type: ignore[attr-defined]
+    if fails:
+        with pytest.raises(TrainingError, match="NaN"):
+            run_retrain(context, PROJECT, job_id)
+    else:
+        result = run_retrain(context, PROJECT, job_id)
+        champion = context.registry.champion(PROJECT)
+        assert champion is not None
+        assert (result["version"], result["promoted"]) == (champion.version, True)
+    assert len(context.trainer.submitted) == submitted  # type: ignore[attr-defined]
+    assert [path.name for path in (settings.data_dir / "runs" / PROJECT).iterdir()] == [after]
+    assert context.jobs.live_retrain(PROJECT) is not None
+    assert run_retrain(replace(context, trainer=trainer), PROJECT, after)["version"]
 
 
 def test_second_snapshot_loads_no_image_and_says_what_it_does(context: JobContext) -> None:

@@ -11,7 +11,7 @@ from segloop.dataset import MANIFEST, read_manifest
 from segloop.errors import SegloopError, SettingsError, TrainerUnavailable, TrainingError, VersionNotFound
 from segloop.queue import OUTAGES, Adopted, JobTimeout, Parked, remember, route_reason, take_up
 from worker.jobs.context import JobContext, project_id_of
-from worker.jobs.retrain import Retrain
+from worker.jobs.retrain import Retrain, ended_result
 from worker.jobs.run_state import Candidate, RetrainResult
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def run_adopt(context: JobContext, project: str, training: AdoptedTraining, job_
         Parked: the training goes on, or another retrain of the project is under way; this is to be called again.
         Those of `run_retrain`.
     """
+    if context.jobs.has_ended(project, job_id):
+        return ended_result(context, project, job_id)
     retrain = Retrain(replace(context, trainer=training), project, job_id, context.settings_of(project))
     live = context.jobs.claim_retrain(project, job_id)
     if live is not None:

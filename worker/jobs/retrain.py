@@ -68,8 +68,29 @@ def run_retrain(context: JobContext, project: str, job_id: str) -> RetrainResult
         DiskError: this machine's disk fails.
         DiskFull, ImageUnavailable, LabelStudioUnreachable, QueueUnavailable, RegistryError, TrainerUnavailable: try again later.
     """
+    if context.jobs.has_ended(project, job_id):
+        return ended_result(context, project, job_id)
     retrain = Retrain.begin(context, project, job_id)
     return retrain.finish(retrain.work)
+
+
+def ended_result(context: JobContext, project: str, job_id: str) -> RetrainResult:
+    """What a retrain returned that has ended, as far as its progress tells. The next may be under way, and its folder gone.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    progress = context.jobs.job_status(job_id)["progress"] or {}
+    reason = str(progress.get("message", ""))
+    if progress.get("phase") in ("failed", "stopped"):
+        raise TrainingError(reason)
+    known = read_state(Retrain(context, project, job_id, context.settings).folder / "run.json", Beginning)
+    return {
+        "version": progress.get("version"),
+        "promoted": progress.get("promoted", False),
+        "recipe": "full" if known is None else known.recipe,
+        "reason": reason,
+    }
 
 
 @dataclass(frozen=True)
