@@ -34,6 +34,7 @@ from segloop.errors import (
     TrainingError,
     VersionNotFound,
 )
+from segloop.policy import RetrainDecision
 from segloop.processes import die_with_parent
 from segloop.queue import (
     OUTAGES,
@@ -45,7 +46,7 @@ from segloop.queue import (
     route_reason,
     take_up,
 )
-from segloop.queue.names import ADOPT, RETRAIN
+from segloop.queue.names import ADOPT, MAX_RETRIES, RETRAIN
 from segloop.queue.own import OwnJob, OwnQueue
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
@@ -284,16 +285,24 @@ class Worker(rq.Worker):
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
     def _give_up(self, job: Job) -> None:
-        """Have the changes of a retrain that has failed for good count again, where it could not see to that itself."""
+        """End a retrain that has failed for good and could not see to that itself: it died, or it could not even begin.
+
+        Its changes count again, and it is counted and told of as any that failed.
+        """
         project = str(job.meta.get("project"))
-        folder = self._settings.data_dir.absolute() / "runs" / project / job.id
-        if isinstance(self._error, (SegloopError, JobTimeout)) or not folder.is_dir():
+        if not self._jobs.is_retrain(project, job.id):
             return
+        # of one that ran on another host, this one has no folder
+        folder = self._settings.data_dir.absolute() / "runs" / project / job.id
         try:
             forget_snapshot(open_registry(self._settings), project, job.id, folder)
         except (RegistryError, OSError) as error:
             logger.warning("job %s: %s", job.id, error)
-        self._jobs.changes.restore(project)
+        self._jobs.report(job.id, {"phase": "failed", "message": _why(self._error)})
+        self._jobs.counters.count_retrain(job.id, self._jobs.recipe(project), "failed")
+        self._jobs.finish_retrain(project, job.id, lambda *_: RetrainDecision(False, "It failed."), failed=True)
+        if self._settings.tells_studio:
+            self._jobs.enqueue_feedback(project)
 
     def _delay_s(self, job: Job, error: BaseException | None) -> float | None:
         """In how many seconds a job that raised this runs again; None if it has failed."""
@@ -331,6 +340,13 @@ class Worker(rq.Worker):
         if self.horse_pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.horse_pid, signal.SIGTERM)
+
+
+def _why(error: BaseException | None) -> str:
+    """Why a retrain is given up: what it raised, or that it died."""
+    if error is None:
+        return f"Its process died {MAX_RETRIES + 1} times."
+    return str(error) if isinstance(error, SegloopError) else f"{type(error).__name__}: {error}"
 
 
 def _interrupt(signum: int, frame: object) -> None:

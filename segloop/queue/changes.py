@@ -70,13 +70,3 @@ class ChangedTasks:
             pipe.sunionstore(taken, taken, key_of(project, "changes" if full else "recent"))
             pipe.delete(key_of(project, "recent"), *(key_of(project, name) for name in ("changes", "rerun") if full))
             return int(pipe.execute()[0])
-
-    @reaching_redis
-    def restore(self, project: str) -> None:
-        """Put the changes that a retrain took, but could not use, back."""
-        taken = key_of(project, "taken")
-        with self._redis.pipeline() as pipe:
-            for name in ("changes", "recent"):
-                pipe.sunionstore(key_of(project, name), taken, key_of(project, name))
-            pipe.delete(taken)
-            pipe.execute()

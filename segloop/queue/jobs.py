@@ -267,10 +267,15 @@ class Jobs:
         return self._connection.transaction(attempt, *(key_of(project, name) for name in watched))
 
     @reaching_redis
+    def is_retrain(self, project: str, job_id: str) -> bool:
+        """Whether a job is the project's retrain, and has not seen to its own end."""
+        live = self.connection.get(key_of(project, "retrain"))
+        return live is not None and live.decode() == job_id
+
+    @reaching_redis
     def has_ended(self, project: str, job_id: str) -> bool:
         """Whether a retrain ended before, and is run again because its worker died before it had said so."""
-        live = self.connection.get(key_of(project, "retrain"))
-        return (live is None or live.decode() != job_id) and self.counters.is_counted(job_id)
+        return self.counters.is_counted(job_id) and not self.is_retrain(project, job_id)
 
     # -- follow
 

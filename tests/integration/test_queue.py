@@ -100,7 +100,7 @@ def test_taken_changes_come_back_with_those_that_followed(jobs: Jobs) -> None:
     jobs.changes.record(PROJECT, [2, 3])
     assert jobs.changes.take(PROJECT) == 3
     jobs.changes.record(PROJECT, [4])
-    jobs.changes.restore(PROJECT)
+    jobs.finish_retrain(PROJECT, "job", asked, failed=True)
     assert jobs.changes.count(PROJECT) == Changes(4, 4)
 
 
