@@ -97,15 +97,15 @@ class Jobs:
     # -- enqueue
 
     @reaching_redis
-    def enqueue_retrain(self, project: str, reason: str, recipe: Recipe = "full") -> Enqueued:
+    def enqueue_retrain(self, project: str, reason: str, recipe: Recipe = "full", *, again: str = "") -> Enqueued:
         """Queue a retrain, or join the project's live one.
 
         A full one that joins a quick one makes it full, if that has not begun; joining one that already runs asks
         for one more run after it, if anything changed since its snapshot. A quick one that joins adds nothing: what
         changed is counted, and the end of the live one decides upon it. A live one whose worker is gone is put back
-        into the queue.
+        into the queue. `again` is the id of a retrain that Redis has lost, and that goes on.
         """
-        fresh = self._job(RETRAIN, (project,), reason)
+        fresh = self._job(RETRAIN, (project,), reason, name=again.rpartition("-")[2])
 
         def attempt(pipe: Any) -> Enqueued:
             live = self.recovery.live(key_of(project, "retrain"), pipe)
@@ -276,6 +276,12 @@ class Jobs:
     def has_ended(self, project: str, job_id: str) -> bool:
         """Whether a retrain ended before, and is run again because its worker died before it had said so."""
         return self.counters.is_counted(job_id) and not self.is_retrain(project, job_id)
+
+    @reaching_redis
+    def is_lost(self, project: str, job_id: str) -> bool:
+        """Whether Redis knows nothing of a retrain that has not ended: neither its job nor its end."""
+        last = self.connection.get(key_of(project, "last"))
+        return self.fetch(job_id) is None and (last is None or last.decode() != job_id)
 
     # -- follow
 

@@ -13,13 +13,16 @@ from segloop.errors import (
     LabelStudioNotFound,
 )
 from segloop.labelstudio import Totals
-from segloop.policy import Changes
+from segloop.policy import Changes, Recipe
 from segloop.projects import Projects
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Parked
 from segloop.registry import Registry
 from segloop.settings import Settings
+from segloop.trainers.base import RunStatus
+from tests.aws.route_jobs import take
 from tests.job_context import (
     PROJECT,
+    FakeTrainer,
     Fuse,
     Killed,
     begin,
@@ -32,6 +35,7 @@ from tests.toys import BRUSH, toy_model
 from worker.jobs.context import JobContext
 from worker.jobs.prelabel import run_prelabel
 from worker.jobs.reconcile import run_reconcile
+from worker.jobs.retrain import run_retrain
 
 # -- prelabel
 
@@ -161,6 +165,29 @@ def test_reconcile_leaves_a_live_retrain_alone(context: JobContext) -> None:
     begin(context.jobs)
     assert reconcile_all(context) == {"queued": []}
     assert context.jobs.changes.count(PROJECT) == Changes(0, 0)
+
+
+@pytest.mark.parametrize("recipe", ["full", "quick"])
+def test_a_retrain_that_redis_lost_goes_on(context: JobContext, settings: Settings, recipe: Recipe) -> None:
+    """Its snapshot covers ten changes, which would never count again."""
+    own = settings.model_copy(update={"weights": "coco", "retrain_threshold": 50})
+    world = replace(context, settings=own, trainer=FakeTrainer([RunStatus("running")], poll_later_s=1))
+    context.jobs.changes.record(PROJECT, range(1, 11))
+    job_id = begin(context.jobs, recipe=recipe)
+    with pytest.raises(Parked):
+        run_retrain(world, PROJECT, job_id)
+    assert reconcile_all(world) == {"queued": []}
+    context.jobs.connection.flushall()
+    assert reconcile_all(world) == {"queued": [job_id]}
+    assert reconcile_all(world) == {"queued": []}
+    take(context.jobs, job_id)
+    result = run_retrain(world, PROJECT, job_id)
+    assert (result["promoted"], result["recipe"]) == (True, recipe)
+    assert len(world.trainer.submitted) == 1  # type: ignore[attr-defined]
+    # it has ended, and nobody takes it for lost again
+    context.jobs.connection.flushall()
+    run_reconcile(world, PROJECT)
+    assert queued(context.jobs, RETRAIN_QUEUE) == []
 
 
 def test_reconcile_tells_of_a_rollback(context: JobContext) -> None:

@@ -33,7 +33,8 @@ class Mark:
 @dataclass(frozen=True)
 class SnapshotState:
     """snapshot.json of a project: the mark from which changes count toward the next full retrain; where a quick one's
-    snapshot came later, that from which they count toward the next quick one; and the job that took the last snapshot.
+    snapshot came later, that from which they count toward the next quick one; and the job that took the last snapshot, until
+    it has ended.
 
     `failed_since` and `failed_revision` are the mark of a retrain that failed: its changes count again, and begin another
     one by themselves only together with some that came after it.
@@ -77,11 +78,18 @@ def note_snapshot(registry: Registry, project: str, folder: Path, state: Snapsho
     state.write(registry, project)
 
 
+def end_snapshot(registry: Registry, project: str, job: str) -> None:
+    """Note that a retrain has ended well: Redis may forget it now."""
+    state = SnapshotState.read(registry, project)
+    if state.job == job:
+        replace(state, job="").write(registry, project)
+
+
 def forget_snapshot(registry: Registry, project: str, job: str, folder: Path) -> None:
     """Have the changes that a failed retrain's snapshot covers count again, as they did before it."""
     state = SnapshotState.read(registry, project)
     if state.job == job:
-        state = read_state(folder / "earlier.json", SnapshotState) or state
+        state = replace(read_state(folder / "earlier.json", SnapshotState) or state, job="")
     mark = read_state(folder / "mark.json", Mark) or Mark(datetime.now(UTC).isoformat())
     replace(state, failed_since=mark.since, failed_revision=mark.revision).write(registry, project)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from segloop.accept import read_accept
 from segloop.errors import LabelStudioNotFound, SegloopError
-from segloop.policy import should_retrain
+from segloop.policy import Recipe, should_retrain
 from segloop.projects import note_gone
 from segloop.queue import OUTAGES
 from worker.jobs.context import JobContext, project_id_of, set_backend_title, thresholds, titled_version
@@ -59,6 +59,12 @@ def _is_there(context: JobContext, project: str) -> bool:
     return True
 
 
+def _is_lost(context: JobContext, project: str, state: SnapshotState) -> bool:
+    """Whether Redis lost the retrain that took the last snapshot: what changed before that counts no more by itself."""
+    # an adopted one is found by `take_up_missed`, and goes on as the same job too
+    return state.job.startswith("retrain-") and context.jobs.is_lost(project, state.job)
+
+
 def _reconcile(context: JobContext, project: str, step_aside: Callable[[], None]) -> Iterator[str]:
     champion = context.registry.champion(project)
     if champion is not None and champion.version != titled_version(context, project):
@@ -70,6 +76,12 @@ def _reconcile(context: JobContext, project: str, step_aside: Callable[[], None]
     point_out_suspects(context, project)
     # A live retrain's snapshot may cover what changed, and its end decides upon the rest.
     if context.jobs.live_retrain(project) is not None:
+        return
+    state = SnapshotState.read(context.registry, project)
+    if _is_lost(context, project, state):
+        reason = "Redis lost the retrain that was under way; it goes on."
+        recipe: Recipe = "quick" if state.quick else "full"
+        yield context.jobs.enqueue_retrain(project, reason, recipe, again=state.job).job_id
         return
     with open_mirror(context, project) as mirror:
         sync_mirror(context, mirror, project, lambda _: step_aside())

@@ -37,7 +37,7 @@ from worker.jobs.bias import held_out_bias
 from worker.jobs.context import JobContext, set_backend_title, thresholds
 from worker.jobs.feedback import Feedback, tell_outcome
 from worker.jobs.guided import inherited_head
-from worker.jobs.mirrors import Mark, SnapshotState, forget_snapshot, note_snapshot
+from worker.jobs.mirrors import Mark, SnapshotState, end_snapshot, forget_snapshot, note_snapshot
 from worker.jobs.outage import outlasted_h
 from worker.jobs.run_state import (
     Beginning,
@@ -378,6 +378,7 @@ class Retrain:
         self.report(phase="done", message=result["reason"], version=version, promoted=promoted)
         outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
         self.context.jobs.counters.count_retrain(self.job_id, self.recipe, outcome, result.get("seconds"))
+        end_snapshot(self.context.registry, self.project, self.job_id)
         self._queue_next()
         return result
 
