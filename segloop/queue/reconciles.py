@@ -34,20 +34,26 @@ class Reconciles:
     @reaching_redis
     def plan(self, projects: Callable[[], Iterable[str]]) -> bool:
         """Once in `reconcile_s`, by whichever worker: give each new project its time, and forget those that are gone; whether
-        it was this one.
+        it was this one. Where `reconcile_s` was longer before, what it put off for longer than now is due sooner.
 
         Args:
             projects: asks for the keys of all projects.
         """
-        if not self._redis.set(_PLANNED, 1, nx=True, px=max(1, int(self._interval_s * 1000))):
-            return False
+        interval_ms = max(1, int(self._interval_s * 1000))
+        if not self._redis.set(_PLANNED, 1, nx=True, px=interval_ms):
+            if self._redis.pttl(_PLANNED) <= interval_ms:
+                return False
+            self._redis.set(_PLANNED, 1, px=interval_ms)
         now = time.time()
-        known = {key.decode() for key in self._redis.zrange(_DUE, 0, -1)}
+        known = {key.decode(): at for key, at in self._redis.zrange(_DUE, 0, -1, withscores=True)}
         wanted = set(projects())
         with self._redis.pipeline(transaction=False) as pipe:
-            if new := {key: now + self._offset_s(key) for key in wanted - known}:
+            if new := {key: now + self._offset_s(key) for key in wanted - known.keys()}:
                 pipe.zadd(_DUE, new, nx=True)
-            if gone := known - wanted:
+            # by two intervals: clocks of hosts differ
+            if late := {key: now + self._offset_s(key) for key, at in known.items() if at > now + 2 * self._interval_s}:
+                pipe.zadd(_DUE, late, lt=True, xx=True)
+            if gone := known.keys() - wanted:
                 pipe.zrem(_DUE, *gone)
             pipe.execute()
         return True

@@ -58,6 +58,23 @@ def test_two_workers_do_not_take_the_same_project(reconciles: Reconciles, monkey
     assert sorted(told) == sorted(f"{number}.1" for number in range(15))
 
 
+def test_a_shorter_interval_holds_at_once(jobs: Jobs, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    day, minute = (
+        Reconciles(jobs._connection, settings.model_copy(update={"reconcile_s": seconds}))
+        for seconds in (86400.0, 60.0)
+    )
+    day.plan(lambda: ["1.1", "2.1"])
+    now += 86400
+    assert sorted(day.due()) == ["1.1", "2.1"]
+    # somebody restarts the workers with another setting
+    assert minute.plan(lambda: ["1.1", "2.1", "3.1"])
+    assert not minute.plan(lambda: ["1.1", "2.1", "3.1"])
+    now += 60
+    assert sorted(minute.due()) == ["1.1", "2.1", "3.1"]
+
+
 def test_projects_that_are_gone_are_forgotten(
     reconciles: Reconciles, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
