@@ -13,6 +13,7 @@ from uuid import uuid4
 from rq import Retry
 from rq.exceptions import DuplicateJobError
 from rq.job import Job
+from rq.job import JobStatus as JobState
 
 from segloop.errors import JobNotFound
 from segloop.metrics.curves import CurvesByName
@@ -28,7 +29,6 @@ from segloop.queue.names import (
     LOOK_UP,
     MAX_RETRIES,
     PRELABEL,
-    PRELABEL_QUEUE,
     QUEUE_OF,
     RECONCILE,
     RESULT_TTL_S,
@@ -155,7 +155,7 @@ class Jobs:
     def enqueue_prelabel(self, project: str, version: str) -> Enqueued:
         """Queue the prediction of a project's unlabelled tasks with a version, or join the live job that does it.
 
-        Replaces a queued job of another version; one that runs ends by itself when it sees the new champion.
+        Replaces a job of another version that waits; one that runs ends by itself when it sees the new champion.
         """
         fresh = self._job(PRELABEL, (project, version), version)
 
@@ -165,7 +165,8 @@ class Jobs:
             if live is not None:
                 if list(live.args) == [project, version]:
                     return Enqueued(live.id, joined=True)
-                pipe.lrem(self.queue(PRELABEL_QUEUE).key, 0, live.id)
+                if live.get_status(refresh=False) != JobState.STARTED:
+                    self._cancel(live, pipe)
             return self._enqueue(fresh, key_of(project, "prelabel"), pipe)
 
         return self._connection.transaction(attempt, key_of(project, "prelabel"))
@@ -347,6 +348,14 @@ class Jobs:
             meta={"kind": kind, "project": project, "reason": reason},
             retry=Retry(max=MAX_RETRIES),
         )
+
+    def _cancel(self, job: Job, pipe: Any) -> None:
+        """Take a job off the queue that waits there, or for its time to run again."""
+        queue = self.queue(job.origin)
+        pipe.lrem(queue.key, 0, job.id)
+        pipe.zrem(queue.scheduled_job_registry.key, job.id)
+        job.set_status(JobState.CANCELED, pipeline=pipe)
+        pipe.expire(Job.key_for(job.id), RESULT_TTL_S)
 
     def _enqueue(self, job: Job, pointer: str, pipe: Any) -> Enqueued:
         pipe.set(pointer, job.id)

@@ -6,10 +6,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rq.executions import Execution
 
 from segloop.errors import JobNotFound
 from segloop.policy import Changes, Live, Recipe, RetrainDecision, Thresholds, should_rerun
 from segloop.queue import PRELABEL_QUEUE, RECONCILE_QUEUE, Enqueued, Jobs
+from segloop.queue.names import RESULT_TTL_S
 from segloop.settings import Settings
 from tests.queues import PROJECT, jobs, queued, settings, take, valkey
 
@@ -251,9 +253,25 @@ def test_a_newer_prelabel_replaces_a_queued_one_and_follows_a_running_one(jobs: 
     assert jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa") == Enqueued(old.job_id, joined=True)
     new = jobs.enqueue_prelabel(PROJECT, "v2-bbbbbbbb")
     assert queued(jobs, PRELABEL_QUEUE) == [new.job_id]
+    # the old one says what became of it, and does not stay in Redis for ever
+    assert jobs.job_status(old.job_id)["job_status"] == "canceled"
+    assert 0 < jobs.connection.ttl(f"rq:job:{old.job_id}") <= RESULT_TTL_S
     assert take(jobs, PRELABEL_QUEUE) == new.job_id
     newest = jobs.enqueue_prelabel(PROJECT, "v3-cccccccc")
     assert queued(jobs, PRELABEL_QUEUE) == [newest.job_id]
+    assert jobs.job_status(new.job_id)["job_status"] == "started"
+
+
+def test_a_newer_prelabel_replaces_one_that_waits_for_an_outage_to_end(jobs: Jobs) -> None:
+    old = jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa").job_id
+    assert take(jobs, PRELABEL_QUEUE) == old
+    queue = jobs.queue(PRELABEL_QUEUE)
+    [entry] = jobs.connection.zrange(queue.started_job_registry.key, 0, -1)
+    jobs.recovery.postpone(Execution.from_composite_key(entry.decode(), jobs.connection), queue, 30)
+    new = jobs.enqueue_prelabel(PROJECT, "v2-bbbbbbbb").job_id
+    assert queue.scheduled_job_registry.get_job_ids() == []
+    jobs.hasten(old)
+    assert queued(jobs, PRELABEL_QUEUE) == [new]
 
 
 def test_each_project_is_reconciled_once_at_a_time_after_all_else(jobs: Jobs) -> None:
