@@ -178,9 +178,18 @@ class Jobs:
 
     @reaching_redis
     def enqueue_feedback(self, project: str) -> None:
-        """Have Label Studio say how far a training is, before other work of that queue."""
-        job = self._job(FEEDBACK, (project,), "feedback")
-        self.queue(job.origin).enqueue_job(job, at_front=True)
+        """Have Label Studio say how far a training is, before other work of that queue, unless that is to come already."""
+        fresh, pointer = self._job(FEEDBACK, (project,), "feedback"), key_of(project, "feedback")
+
+        def attempt(pipe: Any) -> None:
+            live = self.recovery.live(pointer, pipe)
+            pipe.multi()
+            # one that runs may have looked already
+            if live is None or live.get_status(refresh=False) == JobState.STARTED:
+                pipe.set(pointer, fresh.id)
+                self.queue(fresh.origin).enqueue_job(fresh, pipeline=pipe, at_front=True)
+
+        self._connection.transaction(attempt, pointer)
 
     @reaching_redis
     def enqueue_reconcile(self, project: str) -> Enqueued:

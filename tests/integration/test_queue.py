@@ -274,6 +274,19 @@ def test_a_newer_prelabel_replaces_one_that_waits_for_an_outage_to_end(jobs: Job
     assert queued(jobs, PRELABEL_QUEUE) == [new]
 
 
+def test_many_presses_tell_label_studio_once(jobs: Jobs) -> None:
+    jobs.enqueue_prelabel(PROJECT, "v1-aaaaaaaa")
+    for _ in range(3):
+        jobs.enqueue_feedback(PROJECT)
+    jobs.enqueue_feedback("2.1")
+    waiting = [jobs.fetch(job_id) for job_id in queued(jobs, PRELABEL_QUEUE)]
+    assert [job and job.meta["kind"] for job in waiting] == ["feedback", "feedback", "prelabel"]
+    # one that runs may have looked before the next press
+    take(jobs, PRELABEL_QUEUE), take(jobs, PRELABEL_QUEUE)
+    jobs.enqueue_feedback(PROJECT)
+    assert len(queued(jobs, PRELABEL_QUEUE)) == 2
+
+
 def test_each_project_is_reconciled_once_at_a_time_after_all_else(jobs: Jobs) -> None:
     first = jobs.enqueue_reconcile(PROJECT)
     assert jobs.enqueue_reconcile(PROJECT) == Enqueued(first.job_id, joined=True)
