@@ -133,6 +133,24 @@ def test_a_training_for_which_there_is_no_room_is_tried_again_with_a_limit(
     assert context.jobs.changes.count(PROJECT) == Changes(10, 10)
 
 
+def test_waiting_for_room_is_no_training_that_takes_too_long(context: JobContext, settings: Settings) -> None:
+    full = RunStatus("lost", reason="CapacityError: no instances.", no_room=True)
+    trainer = FakeTrainer([full, full, RunStatus("running")], poll_later_s=1)
+    own = settings.model_copy(update={"job_timeout_s": 60})
+    world, job_id = replace(context, trainer=trainer, settings=own), begin(context.jobs)
+    state = settings.data_dir / "runs" / PROJECT / job_id / "training.json"
+    with pytest.raises(Parked):
+        run_retrain(world, PROJECT, job_id)
+    known = json.loads(state.read_text())
+    waited = {"retry_at": time.time() - 1, "submitted_at": known["submitted_at"] - ROOM_WAITS_S[0]}
+    state.write_text(json.dumps({**known, **waited}))
+    for submitted in (2, 2):  # there is room now, and it runs
+        with pytest.raises(Parked):
+            run_retrain(world, PROJECT, job_id)
+        assert (len(trainer.submitted), trainer.stopped) == (submitted, 0)
+    assert run_retrain(world, PROJECT, job_id)["promoted"]
+
+
 def test_a_lost_training_goes_on(context: JobContext) -> None:
     context.trainer.states += [RunStatus("lost", reason="Killed.")] * 3  # type: ignore[attr-defined]
     assert retrain(context)["promoted"]

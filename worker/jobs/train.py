@@ -148,7 +148,7 @@ class Training:
         status = trainer.poll(self.run)
         if status.state == "finished":
             return trainer.collect(self.run)
-        if age_s > self.timeout_s:
+        if age_s > self.timeout_s and not status.no_room:
             trainer.stop(self.run)
             raise TrainingError(f"The training took longer than job_timeout_s={self.timeout_s}.")
         progress = status.progress or {}
@@ -190,7 +190,8 @@ class Training:
             )
             raise Parked(left_s)
         self.context.trainer.submit(self.run)
-        return replace(state, retry_at=None)
+        # its time begins anew: so far it has waited
+        return replace(state, submitted_at=time.time(), retry_at=None)
 
     def _go_on(self, status: RunStatus, lost: int) -> int:
         """Submit a lost run again; how often it was lost by now.
