@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -55,11 +56,27 @@ def read_notes(registry: Registry, project: str) -> ProjectNotes:
     Raises:
         RegistryError: the store cannot be read.
     """
+    return _notes_of(project, registry.read_json(project, _FILE))
+
+
+def _notes_of(project: str, stored: object) -> ProjectNotes:
     try:
-        return ProjectNotes.model_validate(registry.read_json(project, _FILE) or {})
+        return ProjectNotes.model_validate(stored or {})
     except ValidationError as error:
         logger.warning("project %s: %s is left out: %s", project, _FILE, error.errors(include_url=False)[0]["msg"])
         return ProjectNotes()
+
+
+def _add_notes(registry: Registry, project: str, facts: Mapping[str, object]) -> ProjectNotes:
+    """Add facts to a project's notes in the store, and nothing else: what others noted meanwhile stays. All that it has then."""
+    added = [ProjectNotes()]
+
+    def with_facts(stored: object) -> dict[str, object]:
+        added[0] = _notes_of(project, stored).model_copy(update={"project": project, **facts})
+        return added[0].facts()
+
+    registry.change_json(project, _FILE, with_facts)
+    return added[0]
 
 
 def note_gone(registry: Registry, project: str) -> None:
@@ -68,8 +85,7 @@ def note_gone(registry: Registry, project: str) -> None:
     Raises:
         RegistryError: the store cannot be written.
     """
-    notes = read_notes(registry, project).model_copy(update={"project": project, "gone": True})
-    registry.write_json(project, _FILE, notes.facts())
+    _add_notes(registry, project, {"gone": True})
 
 
 def own_settings(settings: Settings, project: str, notes: ProjectNotes) -> tuple[Settings, str | None]:
@@ -84,13 +100,13 @@ def own_settings(settings: Settings, project: str, notes: ProjectNotes) -> tuple
 @dataclass(frozen=True)
 class _Known:
     """One project's notes, the settings that follow from them or why they don't, when they were read (monotonic
-    seconds), and whether the store has them, or will in a moment."""
+    seconds), and what was noted here that the store may not have yet."""
 
     notes: ProjectNotes
     settings: Settings
     problem: str | None
     read_at: float
-    stored: bool = True
+    pending: Mapping[str, object] = field(default_factory=dict)
 
 
 class Projects:
@@ -155,9 +171,10 @@ class Projects:
             if old.gone:
                 facts["gone"] = False  # it calls, so it is there
             new = ProjectNotes.model_validate({**old.facts(), **facts, "project": project})
-            if new == old and known is not None and known.stored:
+            pending = {} if known is None else known.pending
+            if new == old and known is not None and not pending:
                 return
-            known = self._known[project] = self._make(project, new)
+            known = self._known[project] = replace(self._make(project, new), pending={**pending, **facts})
             self._aside.submit(self._write, project, known)  # under the lock, so that the store gets them in order
 
     def close(self) -> None:
@@ -169,7 +186,7 @@ class Projects:
             known = self._known.get(project)
             if known is not None and time.monotonic() - known.read_at > FRESH_S:
                 known = self._known[project] = replace(known, read_at=time.monotonic())
-                self._aside.submit(self._read_again if known.stored else self._write, project, known)
+                self._aside.submit(self._write if known.pending else self._read_again, project, known)
         if known is not None:
             return known
         deadline = time.monotonic() + STORE_PATIENCE_S
@@ -201,13 +218,11 @@ class Projects:
 
     def _write(self, project: str, known: _Known) -> None:
         try:
-            # what was noted while the store could not be read is not all that it has
-            notes = read_notes(self._registry, project).model_copy(update=known.notes.facts())
-            self._registry.write_json(project, _FILE, notes.facts())
-            written = self._make(project, notes)
+            # the rest of what is known here may be older than what another process has noted since
+            written = self._make(project, _add_notes(self._registry, project, known.pending))
         except SegloopError as error:
             logger.error("project %s: its notes cannot be written now, and are later: %s", project, error)
-            written = replace(known, stored=False)
+            return
         with self._lock:
             if self._holds(project, known):  # else something was noted since, which is written after this
                 self._known[project] = written

@@ -66,7 +66,7 @@ def test_what_is_noted_holds_at_once_and_is_written(made: Projects, registry: Re
 def test_the_same_again_is_not_written(made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     made.note(PROJECT, label_config="<View/>")
     settle(made)
-    monkeypatch.setattr(registry, "write_json", lambda *given: pytest.fail("written again"))
+    monkeypatch.setattr(registry, "change_json", lambda *given: pytest.fail("written again"))
     made.note(PROJECT, label_config="<View/>")
     settle(made)
 
@@ -108,6 +108,19 @@ def test_what_another_process_was_told_arrives(
     assert made.settings(PROJECT) is settings, "the store is read aside"
     settle(made)
     assert made.settings(PROJECT).retrain_threshold == 5
+
+
+def test_what_another_process_was_told_is_not_undone(made: Projects, registry: Registry, settings: Settings) -> None:
+    """Each host is told another fact of the project; the first has not asked the store since."""
+    made.note(PROJECT, label_config="old", extra_params={"retrain_threshold": 5})
+    settle(made)
+    other = Projects(registry, settings)
+    other.note(PROJECT, extra_params={"retrain_threshold": 7})
+    other.close()
+    made.note(PROJECT, label_config="new")
+    settle(made)
+    expected = {"project": PROJECT, "label_config": "new", "extra_params": {"retrain_threshold": 7}}
+    assert stored(registry) == facts(made) == expected
 
 
 def test_a_slow_store_does_not_undo_what_was_noted_since(
@@ -152,7 +165,7 @@ def test_what_could_not_be_written_holds_here_and_is_written_later(
     made: Projects, registry: Registry, monkeypatch: pytest.MonkeyPatch, told_again: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "write_json", away)
+        patch.setattr(registry, "change_json", away)
         made.note(PROJECT, label_config="<View/>")
         settle(made)
         assert made.notes(PROJECT).label_config == "<View/>"
