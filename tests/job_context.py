@@ -139,6 +139,9 @@ class FakeTrainer:
     stopped: int = 0
     poll_later_s: float | None = None
 
+    def fetch_snapshot(self, digest: str, folder: Path) -> bool:
+        return False
+
     def submit(self, run: Run) -> None:
         self.submitted.append(run)
 

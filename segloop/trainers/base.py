@@ -51,6 +51,10 @@ class Trainer(Protocol):
     @property
     def poll_later_s(self) -> float | None: ...
 
+    def fetch_snapshot(self, digest: str, folder: Path) -> bool:
+        """Bring the snapshot with this hash, that a run was submitted with from another machine, into a folder; whether it
+        is there."""
+
     def submit(self, run: Run) -> None:
         """Start a run, go on with one that was lost, or take up one that still runs or has finished.
 

@@ -36,6 +36,10 @@ class LocalTrainer:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._progress: dict[str, ProgressFile] = {}
 
+    def fetch_snapshot(self, digest: str, folder: Path) -> bool:
+        """There is none: nothing of a run leaves its machine."""
+        return False
+
     def submit(self, run: Run) -> None:
         """Start the run, or go on from its checkpoints.
 

@@ -16,7 +16,7 @@ from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.queue import Jobs, Parked
 from segloop.settings import Settings
 from tests.aws.sagemaker_emulator import Emulator, Refusal, emulated_aws
-from tests.job_context import PROJECT, begin, make_context
+from tests.job_context import PROJECT, begin, make_context, reconcile_all, task
 from tests.waiting import PATIENCE_S
 from worker.jobs.context import JobContext
 from worker.jobs.retrain import run_retrain
@@ -88,6 +88,43 @@ def test_a_retrain_holds_no_worker(context: JobContext, emulator: Emulator, tmp_
     info = context.registry.get(PROJECT, second["version"])
     assert "model/version.json" in info.recipe.weights
     assert info.parent == result["version"]
+
+
+def other_host(context: JobContext, tmp_path: Path, trainer: SageMakerTrainer) -> JobContext:
+    """Another host's world: the same queue and store, and a data folder of its own."""
+    own = context.settings.model_copy(update={"data_dir": tmp_path / "other", "store": context.settings.store_url})
+    return replace(context, settings=own, trainer=trainer)
+
+
+def test_a_training_goes_on_from_another_host(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
+    first, _ = looks(context, begin(context.jobs), tmp_path)
+    job_id = begin(context.jobs)
+    with pytest.raises(Parked):
+        run_retrain(context, PROJECT, job_id)
+    # meanwhile somebody labels: a snapshot of now would be another than the training learns from
+    context.label_studio.labelled.append(task(11))  # type: ignore[attr-defined]
+    other = other_host(context, tmp_path, new_trainer(context.settings, tmp_path))
+    result, _ = looks(other, job_id, tmp_path)
+    assert len(emulator.jobs) == 2
+    assert result["tasks"] == 10
+    assert context.registry.get(PROJECT, result["version"]).parent == first["version"]
+    marks = context.registry.read_json(PROJECT, "snapshot.json")
+    assert reconcile_all(replace(context, settings=context.settings.model_copy(update={"retrain_threshold": 0})))
+    assert (context.jobs.changes.count(PROJECT).full, marks["job"]) == (1, "")
+
+
+def test_a_stop_is_heard_on_another_host(context: JobContext, emulator: Emulator, tmp_path: Path) -> None:
+    job_id = begin(context.jobs)
+    long = replace(context, settings=context.settings.model_copy(update={"train_epochs": 10000}))
+    with pytest.raises(Parked):
+        run_retrain(long, PROJECT, job_id)
+    (job,) = emulator.jobs.values()
+    while "begins at 0" not in job.log:
+        time.sleep(0.02)
+    context.jobs.ask_stop(PROJECT)
+    with pytest.raises(TrainingError, match="stopped the training"):
+        run_retrain(other_host(long, tmp_path, new_trainer(context.settings, tmp_path)), PROJECT, job_id)
+    assert job.description["TrainingJobStatus"] == "Stopped"
 
 
 def test_progress_is_sagemakers(context: JobContext, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from segloop.errors import (
     LabelStudioError,
     SegloopError,
     SettingsError,
+    TrainerRefused,
+    TrainerUnavailable,
     TrainingError,
     TrainingStopped,
     VersionNotFound,
@@ -51,6 +53,7 @@ from worker.jobs.run_state import (
 from worker.jobs.snapshot import freeze_annotations, hold_out_nothing_of
 from worker.jobs.suspects import look_for_suspects, point_out_suspects
 from worker.jobs.train import Training, hyperparameters_of
+from worker.jobs.under_way import UnderWay, read_under_way
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +119,11 @@ class Retrain:
         path = retrain.folder / "run.json"
         known = read_state(path, Beginning)
         if known is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (elsewhere := retrain._under_way()) is not None:
+                known = elsewhere.beginning
+                write_state(path, known)
+        if known is None:
             champion = context.registry.champion(project)
             recipe = context.jobs.recipe(project)
             if recipe == "quick" and champion is None and not retrain._has_weights():
@@ -127,7 +135,6 @@ class Retrain:
                 context.jobs.make_full(project)
                 recipe = "full"
             known = Beginning(recipe, None if champion is None else champion.version)
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_state(path, known)
         return replace(retrain, recipe=known.recipe, parent=known.parent)
 
@@ -150,7 +157,8 @@ class Retrain:
     def work(self) -> RetrainResult:
         """All of a retrain whose training begins here."""
         # before it began, or while it waited for something; a training that may have begun is stopped where it runs
-        if self.context.jobs.stop_asked(self.project, self.job_id) and not self.snapshot_folder.is_dir():
+        has_begun = self.snapshot_folder.is_dir() or self._under_way() is not None
+        if self.context.jobs.stop_asked(self.project, self.job_id) and not has_begun:
             self.context.jobs.changes.take(self.project, self.recipe)
             raise TrainingStopped("Somebody stopped the training.")
         manifest = self.snapshot()
@@ -202,11 +210,36 @@ class Retrain:
             NothingToTrain: too few tasks are left.
         """
         with self._stage("snapshot", "Collecting annotations and images."):
-            manifest = load_manifest(self.snapshot_folder) if self.snapshot_folder.is_dir() else self._freeze(learnt)
+            if self.snapshot_folder.is_dir() or (learnt is None and self._fetch_snapshot()):
+                manifest = load_manifest(self.snapshot_folder)
+            else:
+                manifest = self._freeze(learnt)
         for other in self.folder.parent.iterdir():
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
         return manifest
+
+    def _under_way(self) -> UnderWay | None:
+        """What another host noted of this retrain, whose training may go on elsewhere."""
+        if self.context.trainer.poll_later_s is None:
+            return None
+        return read_under_way(self.context.registry, self.project, self.job_id)
+
+    def _fetch_snapshot(self) -> bool:
+        """Bring the snapshot that another host took and sent to the training; whether there is one.
+
+        Its changes are taken and noted by then.
+        """
+        known, partial = self._under_way(), self.folder / "snapshot.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            if known is None or not self.context.trainer.fetch_snapshot(known.snapshot, partial):
+                return False
+        except TrainerRefused as error:
+            raise TrainerUnavailable(str(error)) from error
+        partial.replace(self.snapshot_folder)
+        logger.info("run %s: goes on here, with the snapshot %s", self.job_id, known.snapshot[:12])
+        return True
 
     def _freeze(self, learnt: Manifest | None) -> Manifest:
         partial, registry, jobs = self.folder / "snapshot.partial", self.context.registry, self.context.jobs
@@ -225,6 +258,8 @@ class Retrain:
             quick = replace(known, quick_since=mark.since, quick_revision=mark.revision, job=self.job_id)
             state = replace(quick, failed_since="", failed_revision="")
         note_snapshot(registry, self.project, self.folder, state)
+        if learnt is None and self.context.trainer.poll_later_s is not None:
+            UnderWay(self.job_id, Beginning(self.recipe, self.parent), manifest.hash).write(registry, self.project)
         partial.replace(self.snapshot_folder)
         return manifest
 

@@ -76,6 +76,10 @@ class AdoptedTraining:
         """The setting `sagemaker_poll_s`."""
         return self._settings.sagemaker_poll_s
 
+    def fetch_snapshot(self, digest: str, folder: Path) -> bool:
+        """There is none: the training takes its own, which comes with its model."""
+        return False
+
     def submit(self, run: Run) -> None:
         """See that the training is the route's and the project's.
 

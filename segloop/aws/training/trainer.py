@@ -15,7 +15,7 @@ from segloop.aws.training.jobs import TrainingJobs
 from segloop.aws.training.requests import RUN, JobSpec, job_name, training_job
 from segloop.aws.training.status import status_of
 from segloop.aws.uploads import Bucket, Folder, digest_of
-from segloop.dataset import MANIFEST, Manifest, load_manifest
+from segloop.dataset import MANIFEST, Manifest, load_manifest, read_manifest
 from segloop.errors import TrainerUnavailable, TrainingError
 from segloop.files import read_json, write_json
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
@@ -68,6 +68,27 @@ class SageMakerTrainer:
     def poll_later_s(self) -> float | None:
         """The setting `sagemaker_poll_s`."""
         return self._settings.sagemaker_poll_s
+
+    def fetch_snapshot(self, digest: str, folder: Path) -> bool:
+        """Download a snapshot that was sent for a training; False where it was not, or is not there any more.
+
+        Raises:
+            TrainingError: it is another, or incomplete.
+        """
+        key = _snapshot_key(digest)
+        text = self._bucket.read(f"{key}/{MANIFEST}")
+        if text is None:
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).write_bytes(text)
+        manifest = read_manifest(folder / MANIFEST)
+        if manifest.hash != digest:
+            raise TrainingError(
+                f"{self._bucket.uri(key)} holds the snapshot {manifest.hash}; what is there was altered"
+            )
+        sent = self._bucket.download(key, sorted(_files_of(manifest)), folder)
+        logger.info("%s: %d files fetched", self._bucket.uri(key), sent)
+        return True
 
     def submit(self, run: Run) -> None:
         """Start a run, go on with one that was lost, or take up one that still runs or has ended.
@@ -187,9 +208,9 @@ class SageMakerTrainer:
     def _inputs(self, run: Run) -> tuple[dict[str, str], list[Folder], Manifest]:
         """The addresses of a run's channels by their names, and the folders that have to be there."""
         manifest = load_manifest(run.snapshot)
-        names = {MANIFEST, *(name for item in manifest.all_items() for name in (item.image, item.mask))}
+        names = {MANIFEST, *_files_of(manifest)}
         folders = {
-            "snapshot": Folder(f"snapshots/{manifest.hash}", {name: run.snapshot / name for name in names}, MANIFEST),
+            "snapshot": Folder(_snapshot_key(manifest.hash), {name: run.snapshot / name for name in names}, MANIFEST),
             "code": _folder("code", self._code_files(run), ENTRY),
         }
         if run.champion is not None:
@@ -208,7 +229,7 @@ class SageMakerTrainer:
         earlier = (self._bucket.read(latest) or b"").decode()
         for folder in folders:
             is_next = folder.last == MANIFEST and earlier not in ("", manifest.hash)
-            sent = self._bucket.upload(folder, earlier=f"snapshots/{earlier}" if is_next else "")
+            sent = self._bucket.upload(folder, earlier=_snapshot_key(earlier) if is_next else "")
             logger.info("%s: %d of %d files sent", self._uri(folder), sent, len(folder.files))
         if earlier != manifest.hash:
             self._bucket.put(latest, manifest.hash.encode())
@@ -235,6 +256,14 @@ class SageMakerTrainer:
 
     def _uri(self, folder: Folder) -> str:
         return self._bucket.uri(f"{folder.key}/")
+
+
+def _snapshot_key(digest: str) -> str:
+    return f"snapshots/{digest}"
+
+
+def _files_of(manifest: Manifest) -> set[str]:
+    return {name for item in manifest.all_items() for name in (item.image, item.mask)}
 
 
 def _folder(kind: str, files: dict[str, Path], last: str) -> Folder:
