@@ -93,11 +93,13 @@ def run_accept(context: JobContext, project: str, job_id: str) -> AcceptResult:
         ledger = keep_ledger(context, project, mirror, _LOOK_S)
         if ledger is None:
             return result
-        state = read_accept(context.registry, project)
-        state = run.decide(run.judge(state, mirror), mirror, waiting)
-    # whoever suspended it meanwhile is heard
-    suspended = state.suspended or read_accept(context.registry, project).suspended
-    state = state.model_copy(update={"blind": ledger.blind, "suspended": suspended})
+        begun = read_accept(context.registry, project)
+        state = run.decide(run.judge(begun, mirror), mirror, waiting)
+        latest = read_accept(context.registry, project)
+        if latest.suspended != begun.suspended:
+            # whoever suspended it meanwhile, or lifted that, is heard; what was predicted is not predicted again
+            state = run.decide(run.judge(latest, mirror), mirror, waiting)
+    state = state.model_copy(update={"blind": ledger.blind})
     write_accept(context.registry, project, state)
     result |= {"version": champion.version, "decision": state.sentences(rule)}
     logger.info("project %s: %s", project, " ".join(result["decision"]))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from segloop.accept import AcceptState, Audited, read_accept, write_accept
+from segloop.accept import AcceptState, Audited, Suspension, read_accept, write_accept
 from segloop.blind import is_blind
 from segloop.dataset import ProjectSplits
 from segloop.label_config import parse_label_config
@@ -21,7 +21,7 @@ from segloop.registry import open_registry
 from segloop.serving.predict import Predictor
 from segloop.settings import Settings
 from tests.toys import BRUSH, ToyImages, toy_bundle, toy_model
-from worker.jobs.accept import run_accept
+from worker.jobs.accept import resume_accept, run_accept
 from worker.jobs.context import JobContext
 
 PROJECT = "29.1795383040"
@@ -215,6 +215,31 @@ def test_the_audit_of_a_version_that_was_removed_is_left_open(world: World) -> N
     world.studio.label(BLIND[0], [])
     assert world.run()["accepted"] == 0
     assert read_accept(world.context.registry, PROJECT).judged == []
+
+
+@pytest.mark.parametrize("is_suspended", [True, False])
+def test_who_lifts_a_suspension_or_suspends_meanwhile_is_heard(world: World, is_suspended: bool) -> None:
+    """A run that began before may predict for an hour, and the next one would be queued behind it: it joins it instead."""
+    registry = world.context.registry
+    for number in BLIND[:5]:
+        world.studio.label(number, world.studio.right)
+    world.studio.wait(OTHERS[0])
+    broken = Suspension(reason="the audit found 9 of 9 wrong", since=LATER)
+    wrong = {number: Audited(version=world.studio.version, since=LATER, wrong=True) for number in range(901, 910)}
+    write_accept(registry, PROJECT, AcceptState(suspended=broken if is_suspended else None, audits=wrong))
+    jobs: Any = SimpleNamespace(enqueue_accept=lambda project: SimpleNamespace(job_id="accept-1"))
+
+    def load(found: Any, project: str, version: str, settings: Any) -> Any:
+        if is_suspended:
+            resume_accept(registry, jobs, PROJECT)
+        else:
+            write_accept(registry, PROJECT, AcceptState(suspended=broken))
+        return toy_model(version, project)
+
+    object.__setattr__(world.context, "load_model", load)
+    assert world.run()["accepted"] == is_suspended
+    state = read_accept(registry, PROJECT)
+    assert (state.suspended is None, state.judged) == (is_suspended, [])
 
 
 def test_a_broken_state_accepts_nothing(world: World) -> None:
