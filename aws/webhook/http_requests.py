@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 
 ANSWER_BYTES = 32 * 2**20
 
@@ -28,18 +29,21 @@ def request(
     """The body of an answer to GET, or to POST where there is a body; `most` bytes of it at the most.
 
     Raises:
-        Failed: there is none; the text has the address without its query.
+        Failed: there is none, or it was cut short; the text has the address without its query.
     """
     asked = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the template allows http(s)
     about = f"{asked.get_method()} {url.partition('?')[0]}"
     try:
         with _opener.open(asked, timeout=timeout_s) as response:
             answer: bytes = response.read(most)
+            # http.client takes the end of the connection for that of the answer
+            if len(answer) < most and response.length:
+                raise Failed(f"{about} ends {response.length} bytes before its end")
             return answer
     except urllib.error.HTTPError as error:
         with error:
             raise Failed(f"{about} answers {error.code}", error.code) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise Failed(f"{about} does not answer: {error}") from error
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from credentials import FRESH_S, GRACE_S, RETRY_S, SharedSecret
-from http_requests import Failed
+from http_requests import Failed, request
 from labelling import LabelStudio
 from launching import Launch, Pipeline
 from logs import fields, get_logger
@@ -24,6 +26,42 @@ from tests.aws.managed import PROJECT, bulk, created, recorded
 from tests.aws.ministack import WEBHOOK
 
 Json = dict[str, Any]
+
+
+# -- requests
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 500,
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_an_answer_that_is_cut_short_is_none(answer: bytes) -> None:
+    """Half an upload of Label Studio's would be predicted as the image, for it decodes as a browser shows it."""
+    with pytest.raises(Failed, match=r"GET http://127\.0\.0\.1:\d+/data/upload/1\.png"):
+        request(told_once(answer), headers={}, timeout_s=5)
+
+
+def test_no_more_of_an_answer_is_read_than_asked_for() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000
+    assert request(told_once(whole), headers={}, timeout_s=5, most=10) == b"x" * 10
+    assert request(told_once(whole), headers={}, timeout_s=5) == b"x" * 1000
+
+
+def told_once(answer: bytes) -> str:
+    """The address of a server that gives one answer and hangs up."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with server, server.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{server.getsockname()[1]}/data/upload/1.png"
 
 
 # -- the secret
