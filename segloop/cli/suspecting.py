@@ -74,6 +74,7 @@ def _rows(found: FoundSuspects | None, judgements: Judgements, tasks_url: str, *
 
 
 def _show(found: FoundSuspects, judgements: Judgements, rows: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None)
@@ -81,7 +82,8 @@ def _show(found: FoundSuspects, judgements: Judgements, rows: list[dict[str, Any
         table.add_column(name, justify="right" if name in ("area", "margin") else "left", no_wrap=name == "link")
     for row in rows:
         figures = f"{100 * row['area']:.1f} %", f"{row['margin']:.2f}"
-        table.add_row(str(row["task"]), row["labelled"], row["seen"], *figures, row["verdict"] or "-", row["link"])
+        cells = (str(row["task"]), row["labelled"], row["seen"], *figures, row["verdict"] or "-", row["link"])
+        table.add_row(*map(escape, cells))
     console().print(table)
     looked_at = found.suspects.judged
     click.echo(

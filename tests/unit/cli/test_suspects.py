@@ -55,3 +55,16 @@ def test_suspects_are_listed_with_verdicts_and_links(registry: Registry, tmp_pat
     ]
     assert (listed["version"], listed["precision"]) == (version, 1.0)
     assert len(json.loads(run("--json", "--judged").stdout)["suspects"]) == 3
+
+
+def test_labels_are_no_markup(registry: Registry, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "model.safetensors").write_bytes(b"weights")
+    found = some_suspects(1)
+    odd = [suspect.model_copy(update={"labelled": "[bold]", "seen": "[/road]"}) for suspect in found.suspects]
+    put_into(bundle, found.model_copy(update={"suspects": tuple(odd)}))
+    registry.add(PROJECT, bundle, make_info())
+    text = run().stdout
+    assert "[bold]" in text
+    assert "[/road]" in text
