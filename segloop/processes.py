@@ -8,6 +8,7 @@ The command gets SIGNAL when its parent dies, and holds a shared lock on the fil
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -16,6 +17,8 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from segloop.errors import SettingsError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -74,6 +77,23 @@ def try_lock_file(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def data_folder(path: Path) -> Path:
+    """Make a folder for data of this machine's, unless it is there; the folder.
+
+    Raises:
+        SettingsError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        raise SettingsError(
+            f"the data folder {path} cannot be used: {error.strerror}. Set SEGLOOP_DATA_DIR to one that can."
+        ) from error
+    return path
 
 
 def _open(path: Path) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from segloop.errors import SegloopError, SettingsError
 from segloop.installation import missing_extra
-from segloop.processes import die_with_parent, try_lock_file
+from segloop.processes import data_folder, die_with_parent, try_lock_file
 from segloop.server import listening_address
 from segloop.settings import Settings, environment
 from segloop.telemetry.logs import in_form
@@ -39,9 +39,8 @@ def up(settings: Settings) -> None:
         SettingsError: the port is taken, or data_dir cannot be used.
         SegloopError: it runs already, or a part of it cannot be started.
     """
-    data = settings.data_dir.absolute()
-    folder = data / "supervisor"
-    folder.mkdir(parents=True, exist_ok=True)
+    data = data_folder(settings.data_dir.absolute())
+    folder = data_folder(data / "supervisor")
     running = try_lock_file(folder / "up.lock")
     if running is None:
         raise SegloopError(f"segloop already runs with the data folder {data}: stop it, or set SEGLOOP_DATA_DIR.")

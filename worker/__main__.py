@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from segloop.errors import QueueUnavailable, SegloopError, SettingsError
+from segloop.processes import data_folder
 from segloop.queue import PRELABEL_QUEUE, RETRAIN_QUEUE, Jobs
 from segloop.settings import Settings, environment, load_settings, misspelt_settings, share_cores, update_environ
 from segloop.telemetry.logs import configure_logging
@@ -31,7 +32,9 @@ def run(settings: Settings, queues: Sequence[str] = QUEUES, warnings: Sequence[s
 
     Raises:
         QueueUnavailable: Redis stays away for a minute.
+        SettingsError: data_dir cannot be used.
     """
+    data_folder(settings.data_dir.absolute())
     share_cores()
     configure_logging(settings.log_level, settings.log_format, settings.secrets)
     for warning in warnings:

@@ -16,11 +16,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from segloop import supervisor
 from segloop.errors import SettingsError
 from segloop.queue import Jobs
 from segloop.settings import Settings, environment
 from segloop.supervisor import _configuration, valkey_command
 from tests.waiting import until
+from worker.__main__ import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "from segloop import supervisor; from segloop.settings import load_settings; supervisor.up(load_settings())"
@@ -180,6 +182,16 @@ def test_a_taken_port_is_refused(settings: Settings, start: Callable[[], Up]) ->
         assert up.wait() != 0
     assert f"cannot listen on 127.0.0.1:{settings.port}" in up.text
     assert up.family() == {}
+
+
+def test_a_data_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings(data_dir=tmp_path / "file" / "data", redis_url="redis://127.0.0.1:1")
+    for begin in (supervisor.up, run):
+        with pytest.raises(
+            SettingsError, match=r"data folder .*/file/data cannot be used: Not a directory\. Set SEGLOOP_DATA"
+        ):
+            begin(settings)
 
 
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
