@@ -27,6 +27,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from segloop.errors import (
     ImageUnavailable,
+    ModelRemoved,
     QueueUnavailable,
     RegistryError,
     SegloopError,
@@ -311,7 +312,7 @@ class Worker(rq.Worker):
             return 0
         if isinstance(error, Parked):
             return error.delay_s
-        if not isinstance(error, OUTAGES) or isinstance(error, VersionNotFound):
+        if not isinstance(error, OUTAGES) or isinstance(error, (ModelRemoved, VersionNotFound)):
             return None
         age = datetime.now(UTC) - job.created_at
         delay_s = RETRY_LATER_S

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from rq.executions import Execution
 
-from segloop.errors import SettingsError
+from segloop.errors import ModelRemoved, SettingsError
 from segloop.policy import Changes
 from segloop.queue import RETRAIN_QUEUE, Jobs, Parked
 from segloop.settings import Settings
 from segloop.trainers.base import RunStatus
-from tests.job_context import PROJECT, FakeTrainer, begin, queued, reconcile_all
+from tests.job_context import PROJECT, FakeTrainer, begin, queued, reconcile_all, retrain
 from worker.jobs.context import JobContext
 from worker.jobs.retrain import run_retrain
 from worker.worker import Worker
@@ -91,3 +94,34 @@ def test_a_retrain_that_saw_to_its_own_end_is_left_alone(context: JobContext, wo
     assert live is not None
     assert live["job"] == after
     assert context.jobs.counters.tallies([]).retrains["full", "failed"] == 1
+
+
+def test_a_retrain_whose_beginning_was_pruned_waits_for_nothing(
+    context: JobContext, worker: Worker, tmp_path: Path
+) -> None:
+    """Its parent's model was removed for good while its training was parked: that is no outage."""
+    parent = retrain(context)["version"]
+    context.jobs.changes.record(PROJECT, range(1, 11))
+    job_id = begin(context.jobs)
+    elsewhere = replace(context, trainer=FakeTrainer([RunStatus("running")], poll_later_s=1))
+    with pytest.raises(Parked):
+        run_retrain(elsewhere, PROJECT, job_id)
+    registry = context.registry
+    for name in ("one", "another"):
+        bundle = tmp_path / name
+        bundle.mkdir()
+        (bundle / "model.safetensors").write_bytes(name.encode())
+        info = registry.get(PROJECT, parent).model_copy(update={"files": {}})
+        registry.promote(PROJECT, registry.add(PROJECT, bundle, info), "by hand")
+    registry.remove(PROJECT, parent)
+    job = context.jobs.fetch(job_id)
+    assert job is not None
+    with pytest.raises(ModelRemoved) as caught:
+        run_retrain(elsewhere, PROJECT, job_id)
+    assert context.jobs.changes.count(PROJECT) == Changes(10, 10)
+    worker.handle_exception(job, caught.type, caught.value, caught.tb)
+    execution = Execution.from_composite_key(f"{job_id}:execution", context.jobs.connection)
+    execution.created_at = datetime.now(UTC)
+    worker.handle_job_failure(job, context.jobs.queue(RETRAIN_QUEUE), execution=execution)
+    assert context.jobs.job_status(job_id)["job_status"] == "failed"
+    assert context.jobs.live_retrain(PROJECT) is None

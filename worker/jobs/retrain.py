@@ -19,6 +19,7 @@ from segloop.errors import (
     EngineError,
     ImageUnavailable,
     LabelStudioError,
+    ModelRemoved,
     SegloopError,
     SettingsError,
     TrainerRefused,
@@ -393,7 +394,7 @@ class Retrain:
             failure = TrainingError(f"The retrain took longer than job_timeout_s={self.settings.job_timeout_s}.")
             self._fail(failure)
             raise failure from error
-        except VersionNotFound as error:
+        except (VersionNotFound, ModelRemoved) as error:
             self._fail(error)
             raise
         except OUTAGES as error:
