@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import SGD
 
+from segloop.aws.training.archive import extract_bundle
 from segloop.errors import DiskFull
 from segloop.trainers.base import Run
 from segloop.trainers.local import LocalTrainer
 from segloop.training.container import Container
 from segloop.training.run import _KEPT, Clock, save_checkpoint
 from tests.servers import running
-from tests.toys import BRUSH
+from tests.toys import BRUSH, toy_info
 from tests.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -144,3 +148,23 @@ def test_metrics_are_not_beside_the_data(tmp_path: Path) -> None:
         ] or [b"="]
         assert not (tmp_path / "data" / "metrics").exists()
         assert os.fsencode(tmp_path) not in variable
+
+
+def test_a_model_from_sagemaker_that_does_not_fit_is_no_damaged_one(disk: Disk, tmp_path: Path) -> None:
+    weights = os.urandom(2**20)
+    described = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
+    files = {"model.safetensors": weights, "version.json": toy_info(files={"model.safetensors": described}).to_json()}
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    bundle = disk.folder / "model.part"
+    bundle.mkdir()
+    disk.fill()
+    with pytest.raises(DiskFull, match=r"model\.part is full"):
+        extract_bundle(tmp_path / "model.tar.gz", bundle)
+    disk.free()
+    shutil.rmtree(bundle)
+    bundle.mkdir()
+    extract_bundle(tmp_path / "model.tar.gz", bundle)

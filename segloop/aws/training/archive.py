@@ -11,7 +11,7 @@ from typing import Any
 
 from segloop.aws.training.entry import INFERENCE
 from segloop.dataset import MANIFEST, read_manifest
-from segloop.errors import RegistryError, TrainingError
+from segloop.errors import DiskError, DiskFull, RegistryError, TrainingError
 from segloop.formats import VERSION_FILE, WEIGHTS_FILE
 from segloop.registry.bundles import verify_files
 from segloop.versions import read_version
@@ -37,6 +37,7 @@ def extract_bundle(archive: Path, folder: Path, snapshot: str | None = None) -> 
 
     Raises:
         TrainingError: it is damaged, holds anything but a bundle, or the bundle of something else.
+        DiskFull: it does not fit on the disk of the folder.
     """
     limit = max(FREE_BYTES, RATIO * archive.stat().st_size)
     try:
@@ -49,6 +50,8 @@ def extract_bundle(archive: Path, folder: Path, snapshot: str | None = None) -> 
             while stream.read(_CHUNK_BYTES):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+        if isinstance(error, OSError) and isinstance(broken := DiskError.of(folder, error), DiskFull):
+            raise broken from error
         raise TrainingError(f"{archive}: the trained model is damaged or incomplete: {error}") from error
     if snapshot is None and (folder / MANIFEST).is_file():
         snapshot = read_manifest(folder / MANIFEST).hash

@@ -52,6 +52,7 @@ class TrainingJobs:
 
         Raises:
             TrainingError: it is too large, damaged, or no bundle of the snapshot.
+            DiskFull: it does not fit on this machine's disk.
         """
         archive, part = (bundle.with_name(bundle.name + suffix) for suffix in (".tar.gz", ".part"))
         model = job.get("ModelArtifacts", {}).get("S3ModelArtifacts", "")
