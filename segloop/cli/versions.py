@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from segloop.cli.common import console, open_store, print_json, share, shared_options, tell
+from segloop.errors import RegistryError
 from segloop.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
     engines go, for good: they can no longer be served or compared with. Their figures, their snapshot's manifest and
     their held-out images stay.
     """
-    from segloop.registry import model_bytes, open_registry, prunable_versions
+    from segloop.registry import open_registry
 
     settings = load_settings()
     if all_projects:
@@ -181,13 +183,32 @@ def prune(keep: int, all_projects: bool, dry_run: bool, project: str | None, as_
         registry, key = open_store(settings, project)
         keys = [key]
     rows: list[_Removed] = []
+    failed = False
     for key in keys:
-        gone = registry.removed(key)
-        for info in prunable_versions(registry.versions(key), registry.champion(key), keep):
-            if not dry_run:
-                registry.remove(key, info.version)  # one that is gone too: what a removal that was killed left
-            if info.version not in gone:
-                rows.append(_Removed(key, info.version, model_bytes(info)))
+        try:
+            for row in _pruned(registry, key, keep, dry_run=dry_run):
+                rows.append(row)  # noqa: PERF402 - those before an error count
+        except RegistryError as error:
+            failed = True
+            click.echo(f"Error: {error}", err=True)
+    _report_removed(registry, rows, dry_run=dry_run, as_json=as_json)
+    if failed:
+        raise SystemExit(1)
+
+
+def _pruned(registry: Registry, key: str, keep: int, *, dry_run: bool) -> Iterator[_Removed]:
+    """Remove the models of a project's old versions; each that goes."""
+    from segloop.registry import model_bytes, prunable_versions
+
+    gone = registry.removed(key)
+    for info in prunable_versions(registry.versions(key), registry.champion(key), keep):
+        if not dry_run:
+            registry.remove(key, info.version)  # one that is gone too: what a removal that was killed left
+        if info.version not in gone:
+            yield _Removed(key, info.version, model_bytes(info))
+
+
+def _report_removed(registry: Registry, rows: list[_Removed], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"dry_run": dry_run, "removed": rows})
         return

@@ -139,6 +139,21 @@ def test_prune(registry: Registry, tmp_path: Path) -> None:
     assert f"Error: The model of version {one} was removed on 20" in refused.output
 
 
+def test_prune_goes_on_after_a_damaged_project(registry: Registry, tmp_path: Path) -> None:
+    older = [add(registry, tmp_path, weights, 0.5) for weights in (b"one", b"second")]
+    damaged, last = "30.1", "31.1"
+    add(registry, tmp_path, b"other", 0.5, damaged)
+    (tmp_path / "store" / damaged / "champion.json").write_text("{")
+    others = [add(registry, tmp_path, weights, 0.5, last) for weights in (b"three", b"four")]
+    result = run("versions", "prune", "--keep", "1", "--all-projects")
+    assert result.exit_code == 1
+    assert f"Error: {damaged}/champion.json is not JSON" in result.output
+    for name in (older[0], others[0]):
+        assert f": {name}, 0 MB" in result.output
+    assert "2 models removed" in result.output
+    assert (registry.removed(PROJECT).keys(), registry.removed(last).keys()) == ({older[0]}, {others[0]})
+
+
 @pytest.mark.parametrize("arguments", [["--keep", "0"], ["--all-projects", "--project", "29"]])
 def test_prune_refuses_what_makes_no_sense(registry: Registry, arguments: list[str]) -> None:
     assert run("versions", "prune", *arguments).exit_code == 2
