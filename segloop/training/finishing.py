@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -56,8 +55,9 @@ def steps_to_finish(examples: int, batch_size: int) -> float:
 
 
 def served_batches(views: Views, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """So many batches of views as they are served: images float32 (B, 3, h, w) and class maps int64 (B, h, w)."""
-    for images, target in islice(views.as_served(count * BATCH, BATCH), count):
+    """The views of so many batches as they are served: images float32 (B, 3, h, w) and class maps int64 (B, h, w). Views of
+    several sizes make smaller batches, and more of them: none is left out."""
+    for images, target in views.as_served(count * BATCH, BATCH):
         yield images.to(memory_format=torch.channels_last), target
 
 

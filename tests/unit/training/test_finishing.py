@@ -27,7 +27,7 @@ from segloop.training.finishing import (
     take_back_preference,
 )
 from segloop.training.run import Run
-from tests.painted import CLASSES, examples
+from tests.painted import CLASSES, examples, painted
 from tests.snapshots import write_snapshot
 
 CPU = torch.device("cpu")
@@ -161,6 +161,17 @@ def test_statistics_are_those_of_the_images_as_served(views):
     torch.testing.assert_close(network[0].running_mean, pixels.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
     assert not network.training
     assert network(pixels).std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_images_of_which_no_two_have_one_size_all_count(tmp_path):
+    """Eight images are two batches of four; where each has a size of its own they are eight batches."""
+    sizes = [(64, 32 * across) for across in range(1, 9)]
+    shown = [(*painted(seed, *size), "train") for seed, size in enumerate(sizes)]
+    manifest = write_snapshot(tmp_path / "snapshot", CLASSES, shown)
+    settings = Settings().model_copy(update={"input_size": 256, "long_side": 0})
+    loaded = Examples(tmp_path / "snapshot", manifest.part("train"), settings, tmp_path / "cache", 3)
+    batches = served_batches(Views(loaded, 0, Stage(loaded.served_size)), 2)
+    assert {images.shape[2:] for images, _ in batches} == {loaded[index][1].shape for index in range(8)}
 
 
 @pytest.mark.slow
