@@ -23,7 +23,7 @@ LEAST_AGREEMENT = 0.98
 
 #: The share of the resamples in which a candidate has to be ahead of the champion: its one-sided 80 % interval is above 0.
 LEAST_AHEAD = 0.8
-#: What a candidate has to gain on a single held-out task, of which no resamples can be drawn.
+#: What a candidate has to gain where a single held-out image has a label, so that no resamples can be drawn.
 SINGLE_TASK_GAIN = 0.05
 #: The share of the pixels from which on a decision tells of false positives of classes that the held-out tasks lack.
 MANY_FALSE_POSITIVES = 0.001
@@ -186,7 +186,7 @@ class Evidence:
     Attributes:
         new_classes: classes that the candidate knows and the champion doesn't.
         ahead: the share of a paired bootstrap's resamples in which the candidate's mIoU is higher; None where no
-            resamples can be drawn, as of a single image.
+            resamples can be drawn, as of a single image with a label.
         interval: the bootstrap's interval of the difference in mIoU.
         class_intervals: those of the difference in a class's IoU, by its name, of the classes that have one.
     """
@@ -224,7 +224,7 @@ def should_promote(
 
     Versions within `tolerance` of mIoU are equals, and between equals the champion stays, for a promotion predicts
     every task again. So the candidate has to gain more than that, and be ahead in LEAST_AHEAD of the resamples
-    (docs/adr/0014 has the simulation). On a single held-out task it has to gain more than SINGLE_TASK_GAIN. One that
+    (docs/adr/0014 has the simulation). Without resamples it has to gain more than SINGLE_TASK_GAIN. One that
     knows classes which the champion doesn't may be an equal, and needs no certainty. A class that loses more than
     `class_limit` of its IoU keeps a candidate back where the class's own interval says that this is no accident.
 
@@ -254,8 +254,7 @@ def should_promote(
     if gain >= -tolerance and known.new_classes:
         better = "wins" if gain > tolerance else "is no worse" if gain >= 0 else f"is within {tolerance:g}"
         return Decision(True, f"The candidate {better} and adds {', '.join(sorted(known.new_classes))}: {compared}")
-    single = known.ahead is None and candidate.tasks == 1
-    least = max(tolerance, SINGLE_TASK_GAIN) if single else tolerance
+    least = max(tolerance, SINGLE_TASK_GAIN) if known.ahead is None else tolerance
     if not gain > least:
         margin = f" by more than {least:g}" if gain > 0 else ""
         return Decision(False, f"The candidate does not win{margin}: {compared}")

@@ -27,7 +27,8 @@ class PairedBootstrap:
 
     Attributes:
         interval: of the difference in mIoU.
-        ahead: the share of the resamples in which ours is higher; where both are equal counts as behind.
+        ahead: the share of the resamples in which ours is higher, of those with a label; where both are equal counts as
+            behind.
         classes: the intervals of the difference in each class's IoU, background left out; None for a class that is in the
             truth of fewer than two images.
     """
@@ -47,7 +48,7 @@ def paired_bootstrap(ours: NDArray[np.int64], theirs: NDArray[np.int64], seed: i
 
     Images are drawn with replacement, the same for both (Efron and Tibshirani, "An Introduction to the Bootstrap",
     1993, percentile interval). Both have the same truth, so that in each resample both are averaged over the same
-    classes. None where there are fewer than two images, or no label in them.
+    classes. None where fewer than two images have a label: resamples then differ by what has no mIoU.
 
     Raises:
         ValueError: the matrices are not of the same images and classes.
@@ -55,10 +56,10 @@ def paired_bootstrap(ours: NDArray[np.int64], theirs: NDArray[np.int64], seed: i
     if ours.shape != theirs.shape or (ours.sum(axis=-1) != theirs.sum(axis=-1)).any():
         raise ValueError(f"matrices of shape {ours.shape} and {theirs.shape} are not of the same images and classes")
     images = len(ours)
-    by_class = _iou(_pixels(ours.sum(axis=0))) - _iou(_pixels(theirs.sum(axis=0)))
-    difference = float(_mean(by_class))
-    if images < 2 or np.isnan(difference):
+    shown = ours.sum(axis=-1)[:, 1:] > 0
+    if shown.any(axis=1).sum() < 2:
         return None
+    by_class = _iou(_pixels(ours.sum(axis=0))) - _iou(_pixels(theirs.sum(axis=0)))
     both = np.stack([_pixels(ours), _pixels(theirs)], axis=1).astype(np.float64)
     rng = np.random.default_rng(seed)
     found = []
@@ -71,13 +72,14 @@ def paired_bootstrap(ours: NDArray[np.int64], theirs: NDArray[np.int64], seed: i
         found.append(iou[:, 0] - iou[:, 1])
     drawn_by_class = np.concatenate(found)
     differences = _mean(drawn_by_class)
-    low, high = np.nanpercentile(differences, [2.5, 97.5])
-    known = (ours.sum(axis=-1)[:, 1:] > 0).sum(axis=0) >= 2
+    differences = differences[~np.isnan(differences)]  # a resample without a label says nothing of either
+    low, high = np.percentile(differences, [2.5, 97.5])
+    known = shown.sum(axis=0) >= 2
     classes: list[Interval | None] = [None] * len(known)
     for index in np.flatnonzero(known):
         ends = np.nanpercentile(drawn_by_class[:, index], [2.5, 97.5])
         classes[index] = Interval(float(by_class[index]), *map(float, ends))
-    interval = Interval(difference, float(low), float(high))
+    interval = Interval(float(_mean(by_class)), float(low), float(high))
     return PairedBootstrap(interval, float((differences > 0).mean()), tuple(classes))
 
 

@@ -235,6 +235,24 @@ def test_on_one_task_no_resamples_are_drawn() -> None:
     assert not judge([9], [10]).act
 
 
+@pytest.mark.parametrize("labelled", [1, 2])
+def test_images_of_background_alone_keep_no_better_candidate_back(labelled: int) -> None:
+    """Resamples of them alone, 35 or 11 % of those of ten images, have no mIoU; one image with a label is one image."""
+    truths = [TRUTH] * labelled + [np.zeros_like(TRUTH)] * (10 - labelled)
+
+    def decide(rows_missed: int) -> Decision:
+        ours, theirs = (
+            counts_of(truths, [road(rows) if truth.any() else truth for truth in truths]) for rows in (rows_missed, 10)
+        )
+        return gate(ours, theirs)
+
+    decision = decide(2)
+    assert decision.act
+    assert ("ahead in 100 % of the resamples" in decision.reason) is (labelled > 1)
+    assert decide(9).act is (labelled > 1), "a gain of 0.02"
+    assert not decide(10).act
+
+
 def test_the_class_limit_tells_noise_from_a_loss() -> None:
     """Sky is in the right half of each image; the candidate gains Road everywhere, and loses Sky in one image or in all."""
     truth = TRUTH.copy()

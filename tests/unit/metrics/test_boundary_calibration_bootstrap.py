@@ -146,6 +146,8 @@ def test_too_little_for_an_interval() -> None:
     assert paired_bootstrap(matrices(1, 0.9, 1), matrices(1, 0.8, 2)) is None
     empty = np.zeros((5, 3, 3), np.int64)
     assert paired_bootstrap(empty, empty) is None
+    one_with_a_label = np.concatenate([np.diag([9, 0, 0])[None], np.diag([5, 4, 0])[None]])
+    assert paired_bootstrap(one_with_a_label, one_with_a_label) is None
     with pytest.raises(ValueError, match="not of the same images"):
         paired_bootstrap(empty, empty[:3])
     with pytest.raises(ValueError, match="not of the same images"):
