@@ -30,8 +30,9 @@ Watch = Callable[[EvaluatedImage], None]
 #: Classes up to which a version keeps its confusion matrix: a larger one cannot be read on a page.
 CONFUSION_CLASSES = 50
 
-#: Places in each image at which logits are kept to fit the temperature.
+#: Places in each image at which logits are kept to fit the temperature, and logits that are kept at most, of all images.
 _PLACES = 1000
+_MOST_LOGITS = 2**24
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def resample(candidate: NDArray[np.int64], champion: NDArray[np.int64], classes:
 
 
 class Places:
-    """Logits and truth at some pixels of each image, evenly spread, for the temperature."""
+    """Logits and truth at some pixels of each image, evenly spread, for the temperature: the fewer the more images there
+    are, so that all fit into memory."""
 
     def __init__(self, lookup: UInt8) -> None:
         # channel of each class of the truth; a class that the network does not know can't be in its favour
@@ -194,6 +196,8 @@ class Places:
             self._channel[value] = channel
         self._logits: list[Float32] = []
         self._truth: list[UInt8] = []
+        self._every = 1
+        self._left = _MOST_LOGITS
 
     def add(self, logits: Float32, truth: UInt8) -> None:
         """Keep some places of one image."""
@@ -201,9 +205,15 @@ class Places:
         rows, columns = (max(1, int(side * shrink)) for side in truth.shape)
         small = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_LINEAR) for plane in logits])
         there = self._channel[cv2.resize(truth, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)].ravel()
-        counted = there != IGNORED
+        counted = np.flatnonzero(there != IGNORED)[:: self._every]
         self._logits.append(small.reshape(len(small), -1).T[counted])
         self._truth.append(there[counted])
+        self._left -= self._logits[-1].size
+        if self._left < 0:
+            self._every *= 2
+            self._logits = [one[::2].copy() for one in self._logits]
+            self._truth = [one[::2].copy() for one in self._truth]
+            self._left = _MOST_LOGITS - sum(one.size for one in self._logits)
 
     def temperature(self) -> float:
         """The temperature that fits them."""
