@@ -112,6 +112,9 @@ def fold_logits(inputs: FoldInputs) -> Iterator[Fold]:
             features.add(pixels, torch.from_numpy(resize_mask(mask, height, width).astype(np.int64)))
         seen = items[: features.count]
         sides = fold_of([item.task for item in seen], settings.train_seed)
+        if len(np.unique(sides)) < FOLDS:
+            log.info("%d images are of too few tasks for heads of folds", len(seen))
+            return
         heads = _Heads(inputs, settings, examples.class_weights(channels))
         step_s = heads.step_s(features)
         left_s = inputs.budget_s - (time.monotonic() - began)

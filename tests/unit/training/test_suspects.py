@@ -15,7 +15,9 @@ from segloop.network.network import build_network, save_bundle
 from segloop.settings import Settings
 from segloop.suspects import PHOTOS, SUSPECTS, Judged, Suspects, read_photo, read_suspects
 from segloop.suspects.format import MOST_IMAGES, MOST_OF_IMAGE, MOST_PIECES, MOST_POINTS
-from segloop.training.folds import FOLDS, fold_of
+from segloop.training import adaptation, folds
+from segloop.training.evaluation import Network
+from segloop.training.folds import FOLDS, FoldInputs, fold_logits, fold_of
 from segloop.training.panel import Panel, Room, room_in
 from segloop.training.suspects import SuspectInputs, as_file, find_suspects, outline, worst
 from segloop.versions import Metrics, RecipeInfo, VersionInfo
@@ -118,6 +120,32 @@ def test_folds_share_no_task_and_are_of_one_size() -> None:
     assert (sides[::2] == sides[1::2]).all(), "images of a task are together"
 
 
+def version(manifest: Manifest) -> VersionInfo:
+    return VersionInfo(
+        created_at="2026-11-22T00:00:00+00:00",
+        arch="fpn_resnet50",
+        output_stride=4,
+        input_size=64,
+        classes=CLASSES,
+        snapshot=manifest.hash,
+        metrics=Metrics(),
+        recipe=RecipeInfo(seconds=0.0),
+    )
+
+
+@pytest.mark.slow
+def test_images_of_one_task_alone_make_no_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task may have many images. Where features fit of none but its own, no head could learn from another task."""
+    blank = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    manifest = write_snapshot(tmp_path, CLASSES, [(*blank, "train")] * 30)
+    pages = [one.model_copy(update={"task": max(one.task - 18, 1)}) for one in manifest.items]
+    monkeypatch.setattr(adaptation, "MOST_BYTES", 0)
+    monkeypatch.setattr(folds, "chosen", lambda items, seed: list(items))
+    network = Network(build_network("fpn_resnet50", 3, 4).eval(), CLASSES, 32, torch.device("cpu"))
+    inputs = FoldInputs(version(manifest), network, tmp_path, pages, Settings(), budget_s=1e6, most_steps=1)
+    assert [*fold_logits(inputs)] == []
+
+
 @pytest.mark.slow
 def test_a_bundle_gets_its_suspects_and_photos(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -131,17 +159,7 @@ def test_a_bundle_gets_its_suspects_and_photos(tmp_path: Path) -> None:
     ]
     manifest: Manifest = write_snapshot(tmp_path / "snapshot", CLASSES, examples)
     torch.manual_seed(0)
-    info = VersionInfo(
-        created_at="2026-11-22T00:00:00+00:00",
-        arch="fpn_resnet50",
-        output_stride=4,
-        input_size=64,
-        classes=CLASSES,
-        snapshot=manifest.hash,
-        metrics=Metrics(),
-        recipe=RecipeInfo(seconds=0.0),
-    )
-    save_bundle(tmp_path / "bundle", build_network("fpn_resnet50", 3, 4), info)
+    save_bundle(tmp_path / "bundle", build_network("fpn_resnet50", 3, 4), version(manifest))
     inputs = SuspectInputs(tmp_path / "bundle", tmp_path / "snapshot", Settings(), torch.device("cpu"))
     found = find_suspects(inputs)
     assert read_suspects(tmp_path / "bundle" / SUSPECTS) == found
