@@ -20,6 +20,7 @@ STUDIO_KEPT_S: Final = 20.0
 #: Tasks that are named as the next to label.
 NEXT_TASKS: Final = 8
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
@@ -62,23 +63,23 @@ class Studio:
         """Of a project."""
         if not self._settings.label_studio_api_key.get_secret_value():
             return "Label Studio is not asked for titles and counts: set LABEL_STUDIO_API_KEY."
-        with self._lock:
-            kept = self._counts.get(project_id)
-        found = self._asked(lambda: self._ask_counts(project_id)) if kept is None else kept
-        with self._lock:
-            self._counts[project_id] = found
-        return found
+        return self._kept(self._counts, project_id, lambda: self._ask_counts(project_id))
 
     def next_tasks(self, project_id: str, version: str) -> list[NextTask] | str:
         """The tasks that nobody labelled and of which a version is least sure, that one first."""
         if not self._settings.label_studio_api_key.get_secret_value():
             return "Label Studio is not asked for the tasks to label next: set LABEL_STUDIO_API_KEY."
-        key = project_id, version
+        return self._kept(self._next, (project_id, version), lambda: self._ask_next(project_id, version))
+
+    def _kept(self, answers: TTLCache[Key, Value | str], key: Key, ask: Callable[[], Value]) -> Value | str:
+        """The answer that is kept under a key, or else a new one, kept from now on: to read it does not make it young."""
         with self._lock:
-            kept = self._next.get(key)
-        found = self._asked(lambda: self._ask_next(project_id, version)) if kept is None else kept
+            kept = answers.get(key)
+        if kept is not None:
+            return kept
+        found = self._asked(ask)
         with self._lock:
-            self._next[key] = found
+            answers[key] = found
         return found
 
     def _asked(self, ask: Callable[[], Value]) -> Value | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,3 +140,21 @@ def test_start_training_works_once_two_tasks_are_labelled(connected: tuple[PageW
     answered_by(fake, tasks=12, labelled=2)
     assert press(world, "train").status_code == 303
     assert world.jobs.live_retrain(PROJECT)
+
+
+def test_a_page_that_stays_open_sees_what_was_labelled_meanwhile(
+    connected: tuple[PageWorld, FakeLabelStudio], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segloop.report.studio.STUDIO_KEPT_S", 0.5)
+    _, fake = connected
+    world = PageWorld(connected[0].settings)
+    answered_by(fake, tasks=12, labelled=0)
+    assert get_json(world, "/ui/projects/29/job")["cannot_train"]
+    answered_by(fake, tasks=12, labelled=2)
+    until = time.monotonic() + 3
+    # the page asks more often than Label Studio's answer is kept
+    while (refused := get_json(world, "/ui/projects/29/job")["cannot_train"]) and time.monotonic() < until:
+        time.sleep(0.05)
+    world.close()
+    assert refused is None
+    assert len(fake.asked("GET", "/api/projects/29/")) < 10
