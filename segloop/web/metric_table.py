@@ -87,7 +87,7 @@ SCRAPED: Final[dict[str, Metric]] = {
         "segloop_retrains",
         "counter",
         ("recipe", "outcome"),
-        "Retrains that ended: promoted, kept (the champion went on serving), skipped, failed.",
+        "Retrains that ended: promoted, kept (the champion went on serving), skipped, stopped (by somebody), failed.",
     ),
     "training": Metric(
         "segloop_training_duration_seconds", "histogram", ("recipe",), "How long trainings took, without evaluation.", TRAINING_S
