@@ -16,13 +16,12 @@ from segloop.settings import Settings, load_settings
 if TYPE_CHECKING:
     from segloop.ledger import Ledger
     from segloop.policy import Changes
-    from segloop.registry import Registry
+    from segloop.registry import Champion, Registry, VersionInfo
     from segloop.report import Report
 
 #: For how long annotations are looked at before the report is given as it is, in seconds.
 _LOOK_S: Final = 3600.0
 _STUDIO_TIMEOUT_S: Final = 30.0
-_VERSIONS: Final = 50
 
 
 @click.command()
@@ -85,7 +84,7 @@ def _report(settings: Settings, key: str) -> Report:
             key=key,
             label_studio_url=settings.label_studio_public_url or settings.label_studio_url,
             ledger=ledger,
-            versions=registry.versions(key)[-_VERSIONS:],
+            versions=_versions(registry, key, champion),
             champion=champion,
             counts=None if isinstance(counts, str) else counts,
             changes=changes,
@@ -97,6 +96,15 @@ def _report(settings: Settings, key: str) -> Report:
             problems=tuple(dict.fromkeys(problems)),
         )
     )
+
+
+def _versions(registry: Registry, key: str, champion: Champion | None) -> list[VersionInfo]:
+    """The latest versions and the one that is served, oldest first."""
+    from segloop.report import latest_names
+
+    known = registry.versions(key)
+    wanted = latest_names([info.version for info in known], [champion.version] if champion else [])
+    return [info for info in known if info.version in wanted]
 
 
 def _ledger(settings: Settings, registry: Registry, key: str, problems: list[str]) -> Ledger | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -17,6 +17,8 @@ from segloop.report.studio import Counts, NextTask
 
 #: Labelled tasks without which nothing can be trained: one to learn from, one to be held out.
 LEAST_LABELLED = 2
+#: Versions of a project that are told of, the latest.
+MOST_VERSIONS = 50
 #: Tasks of the audit that are named.
 AUDIT_TASKS = 8
 
@@ -169,6 +171,12 @@ def report_of(facts: ReportFacts) -> Report:
         accepting=_accepting(facts),
         problems=facts.problems,
     )
+
+
+def latest_names(names: Sequence[str], also: Collection[str | None]) -> list[str]:
+    """Of the names of a project's versions, oldest first, the latest MOST_VERSIONS, and of the older ones those in `also`: the
+    version that is served may be older than all versions that lost against it."""
+    return [*(name for name in names[:-MOST_VERSIONS] if name in also), *names[-MOST_VERSIONS:]]
 
 
 def time_sentence(ledger: Ledger | None) -> str:

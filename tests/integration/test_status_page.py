@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pydantic import SecretStr
 
+from segloop.cli import main
 from segloop.ledger import write_ledger
 from segloop.metrics import ConfusionMatrix
 from segloop.settings import Settings
@@ -55,6 +57,21 @@ def test_pages_are_html_and_the_same_dicts_as_json(world: PageWorld, served: lis
     assert (page["project"]["served"]["version"], page["chosen"]["version"]) == (served[1], served[0])
     assert page["rollback_to"] == served[0]
     assert get_json(world, "/ui/projects/29")["chosen"]["version"] == served[2], "the latest one"
+
+
+def test_a_served_version_that_is_older_than_those_shown_is_shown_too(
+    world: PageWorld, served: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segloop.report.report.MOST_VERSIONS", 1)
+    page = get_json(world, "/ui/projects/29")
+    assert [row["version"] for row in page["versions"]] == [served[2], served[1]]
+    assert page["project"]["served"]["miou"] == 0.7
+    assert page["report"]["weakest"]
+    assert get_json(world, f"/ui/projects/29?version={served[0]}")["chosen"]["version"] == served[0]
+    told = CliRunner(env={**os.environ, "SEGLOOP_DATA_DIR": str(world.settings.data_dir)}).invoke(
+        main, ["report", "--project", "29", "--json"]
+    )
+    assert [score["version"] for score in json.loads(told.stdout)["scores"]] == [served[1], served[2]]
 
 
 @pytest.mark.slow

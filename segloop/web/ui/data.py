@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -21,7 +21,16 @@ from segloop.policy import Changes, Thresholds
 from segloop.project_ids import project_id
 from segloop.registry import Champion, VersionInfo
 from segloop.registry.gallery import GALLERY
-from segloop.report import LEAST_LABELLED, Counts, Report, ReportFacts, Studio, cannot_train, report_of
+from segloop.report import (
+    LEAST_LABELLED,
+    Counts,
+    Report,
+    ReportFacts,
+    Studio,
+    cannot_train,
+    latest_names,
+    report_of,
+)
 from segloop.settings import Settings
 from segloop.suspects import PHOTOS, SUSPECTS, FoundSuspects, read_photo, read_suspects, version_with_suspects
 
@@ -30,8 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Versions of one project that are shown, the latest.
-MOST_VERSIONS: Final = 50
 _AT_ONCE: Final = 4
 
 
@@ -158,13 +165,13 @@ class ProjectLoader:
             )
         )
 
-    def versions(self, key: str) -> list[VersionInfo]:
-        """The latest versions, oldest first; one that cannot be read is left out.
+    def versions(self, key: str, also: Collection[str | None] = ()) -> list[VersionInfo]:
+        """The latest versions, oldest first, and of the older ones those in `also`; one that cannot be read is left out.
 
         Raises:
             RegistryError: the store cannot be read.
         """
-        found = (self.version(key, name) for name in self.backend.registry.version_names(key)[-MOST_VERSIONS:])
+        found = (self.version(key, name) for name in latest_names(self.backend.registry.version_names(key), also))
         return [info for info in found if info is not None]
 
     def gallery(self, key: str, version: str) -> Path | None:

@@ -68,8 +68,9 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
     def project(project: str) -> Response:
         key = known(project)
         facts = loader.project(key)
-        versions = loader.versions(key)
-        chosen = choose(versions, request.args.get("version"))
+        asked = request.args.get("version")
+        versions = loader.versions(key, (asked, facts.champion.version if facts.champion else None))
+        chosen = choose(versions, asked)
         gallery = loader.gallery(key, chosen.version) if chosen else None
         index = read_index(gallery) if gallery else None
         page = project_page(facts, versions, chosen, index, label_studio_url)
