@@ -102,13 +102,15 @@ def project_of(facts: Facts, served: VersionInfo | None) -> Page:
 
 
 def next_retrain(changes: Changes, thresholds: Thresholds) -> Page:
-    """How many more tasks have to change until one is queued: a full retrain, and (None: never) a quick adaptation."""
+    """How many more tasks have to change until one is queued: a full retrain (`missing` None: no number of them queues one),
+    and (None: never) a quick adaptation."""
     quick = _countdown(changes.recent, thresholds.quick) if thresholds.quick else None
     return {**_countdown(changes.full, thresholds.full), "quick": quick}
 
 
 def _countdown(changed: int, threshold: int) -> Page:
-    return {"changed": changed, "threshold": threshold, "missing": max(threshold - changed, 0)}
+    missing = max(threshold - changed, 0) if threshold else None
+    return {"changed": changed, "threshold": threshold, "missing": missing}
 
 
 def version_row(info: VersionInfo, facts: Facts) -> Page:

@@ -102,9 +102,10 @@ def test_what_is_away_is_said_once_and_shown_as_unknown() -> None:
         (Changes(0, 0), Thresholds(100, 10), 100, 10),
         (Changes(120, 12), Thresholds(100, 10), 0, 0),
         (Changes(40, 5), Thresholds(50), 10, None),
+        (Changes(40, 5), Thresholds(0, 10), None, 5),
     ],
 )
-def test_the_next_retrain(changes: Changes, thresholds: Thresholds, missing: int, quick: int | None) -> None:
+def test_the_next_retrain(changes: Changes, thresholds: Thresholds, missing: int | None, quick: int | None) -> None:
     found = next_retrain(changes, thresholds)
     assert found["missing"] == missing
     assert (found["quick"] and found["quick"]["missing"]) == quick
@@ -243,13 +244,17 @@ def test_figures_are_written_for_people() -> None:
         (Changes(1207, 12), Thresholds(2000, 10), "quick adaptation due"),
         (Changes(1207, 3), Thresholds(2000, 10), "quick adaptation in 7"),
         (Changes(1207, 12), Thresholds(2000), "1 207 of 2 000 changed"),
+        (Changes(1207, 12), Thresholds(0), "only Start training begins one"),
+        (Changes(1207, 3), Thresholds(0, 10), "quick adaptation in 7"),
     ],
 )
 def test_what_is_missing_to_the_next_retrain(changes: Changes, thresholds: Thresholds, note: str) -> None:
     templates = Environment(loader=FileSystemLoader(STATIC.parent / "templates"), autoescape=True)
     templates.filters.update(formats.FILTERS)
     macros = templates.get_template("macros.html").module
-    assert str(macros.retrain_note(next_retrain(changes, thresholds))) == note
+    planned = next_retrain(changes, thresholds)
+    assert str(macros.retrain_note(planned)) == note
+    assert ("annotations" in str(macros.retrain(planned, "Changed tasks"))) == bool(thresholds.full)
 
 
 def test_vendored_files_are_those_of_their_packages() -> None:
