@@ -64,10 +64,9 @@ def report(project: str | None, html: Path | None, as_json: bool) -> None:
 
 def _report(settings: Settings, key: str) -> Report:
     from segloop.accept import Rule, read_accept
-    from segloop.policy import Thresholds
     from segloop.projects import own_settings, read_notes
     from segloop.registry import open_registry
-    from segloop.report import ReportFacts, Studio, report_of
+    from segloop.report import ReportFacts, Studio, report_of, thresholds_of
 
     registry = open_registry(settings)
     own, _ = own_settings(settings, key, read_notes(registry, key))
@@ -88,7 +87,7 @@ def _report(settings: Settings, key: str) -> Report:
             champion=champion,
             counts=None if isinstance(counts, str) else counts,
             changes=changes,
-            thresholds=Thresholds(own.retrain_threshold, own.adapt_threshold),
+            thresholds=thresholds_of(own, champion),
             is_training=is_training,
             next_tasks=() if isinstance(following, str) else following,
             accept=read_accept(registry, key),

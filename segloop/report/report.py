@@ -14,6 +14,7 @@ from segloop.policy import Changes, Thresholds
 from segloop.project_ids import project_id
 from segloop.registry import Champion, VersionInfo
 from segloop.report.studio import Counts, NextTask
+from segloop.settings import Settings
 
 #: Labelled tasks without which nothing can be trained: one to learn from, one to be held out.
 LEAST_LABELLED = 2
@@ -177,6 +178,13 @@ def latest_names(names: Sequence[str], also: Collection[str | None]) -> list[str
     """Of the names of a project's versions, oldest first, the latest MOST_VERSIONS, and of the older ones those in `also`: the
     version that is served may be older than all versions that lost against it."""
     return [*(name for name in names[:-MOST_VERSIONS] if name in also), *names[-MOST_VERSIONS:]]
+
+
+def thresholds_of(settings: Settings, champion: Champion | None) -> Thresholds:
+    """What a project's changes are counted toward; no quick adaptation while there is no backbone for one: neither weights nor a
+    served version."""
+    has_backbone = settings.weights != "none" or champion is not None
+    return Thresholds(settings.retrain_threshold, settings.adapt_threshold if has_backbone else 0)
 
 
 def time_sentence(ledger: Ledger | None) -> str:

@@ -6,9 +6,8 @@ import logging
 
 from segloop.errors import LabelStudioError, QueueUnavailable, RegistryError
 from segloop.ledger import read_ledger
-from segloop.policy import Thresholds
 from segloop.progress import Progress
-from segloop.report import ReportFacts, report_of
+from segloop.report import ReportFacts, report_of, thresholds_of
 from segloop.report.feedback import outcome_line, progress_line, with_line
 from worker.jobs.context import JobContext, project_id_of
 
@@ -66,7 +65,7 @@ def _outcome(context: JobContext, project: str, page: str) -> str:
         versions=[registry.get(project, names[-1])] if names else [],
         champion=champion,
         changes=context.jobs.changes.count(project),
-        thresholds=Thresholds(settings.retrain_threshold, settings.adapt_threshold),
+        thresholds=thresholds_of(settings, champion),
     )
     progress: Progress = (last["progress"] if last else None) or {}
     failed = progress.get("phase") in ("failed", "stopped")

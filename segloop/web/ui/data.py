@@ -30,6 +30,7 @@ from segloop.report import (
     cannot_train,
     latest_names,
     report_of,
+    thresholds_of,
 )
 from segloop.settings import Settings
 from segloop.suspects import PHOTOS, SUSPECTS, FoundSuspects, read_photo, read_suspects, version_with_suspects
@@ -104,16 +105,17 @@ class ProjectLoader:
         settings = self.backend.projects.settings(key)
         counts = self._studio.counts(project_id(key))
         live, last, changes, away = self._queue(key)
+        champion = self.backend.registry.champion(key)
         errors = [*away, *([counts] if isinstance(counts, str) else [])]
         if weights := self.backend.models.problem(key):
             errors.append(f"Nothing is pre-labelled before the first training: {weights}")
         return Facts(
             key,
             self.backend.served(key),
-            self.backend.registry.champion(key),
+            champion,
             None if isinstance(counts, str) else counts,
             changes,
-            Thresholds(settings.retrain_threshold, settings.adapt_threshold),
+            thresholds_of(settings, champion),
             settings.min_val_tasks,
             live,
             last,

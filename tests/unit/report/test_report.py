@@ -11,7 +11,8 @@ from segloop.accept import AcceptState, Audited, Calibration, Rule
 from segloop.ledger import TimeSaved
 from segloop.policy import Changes, Thresholds
 from segloop.registry import Champion, FileInfo, VersionInfo
-from segloop.report import Counts, NextTask, Report, ReportFacts, report_of
+from segloop.report import Counts, NextTask, Report, ReportFacts, report_of, thresholds_of
+from segloop.settings import Settings
 from segloop.versions import HeldOutBias, PromotionDecision
 from segloop.web.ui.report_page import report_html
 from tests.ledgers import entry, ledger
@@ -179,3 +180,16 @@ def test_what_is_accepted_unseen_and_the_bias_of_held_out_labels_are_said() -> N
     off = report(ledger=made, accept=state)
     assert off.accepting is not None
     assert off.accepting.sentences[0] == "It is off.", "what was accepted is still there"
+
+
+@pytest.mark.parametrize(
+    ("weights", "served", "sentence"),
+    [
+        ("none", None, "A full retrain in 88 more."),
+        ("none", "v1-00000001", "A quick adaptation is due, a full retrain in 88 more."),
+        ("coco", None, "A quick adaptation is due, a full retrain in 88 more."),
+    ],
+)
+def test_a_quick_adaptation_without_a_backbone_is_not_due(weights: str, served: str | None, sentence: str) -> None:
+    thresholds = thresholds_of(Settings(weights=weights), champion(served) if served else None)
+    assert report_of(ReportFacts(KEY, "", changes=Changes(12, 12), thresholds=thresholds)).next_training == sentence
