@@ -18,6 +18,7 @@ from segloop.web.ui.actions import Actions
 from segloop.web.ui.data import ProjectLoader
 from tests.label_studio_server import FakeLabelStudio
 from tests.pages import PROJECT, PageWorld, fields, get_json, press, served, world
+from tests.toys import BRUSH
 
 __all__ = ["served", "world"]
 
@@ -158,3 +159,18 @@ def test_a_page_that_stays_open_sees_what_was_labelled_meanwhile(
     world.close()
     assert refused is None
     assert len(fake.asked("GET", "/api/projects/29/")) < 10
+
+
+def test_buttons_of_an_earlier_project_with_the_same_id_are_its_own(world: PageWorld) -> None:
+    newer = "29.1800000000"
+    world.registry.write_json(newer, "project.json", {"project": newer, "label_config": BRUSH})
+    job = world.jobs.enqueue_retrain(newer, "pressed").job_id
+    earlier = world.jobs.enqueue_retrain(PROJECT, "pressed").job_id
+    listed = world.client.get("/ui/").text
+    assert [f'href="/ui/projects/{name}"' in listed for name in ("29", PROJECT)] == [True, True]
+    shown = world.client.get(f"/ui/projects/{PROJECT}").text
+    assert f'hx-get="/ui/projects/{PROJECT}/job?' in shown
+    [action] = re.findall(r'action="([^"]*/cancel)"', shown)
+    assert world.client.post(action, data=fields(shown, "cancel")).status_code == 303
+    assert world.jobs.stop_asked(PROJECT, earlier)
+    assert not world.jobs.stop_asked(newer, job)

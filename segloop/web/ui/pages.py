@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from segloop.policy import Changes, Thresholds
-from segloop.registry import VersionInfo
+from segloop.registry import VersionInfo, shown_ids
 from segloop.registry.gallery import GalleryIndex
 from segloop.report import LEAST_LABELLED, cannot_train
 from segloop.versions import Metrics
@@ -23,9 +23,15 @@ SHADES: Final = 10
 
 
 def projects_page(projects: Sequence[Facts], champions: Mapping[str, VersionInfo | None]) -> Page:
-    """The page of all projects. `champions` are the versions that they serve, by their keys."""
+    """The page of all projects. `champions` are the versions that they serve, by their keys. `address` is how a page's address
+    names a project."""
+    addresses = shown_ids([facts.key for facts in projects])
     rows: list[Page] = [
-        {**project_of(facts, champions.get(facts.key)), "job": job_of(facts.live) if facts.live else None}
+        {
+            **project_of(facts, champions.get(facts.key)),
+            "address": addresses[facts.key],
+            "job": job_of(facts.live) if facts.live else None,
+        }
         for facts in projects
     ]
     errors = dict.fromkeys(error for facts in projects for error in facts.errors)

@@ -57,6 +57,8 @@ def ui(backend: Backend, settings: Settings) -> Blueprint:
             "token_field": TOKEN_FIELD,
             "token": lambda: tokens.make(actions.user()),
             "label_studio_url": label_studio_url,
+            # forms and links name the project as this page's address does: its id alone may be a newer project's
+            "address": (request.view_args or {}).get("project"),
         }
 
     @pages.get("/")
