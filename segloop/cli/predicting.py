@@ -168,14 +168,21 @@ def _key(registry: Registry, settings: Settings, project: str | None, version: s
 def _files(named: tuple[str, ...]) -> Iterator[Path]:
     """The files that the arguments name. An argument without a file stays as it is, for an error that names it."""
     for name in named:
-        path = Path(name)
-        found = [path]
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
-        elif not path.exists() and _WILDCARDS & set(name):
-            base = Path(path.anchor)
-            found = sorted(base.glob(str(path.relative_to(base))))
-        yield from found or [path]
+        try:
+            found = _named(name)
+        except (OSError, ValueError):  # a name or a pattern that none can have, or a folder of somebody else's
+            found = []
+        yield from found or [Path(name)]
+
+
+def _named(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not path.exists() and _WILDCARDS & set(name):
+        base = Path(path.anchor)
+        return sorted(base.glob(str(path.relative_to(base))))
+    return []
 
 
 @dataclass(frozen=True)
@@ -206,8 +213,8 @@ class _Overlays:
         target = self.out / f"{stem}.overlay.png"
         write_image(target, overlay(self.model.pixels(image), class_map, colours))
         row: Row = {
-            "image": str(path),
-            "overlay": str(target),
+            "image": click.format_filename(path),
+            "overlay": click.format_filename(target),
             "width": image.width,
             "height": image.height,
             "shares": _shares(class_map, self.model.classes),
@@ -215,18 +222,19 @@ class _Overlays:
         if self.masks:
             mask = self.out / f"{stem}.mask.png"
             write_class_map(mask, class_map, colours)
-            row["mask"] = str(mask)
+            row["mask"] = click.format_filename(mask)
         if self.results is not None:
-            self.results.add(str(path), class_map)
+            self.results.add(click.format_filename(path), class_map)
         return row
 
     def _image(self, path: Path) -> Image:
         from segloop.images import Blob, Image
 
         settings = self.settings
-        if path.is_dir():
-            raise ImageError(f"{path} holds no image ({', '.join(sorted(_SUFFIXES))})")
         try:
+            if path.is_dir():
+                next(path.iterdir(), None)  # one that cannot be read is no empty one
+                raise ImageError(f"{path} holds no image ({', '.join(sorted(_SUFFIXES))})")
             if path.stat().st_size > settings.image_max_bytes:
                 raise ImageError(f"{path} is larger than SEGLOOP_IMAGE_MAX_BYTES={settings.image_max_bytes}")
             data = path.read_bytes()

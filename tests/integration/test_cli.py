@@ -228,11 +228,26 @@ def test_predict_leaves_out_small_pieces_as_the_project_has_it(
 def test_an_image_that_is_none_costs_one_line(trained: str, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     bad = [str(pictures / "notes.txt"), str(tmp_path / "gone.png"), str(tmp_path / "empty"), f"{tmp_path}/*.gif"]
+    bad += [f"{tmp_path}/**.gif", "x" * 5000]
     result = run("predict", *bad, str(pictures / "a.png"), "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
     for name, line in zip(bad, result.stderr.splitlines(), strict=True):
         assert name in line
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.overlay.png"]
+
+
+def test_a_name_that_is_no_text_is_predicted(trained: str, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    (pictures / "a.png").rename(pictures / os.fsdecode(b"caf\xe9.png"))
+    coco = tmp_path / "coco.json"
+    for arguments in (("--json",), ("--masks", "--coco", str(coco))):
+        result = run("predict", str(pictures), "--out", str(tmp_path / "out"), *arguments)
+        assert (result.exit_code, result.stderr) == (0, "")
+    assert [image["file_name"] for image in json.loads(coco.read_bytes())["images"]] == [
+        f"{pictures}/b.jpg",
+        f"{pictures}/caf\N{REPLACEMENT CHARACTER}.png",
+    ]
+    assert (tmp_path / "out" / os.fsdecode(b"caf\xe9.mask.png")).exists()
 
 
 def test_predict_into_a_folder_that_cannot_be_made(trained: str, pictures: Path) -> None:
