@@ -213,7 +213,7 @@ class Examination:
         config = facts.project.label_config
         self._check("image", lambda: pictures.image(self._settings, config, facts.task))
         self._check("s3-region", lambda: pictures.s3_region(facts.storages))
-        self._check("s3-cors", lambda: pictures.s3_cors(api, facts.storages, config, facts.task))
+        self._check("s3-cors", lambda: pictures.s3_cors(self._settings, api, facts.storages, config, facts.task))
 
     def _annotations(self, api: LabelStudio, project: ProjectEntry) -> None:
         pages, annotators = api.tasks.annotated_pages(project.id), self._settings.annotators

@@ -72,15 +72,19 @@ def s3_region(storages: Sequence[StorageEntry]) -> Finding:
     return ok(f"{len(storages)} storages")
 
 
-def s3_cors(api: LabelStudio, storages: Sequence[StorageEntry], config: str, task: TaskEntry | None) -> Finding:
-    """Whether a browser may read an image that Label Studio sends it to S3 for (CORS)."""
+def s3_cors(
+    settings: Settings, api: LabelStudio, storages: Sequence[StorageEntry], config: str, task: TaskEntry | None
+) -> Finding:
+    """Whether a browser may read an image that Label Studio sends it to S3 for (CORS), on a page of Label Studio's as people
+    reach it."""
     uri = _signed_image(storages, config, task)
     if uri is None or task is None:
         return skipped("no task has an image that browsers fetch from S3")
     location = api.tasks.resolve(task.id, uri)
     if not location:
         return ok("Label Studio serves the images itself")
-    origin = f"{httpx.URL(api.url).scheme}://{httpx.URL(api.url).netloc.decode()}"
+    page = httpx.URL(settings.label_studio_public_url or api.url)
+    origin = f"{page.scheme}://{page.netloc.decode()}"
     # the address is a secret: nothing of it beyond the bucket goes into a message
     try:
         with httpx.stream(
