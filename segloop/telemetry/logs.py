@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final, Literal, cast
+from urllib.parse import quote
 
 from segloop.telemetry.notes import REQUEST_ID
 
@@ -69,11 +71,22 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     return text
 
 
+def _written(secrets: Iterable[str]) -> tuple[str, ...]:
+    """The forms in which secrets may stand in a text: as they are, as Python and JSON write a string (quotes and backslashes
+    escaped), and as an address does; the longest first."""
+    forms: set[str] = set()
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            plain = {secret, repr(secret)[1:-1], quote(secret), quote(secret, safe="")}
+            forms |= plain | {json.dumps(form, ensure_ascii=False)[1:-1] for form in plain}
+    return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
 def in_form(line: str, log_format: LogFormat, secrets: Iterable[str] = ()) -> str:
     """A line of another program's log in the form of this one; a line that has it already stays as it is."""
     line = line.rstrip("\n")
     if log_format == "text" or (line.startswith("{") and line.endswith("}")):
-        return redact(line, secrets)
+        return redact(line, _written(secrets))
     known = _SUPERVISORD.match(line)
     level, message = (_LEVELS[known[1]], known[2]) if known else ("INFO", line)
     record = logging.LogRecord("supervisor", logging.getLevelName(level), "", 0, message, None, None)
@@ -102,7 +115,7 @@ class _Redacting(logging.Formatter):
     def __init__(self, plain: logging.Formatter, secrets: Iterable[str]) -> None:
         super().__init__()
         self._plain = plain
-        self._secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
+        self._secrets = _written(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(self._plain.format(record), self._secrets)

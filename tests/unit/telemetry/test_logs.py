@@ -6,11 +6,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
 from segloop.settings import Settings
-from segloop.telemetry.logs import configure_logging, formatter, in_form, redact
+from segloop.telemetry.logs import LogFormat, configure_logging, formatter, in_form, redact
 from segloop.telemetry.notes import REQUEST_ID
 
 
@@ -60,6 +61,24 @@ def test_secrets_are_hidden_in_messages_and_tracebacks(log_format: str) -> None:
     assert "RuntimeError" in line
     if log_format == "json":
         assert "queue:6379" in json.loads(line)["exc_info"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("secret", ['xy"zzy', "xy\\zzy\\", "xy'\"zzy", "xy%zzy/ü @"])
+def test_secrets_are_hidden_however_they_are_written(log_format: LogFormat, secret: str) -> None:
+    lines = formatter(log_format, [secret])
+    try:
+        raise RuntimeError({"password": secret})
+    except RuntimeError:
+        made = record("%s, %r, %s", secret, {"key": secret}, f"redis queue/{quote(secret, safe='')}")
+        made.exc_info = sys.exc_info()
+    line = lines.format(made)
+    assert line.count("***") == 4
+    assert "zzy" not in line
+    if log_format == "json":
+        assert json.loads(line)["message"] == "***, {'key': '***'}, redis queue/***"
+    supervised = in_form(f"a line of Valkey's: {secret}", log_format, [secret])
+    assert "a line of Valkey's: ***" in supervised
 
 
 @pytest.mark.parametrize(
