@@ -157,16 +157,15 @@ def views_of(examples: Examples, settings: Settings) -> Iterator[tuple[Tensor, T
     """The views to compute features of, image float32 (3, h, w) and class map int64 (h, w): every image as it is
     served, every one mirrored, then random ones without end.
 
-    Where images are served in windows there are random ones alone: they are of a window's size and scale.
+    Where images are served in windows each is seen in one of its windows, another one of the next image.
     """
-    if settings.long_side <= settings.input_size:
-        for mirrored in (False, True):
-            for index in range(len(examples)):
-                image, mask = examples[index]
-                height, width = examples.served_size
-                view = normalise(resize_image(image, height, width)), resize_mask(mask, height, width)
-                pixels, target = torch.from_numpy(view[0]), torch.from_numpy(view[1].astype(np.int64))
-                yield (pixels.flip(-1), target.flip(-1)) if mirrored else (pixels, target)
+    height, width = examples.served_size
+    for mirrored in (False, True):
+        for index in range(len(examples)):
+            image, mask = examples.served_view(index, index)
+            view = normalise(resize_image(image, height, width)), resize_mask(mask, height, width)
+            pixels, target = torch.from_numpy(view[0]), torch.from_numpy(view[1].astype(np.int64))
+            yield (pixels.flip(-1), target.flip(-1)) if mirrored else (pixels, target)
     random = Views(examples, settings.train_seed, Stage(examples.served_size))
     yield from (random[position] for position in count())
 

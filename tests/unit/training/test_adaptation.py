@@ -15,6 +15,7 @@ from demo.scenes import CLASSES, NO_LABEL, draw_scene
 from segloop.dataset import AnnotationRef, Item, load_manifest
 from segloop.errors import TrainingError
 from segloop.network.network import SegmentationNetwork
+from segloop.network.transforms import normalise
 from segloop.settings import Settings
 from segloop.training import Container, Network, adapt, evaluate, main, train
 from segloop.training import adaptation as module
@@ -97,11 +98,21 @@ def test_views_are_the_images_as_served_then_mirrored_then_random_ones(examples:
     assert not any(torch.equal(views[6][0], image) for image, _ in views[:6])
 
 
-def test_where_images_are_served_in_windows_every_view_is_a_random_one(examples: Examples) -> None:
-    settings = Settings(**{**SMALL, "long_side": 192})
-    (image, _), (other, _) = (view for view, _ in zip(views_of(examples, settings), range(2), strict=False))
-    assert not torch.equal(image, torch.from_numpy(np.zeros_like(image)))
-    assert not torch.equal(image.flip(-1), other)
+def test_where_images_are_served_in_windows_so_are_the_first_views(tmp_path: Path) -> None:
+    """What a head's statistics and areas are taken from has the scale and the colours of what is served."""
+    manifest = write_snapshot(tmp_path / "snapshot", CLASSES, scenes(0, 3, 0, [1, 2, 3, 4, 5]))
+    (tmp_path / "cache").mkdir()
+    settings = Settings(**{**SMALL, "input_size": 64, "long_side": 96})
+    loaded = Examples(tmp_path / "snapshot", manifest.items, settings, tmp_path / "cache", len(CLASSES) + 1)
+    windows = [loaded.served_view(index, number) for index in range(3) for number in range(2)]
+    views = [view for view, _ in zip(views_of(loaded, settings), range(7), strict=False)]
+    for place, (image, target) in enumerate(views[:3]):
+        pixels, mask = windows[2 * place + place % 2]
+        assert torch.equal(image, torch.from_numpy(normalise(pixels)))
+        assert torch.equal(target, torch.from_numpy(mask.astype(np.int64)))
+        assert torch.equal(image.flip(-1), views[3 + place][0])
+    shown = [torch.from_numpy(normalise(pixels)) for pixels, _ in windows]
+    assert not any(torch.equal(views[6][0], image) for image in shown)
 
 
 class Pyramid(nn.Module):
