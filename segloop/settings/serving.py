@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, field_validator
@@ -185,9 +186,31 @@ class ServingSettings(BaseSettings):
             raise ValueError(f"use {', '.join(_ENGINES)}, or sagemaker:NAME with the name of a SageMaker endpoint")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _address_of_redis(cls, value: str) -> str:
+        if value and not _is_redis(value):
+            raise ValueError(
+                "must be such as redis://:password@host:6379/0 (redis://, rediss:// or unix://); in a password write %2F for /, "
+                "%40 for @, %23 for #, %3F for ?, %5B for [ and %25 for %"
+            )
+        return value
+
     @field_validator("label_studio_url", "label_studio_public_url", "public_url")
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
+
+
+def _is_redis(url: str) -> bool:
+    """Whether redis-py can read an address, and an unescaped password has not cut it short."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return True
+    return parts.scheme in ("redis", "rediss") and "@" not in f"{parts.path}{parts.query}{parts.fragment}"

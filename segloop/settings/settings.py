@@ -23,6 +23,8 @@ from segloop.settings.serving import ServingSettings
 from segloop.settings.sources import CHECKED, looked_for, misspelt, variables_of, written
 
 _ENDPOINT_PREFIX = "sagemaker:"
+#: Settings that may hold a password in an address: no error shows them.
+_WITH_PASSWORD = ("redis_url",)
 #: The least share of the tasks that is left to people, blind, where pre-labels are accepted.
 AUDIT_SHARE = 0.05
 # sun_path of sockaddr_un holds 108 bytes, the last one a zero (unix(7)); macOS has four less
@@ -79,6 +81,7 @@ class Settings(TrainerSettings, LearningSettings, ServingSettings):
         frozen=True,
         populate_by_name=True,
         validate_default=True,
+        hide_input_in_errors=True,
     )
 
     @property
@@ -204,6 +207,7 @@ def _explain(error: ValidationError, env_file: str | Path | None) -> str:
     known = variables_of(Settings)
     name = next((name for name, variables in known.items() if given == name or given.upper() in variables), given)
     field = Settings.model_fields.get(name)
-    value = "" if field is not None and field.annotation is SecretStr else f" is {problem['input']!r}"
+    is_secret = name in _WITH_PASSWORD or (field is not None and field.annotation is SecretStr)
+    value = "" if is_secret else f" is {problem['input']!r}"
     variable = written(known.get(name, (given.upper(),)), env_file)
     return f"The setting {variable}{value}: {problem['msg']} (settings were {looked_for(env_file)})."

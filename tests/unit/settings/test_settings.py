@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -280,3 +281,40 @@ def test_settings_alone_reads_the_environment() -> None:
     }
     # entry.py and inference.py are the first processes of containers: segloop is not there yet.
     assert readers <= {"process.py", "settings.py", "sources.py", "entry.py", "inference.py"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:zzy/zzy@queue:6379/0",
+        "redis://:12/zzy@queue:6379/0",
+        "redis://:1?zzy@queue:6379/0",
+        "redis://:zzy#zzy@queue:6379/0",
+        "redis://:zzy[zzy@queue:6379/0",
+        "rediss://queue:port/0",
+        "queue:6379",
+        "http://queue:6379",
+    ],
+)
+def test_an_address_that_is_none_of_redis_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "The setting REDIS_URL: Value error, must be such as redis://" in told
+    assert "zzy" not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://queue",
+        "redis:///1",
+        "rediss://ann:p%2Fa@queue:6380/0?ssl_cert_reqs=none",
+        "redis://:p@ss@queue:6379/0",
+        "unix:///run/queue.sock?db=1",
+        "redis://[::1]:6379",
+    ],
+)
+def test_addresses_of_redis(url: str) -> None:
+    assert Settings(redis_url=url).queue_url == url
