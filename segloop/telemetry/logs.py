@@ -37,6 +37,9 @@ _PATTERNS: Final = (
 _SUPERVISORD = re.compile(r"\S+ \S+ (CRIT|ERRO|WARN|INFO|DEBG) (.*)")
 _LEVELS = {"CRIT": "CRITICAL", "ERRO": "ERROR", "WARN": "WARNING", "INFO": "INFO", "DEBG": "DEBUG"}
 
+#: What this process's log hides.
+_hidden: tuple[str, ...] = ()
+
 
 def configure_logging(level: str, log_format: LogFormat = "text", secrets: Iterable[str] = ()) -> None:
     """Log to stderr at `level`; libraries that would log addresses stay at WARNING.
@@ -45,6 +48,8 @@ def configure_logging(level: str, log_format: LogFormat = "text", secrets: Itera
         log_format: `text`, or `json`: one JSON object a line.
         secrets: texts that no line may show, wherever they come from.
     """
+    global _hidden
+    _hidden = _written(secrets)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(handler)
@@ -60,6 +65,11 @@ def formatter(log_format: LogFormat, secrets: Iterable[str] = ()) -> logging.For
     """The formatter of a log: what it makes is redacted, and says which request it is about."""
     plain: logging.Formatter = _Text() if log_format == "text" else _json()
     return _Redacting(plain, secrets)
+
+
+def as_logged(text: str) -> str:
+    """A text as this process's log would show it: without secrets."""
+    return redact(text, _hidden)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

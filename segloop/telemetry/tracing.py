@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segloop import __version__
 from segloop.settings import prefer_stable_span_names, trace_exporter
 from segloop.telemetry import notes
+from segloop.telemetry.logs import as_logged
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -61,7 +63,7 @@ def start(service: str) -> bool:
 
         _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("segloop", __version__)
-    notes.make_spans(_tracer.start_as_current_span)
+    notes.make_spans(_span)
     return True
 
 
@@ -108,10 +110,33 @@ def job_span(kind: str, job_id: str, project: str = "") -> Iterator[None]:
     if not start("segloop-worker") or _tracer is None or _provider is None:
         yield
         return
-    attributes = {"segloop.job_id": job_id, "segloop.project": project}
     try:
-        with _tracer.start_as_current_span(kind, attributes=attributes):
+        with _span(kind, {"segloop.job_id": job_id, "segloop.project": project}):
             yield
     finally:
         _provider.force_flush(_FLUSH_MS)
         stop()
+
+
+@contextmanager
+def _span(name: str, attributes: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A span below the current one. What it tells of an error is what the log would: no query, no secret."""
+    if _tracer is None:
+        yield
+        return
+    with _tracer.start_as_current_span(
+        name, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield
+        except Exception as error:
+            _record(span, error)
+            raise
+
+
+def _record(span: Span, error: Exception) -> None:
+    from opentelemetry.trace import Status, StatusCode
+
+    message, trace = as_logged(str(error)), as_logged("".join(traceback.format_exception(error)))
+    span.record_exception(error, {"exception.message": message, "exception.stacktrace": trace})
+    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {message}"))

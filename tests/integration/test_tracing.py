@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from segloop.settings import trace_exporter
 from segloop.telemetry import tracing
+from segloop.telemetry.logs import configure_logging
 from segloop.telemetry.notes import Stage
 from tests.otlp import Collector
 from tests.toys import BRUSH
@@ -88,6 +90,33 @@ def test_a_job_and_its_steps(collector: Collector, monkeypatch: pytest.MonkeyPat
     assert job.status.code == 2, "an error"
     assert collector.resources[0]["service.name"] == "my-worker"
     assert not tracing.is_on()
+
+
+def test_what_a_span_tells_of_an_error_has_no_query_and_no_secret(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", logging.getLogger().handlers[:])
+    configure_logging("INFO", secrets=["hunter22"])
+
+    def retrain() -> None:
+        with tracing.job_span("retrain", "retrain-1", "29.1"), Stage("snapshot"):
+            try:
+                raise OSError("no answer of https://b.s3.amazonaws.com/a.jpg?X-Amz-Signature=s1gned")
+            except OSError as error:
+                raise ValueError("redis://:p4ssw0rd@queue refuses hunter22") from error
+
+    with pytest.raises(ValueError, match="refuses"):
+        retrain()
+    for name in ("retrain", "snapshot"):
+        span = collector.await_span(name)
+        [event] = span.events
+        told = attributes(event)
+        assert told["exception.type"] == "ValueError"
+        assert told["exception.message"] == "redis://***@queue refuses ***"
+        assert "no answer of https://b.s3.amazonaws.com/a.jpg?***" in str(told["exception.stacktrace"])
+        assert span.status.message == "ValueError: redis://***@queue refuses ***"
+    for secret in ("s1gned", "p4ssw0rd", "hunter22"):
+        assert secret not in str(collector.spans)
 
 
 @pytest.mark.parametrize(
