@@ -21,8 +21,6 @@ BATCH: Final = 4
 #: Batches that BatchNorm's statistics are estimated from, at most, and those in which areas are compared.
 STATISTICS_BATCHES: Final = 32
 AREA_BATCHES: Final = 16
-#: How far areas move towards the truth's, on the scale of their logarithms (docs/adr/0016).
-MATCHED: Final = 0.5
 #: What is taken back of the preference for rare classes that the loss's weights teach: the power of the weights.
 TAKEN_BACK: Final = 0.25
 #: Places of each image at which areas are compared.
@@ -84,11 +82,10 @@ def take_back_preference(head: nn.Module, class_weights: Tensor) -> None:
 
 @torch.no_grad()
 def match_areas(head: nn.Module, seen: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Move the biases of a trained head's last convolution half way to where each class is drawn as large as it is.
+    """Move the biases of a trained head's last convolution to where each class is drawn as large as it is (docs/adr/0016).
 
-    What a network has not learnt well it draws too large or too small, first of all thin things. Half way, because on
-    images of another place a class that is hardly known would be drawn everywhere (docs/adr/0016). Classes that the
-    truth does not have stay as they are.
+    What a network has not learnt well it draws too large or too small, first of all thin things. Classes that the truth
+    does not have stay as they are.
 
     Args:
         seen: of images that the network was trained on its logits, float32 (B, C, h, w), and the truth, int64 (B, H, W).
@@ -98,7 +95,7 @@ def match_areas(head: nn.Module, seen: Iterable[tuple[Tensor, Tensor]]) -> None:
     logits = np.concatenate([one for one, _ in samples])
     truth = np.concatenate([one for _, one in samples])
     bias = _bias_of(head)
-    bias.add_(torch.from_numpy(MATCHED * _balance(logits, truth)).to(bias))
+    bias.add_(torch.from_numpy(_balance(logits, truth)).to(bias))
 
 
 def _balance(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float64]:

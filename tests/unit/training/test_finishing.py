@@ -16,7 +16,6 @@ from segloop.settings import Settings
 from segloop.training.examples import Examples, Stage, Views
 from segloop.training.finishing import (
     AREA_BATCHES,
-    MATCHED,
     STATISTICS_BATCHES,
     TAKEN_BACK,
     estimate_statistics,
@@ -58,13 +57,6 @@ def identity(channels: int) -> nn.Conv2d:
     return head
 
 
-def all_the_way(head: nn.Conv2d) -> nn.Conv2d:
-    """A last layer with biases of zero before, as if areas had been matched wholly."""
-    with torch.no_grad():
-        head.bias /= MATCHED
-    return head
-
-
 def seen(head: nn.Module, logits: torch.Tensor, truth: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     with torch.no_grad():
         return [(head(logits), truth)]
@@ -99,7 +91,7 @@ def test_what_is_drawn_too_wide_gets_narrower():
     match_areas(head, seen(head, logits, truth))
     assert head.bias[1] == 0, "the truth has none of it"
     assert head.bias[2] < 0 < head.bias[0]
-    assert drawn(all_the_way(head), logits, (96, 128))[2] == pytest.approx(wanted, rel=0.1)
+    assert drawn(head, logits, (96, 128))[2] == pytest.approx(wanted, rel=0.1)
 
 
 def test_what_is_as_large_as_it_should_be_stays():
@@ -119,7 +111,7 @@ def test_places_that_are_ignored_do_not_count():
     flooded = logits.clone()
     flooded[:, 2, :, :32] = 9.0  # half of the image would be a pole
     match_areas(head, seen(head, flooded, hidden))
-    half = drawn(all_the_way(head), logits[..., 32:], (96, 64))
+    half = drawn(head, logits[..., 32:], (96, 64))
     assert half[2] == pytest.approx((hidden == 2).sum().item(), rel=0.15)
 
 
