@@ -135,11 +135,15 @@ def resize_confidence(grid: Float32, height: int, width: int) -> Float32:
 @dataclass(frozen=True)
 class Augmentation:
     """How far random views go: the image is scaled by a factor from `scale`, one side by up to `stretch` more, and its
-    colours change within `jitter` (see `jitter_colours`)."""
+    colours change within one of `jitters`, each as often (see `jitter_colours`).
+
+    A network that sees nothing but strange colours learns little of those that images mostly have; one that never sees
+    them knows no dusk (docs/adr/0016).
+    """
 
     scale: tuple[float, float] = (0.75, 1.5)
     stretch: float = 1.15
-    jitter: float = 0.75
+    jitters: tuple[float, ...] = (0.25, 0.75)
 
 
 def augment(
@@ -167,7 +171,8 @@ def augment(
     mean_colour = [float(channel) for channel in MEAN]
     view = cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR, borderValue=mean_colour)
     truth = cv2.warpAffine(mask, affine, (width, height), flags=cv2.INTER_NEAREST, borderValue=[float(IGNORED)])
-    return jitter_colours(np.asarray(view, dtype=np.uint8), rng, how.jitter), np.asarray(truth, dtype=np.uint8)
+    strength = how.jitters[rng.integers(len(how.jitters))]
+    return jitter_colours(np.asarray(view, dtype=np.uint8), rng, strength), np.asarray(truth, dtype=np.uint8)
 
 
 def jitter_colours(image: UInt8, rng: np.random.Generator, strength: float) -> UInt8:

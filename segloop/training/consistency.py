@@ -54,8 +54,8 @@ class UnannotatedViews(Dataset[tuple[Tensor, Tensor, Tensor]]):
         image, _ = self._examples[index_of(position, len(self._examples), (self._seed, 2))]
         image, known = reduced(image, np.zeros(image.shape[:2], np.uint8), self.stage.factor)
         random = np.random.default_rng((self._seed, 3, position))
-        weak, known = augment(image, known, self.stage.size, random, Augmentation(jitter=0.0))
-        strong = jitter_colours(weak, random, Augmentation().jitter)
+        weak, known = augment(image, known, self.stage.size, random, Augmentation(jitters=(0.0,)))
+        strong = jitter_colours(weak, random, max(Augmentation().jitters))
         return (
             torch.from_numpy(normalise(weak)),
             torch.from_numpy(normalise(strong)),

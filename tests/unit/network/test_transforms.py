@@ -145,7 +145,7 @@ def test_augment_without_change_is_the_image_or_its_mirror():
     mask = image[:, :, 0] % 5
     seen = set()
     for seed in range(12):
-        view, truth = augment(image, mask, (16, 24), rng(seed), Augmentation((1, 1), 1, 0))
+        view, truth = augment(image, mask, (16, 24), rng(seed), Augmentation((1, 1), 1, (0,)))
         mirrored = (view != image).any()
         expected = (image[:, ::-1], mask[:, ::-1]) if mirrored else (image, mask)
         assert (view == expected[0]).all()
@@ -158,14 +158,14 @@ def test_augment_moves_image_and_mask_together():
     mask = np.kron(rng(1).integers(0, 2, (6, 8)), np.ones((20, 20))).astype(np.uint8)
     image = np.repeat((mask * 255)[:, :, None], 3, axis=2)
     for seed in range(10):
-        view, truth = augment(image, mask, (96, 128), rng(seed), Augmentation(jitter=0))
+        view, truth = augment(image, mask, (96, 128), rng(seed), Augmentation(jitters=(0,)))
         inside = truth != IGNORED
         assert ((view[inside][:, 0] > 127) == truth[inside]).mean() > 0.99
 
 
 def test_augment_pads_with_ignored_pixels_of_the_mean_colour():
     image = np.full((20, 20, 3), 255, np.uint8)
-    view, truth = augment(image, np.ones((20, 20), np.uint8), (40, 40), rng(), Augmentation((1, 1), 1, 0))
+    view, truth = augment(image, np.ones((20, 20), np.uint8), (40, 40), rng(), Augmentation((1, 1), 1, (0,)))
     assert (truth == 1).sum() == pytest.approx(400, abs=45)
     assert (truth == IGNORED).sum() == 1600 - (truth == 1).sum()
     assert (view[truth == IGNORED] < 255).any()
@@ -175,6 +175,16 @@ def test_augment_is_seeded():
     image = random_image(30, 30)
     views = [augment(image, image[:, :, 0], (32, 32), rng(7)) for _ in range(2)]
     assert all((first == second).all() for first, second in zip(*views, strict=True))
+
+
+def test_colours_are_strange_in_some_views_alone():
+    """Brightness moves by up to 32 levels in half of the views, by up to 96 in the others."""
+    grey = np.full((16, 16, 3), 128, np.uint8)
+    same_place = Augmentation((1, 1), 1)
+    views = [augment(grey, grey[:, :, 0], (16, 16), rng(seed), same_place)[0] for seed in range(300)]
+    moved = np.array([abs(float(view.mean()) - 128) for view in views])
+    assert 0.15 < (moved > 42).mean() < 0.45
+    assert moved.max() > 70
 
 
 @given(arrays(np.uint8, (3, 4, 3)))
