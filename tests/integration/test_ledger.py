@@ -30,7 +30,7 @@ pytestmark = pytest.mark.label_studio
 CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="brush" toName="image"><Label value="Sky"/><Label value="Road"/></BrushLabels></View>"""
 WIDTH, HEIGHT = 60, 40
-SHARE = 0.3
+SHARE = 0.5
 TASKS = 100
 SHOWN = 20
 
