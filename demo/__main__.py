@@ -40,13 +40,13 @@ Variables:
   DEMO_TRAIN=N       images that the annotator labels (64, or 100 of a folder)
   DEMO_VAL=N         images that nobody labels, to measure the pre-labels with (12, or 24 of a folder)
   DEMO_TRAINER=NAME  local, or sagemaker: training jobs in an emulator of Amazon SageMaker on this machine
-  SEGLOOP_...        any setting of segloop, such as SEGLOOP_TRAIN_MINUTES (2.7): a folder of photos learns more in ten
+  SEGLOOP_...        any setting of segloop, such as SEGLOOP_TRAIN_MINUTES (2.6): a folder of photos learns more in ten
 """
 
 #: How much the mIoU of the pre-labels must rise.
 GAIN = 0.1
 #: How long the demo's training goes on, if its passes are not done before: the rest takes one minute.
-TRAIN_MINUTES = 2.7
+TRAIN_MINUTES = 2.6
 #: Longest time that a training may take, in seconds.
 TRAINING_S = 3600.0
 #: The version that answers while there is none.
