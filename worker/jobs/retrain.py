@@ -22,8 +22,6 @@ from segloop.errors import (
     ModelRemoved,
     SegloopError,
     SettingsError,
-    TrainerRefused,
-    TrainerUnavailable,
     TrainingError,
     TrainingStopped,
     VersionNotFound,
@@ -54,7 +52,7 @@ from worker.jobs.run_state import (
 from worker.jobs.snapshot import freeze_annotations, hold_out_nothing_of
 from worker.jobs.suspects import look_for_suspects, point_out_suspects
 from worker.jobs.train import Training, hyperparameters_of
-from worker.jobs.under_way import UnderWay, read_under_way
+from worker.jobs.under_way import UnderWay, fetch_snapshot, note_under_way, read_under_way
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +119,7 @@ class Retrain:
         known = read_state(path, Beginning)
         if known is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if (elsewhere := retrain._under_way()) is not None:
+            if (elsewhere := read_under_way(context, project, job_id)) is not None:
                 known = elsewhere.beginning
                 write_state(path, known)
         if known is None:
@@ -158,8 +156,7 @@ class Retrain:
     def work(self) -> RetrainResult:
         """All of a retrain whose training begins here."""
         # before it began, or while it waited for something; a training that may have begun is stopped where it runs
-        has_begun = self.snapshot_folder.is_dir() or self._under_way() is not None
-        if self.context.jobs.stop_asked(self.project, self.job_id) and not has_begun:
+        if self.context.jobs.stop_asked(self.project, self.job_id) and not self._has_begun():
             self.context.jobs.changes.take(self.project, self.recipe)
             raise TrainingStopped("Somebody stopped the training.")
         manifest = self.snapshot()
@@ -220,27 +217,13 @@ class Retrain:
                 shutil.rmtree(other, ignore_errors=True)
         return manifest
 
-    def _under_way(self) -> UnderWay | None:
-        """What another host noted of this retrain, whose training may go on elsewhere."""
-        if self.context.trainer.poll_later_s is None:
-            return None
-        return read_under_way(self.context.registry, self.project, self.job_id)
+    def _has_begun(self) -> bool:
+        is_known = self.snapshot_folder.is_dir()
+        return is_known or read_under_way(self.context, self.project, self.job_id) is not None
 
     def _fetch_snapshot(self) -> bool:
-        """Bring the snapshot that another host took and sent to the training; whether there is one.
-
-        Its changes are taken and noted by then.
-        """
-        known, partial = self._under_way(), self.folder / "snapshot.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            if known is None or not self.context.trainer.fetch_snapshot(known.snapshot, partial):
-                return False
-        except TrainerRefused as error:
-            raise TrainerUnavailable(str(error)) from error
-        partial.replace(self.snapshot_folder)
-        logger.info("run %s: goes on here, with the snapshot %s", self.job_id, known.snapshot[:12])
-        return True
+        known = read_under_way(self.context, self.project, self.job_id)
+        return known is not None and fetch_snapshot(self.context, known, self.snapshot_folder)
 
     def _freeze(self, learnt: Manifest | None) -> Manifest:
         partial, registry, jobs = self.folder / "snapshot.partial", self.context.registry, self.context.jobs
@@ -259,8 +242,10 @@ class Retrain:
             quick = replace(known, quick_since=mark.since, quick_revision=mark.revision, job=self.job_id)
             state = replace(quick, failed_since="", failed_revision="")
         note_snapshot(registry, self.project, self.folder, state)
-        if learnt is None and self.context.trainer.poll_later_s is not None:
-            UnderWay(self.job_id, Beginning(self.recipe, self.parent), manifest.hash).write(registry, self.project)
+        if learnt is None:
+            note_under_way(
+                self.context, self.project, UnderWay(self.job_id, Beginning(self.recipe, self.parent), manifest.hash)
+            )
         partial.replace(self.snapshot_folder)
         return manifest
 
