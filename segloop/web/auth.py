@@ -1,4 +1,4 @@
-"""Authentication of requests: basic auth, or the secret header of the webhook."""
+"""Who may ask: basic auth, or the secret header of the webhook; and no page of another site in somebody's browser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Callable
 
 from flask import request
+from werkzeug.exceptions import Forbidden
 
 from segloop.errors import Unauthorized
 from segloop.labelstudio import SECRET_HEADER
@@ -15,10 +16,13 @@ _OPEN = frozenset(("/health", "/ready"))
 
 
 def guard(settings: Settings) -> Callable[[], None]:
-    """A check to run before each request; it raises Unauthorized.
+    """A check to run before each request.
 
     `/health` and `/ready` are open, because probes have no password. While no password is set, everything is open to
-    callers on this machine alone.
+    callers on this machine alone. A browser on it is such a caller too, whichever site's page it shows: what changes
+    anything is refused where a browser says that a page sends it. The status page guards its own forms.
+
+    Raises Unauthorized, or Forbidden for a page.
     """
     user, password = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
     secret = settings.webhook_secret.get_secret_value()
@@ -26,6 +30,8 @@ def guard(settings: Settings) -> Callable[[], None]:
     def check() -> None:
         if request.path in _OPEN:
             return
+        if request.method == "POST" and not request.path.startswith("/ui/") and _is_sent_by_page():
+            raise Forbidden("A page in a browser sends this; Label Studio and programs alone may.")
         if not password:
             if not is_loopback(request.remote_addr):
                 raise Unauthorized("No password is set, so only this machine is served; set BASIC_AUTH_PASS.")
@@ -42,6 +48,12 @@ def guard(settings: Settings) -> Callable[[], None]:
             raise Unauthorized("Wrong user or password.")
 
     return check
+
+
+def _is_sent_by_page() -> bool:
+    """Whether a browser sends the request for a page: it names the page's site with every POST (Fetch standard, "Append a
+    request Origin header"), and its own users' addresses are of none."""
+    return "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none"
 
 
 def _same(given: str, expected: str) -> bool:

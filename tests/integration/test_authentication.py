@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -76,3 +77,18 @@ def test_without_a_password_only_this_machine_is_served(world):
     assert world.client.get("/versions").status_code == 200
     assert world.client.get("/versions", environ_base={"REMOTE_ADDR": "10.0.0.7"}).status_code == 401
     assert world.client.get("/health", environ_base={"REMOTE_ADDR": "10.0.0.7"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "said", [{"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+@pytest.mark.parametrize("route", ["/webhook", "/train", "/setup", "/predict"])
+def test_a_page_of_another_site_changes_nothing(world, guarded, said, route):
+    # a form or script of any site may send text to this machine without asking first; a browser adds the password it knows
+    body = json.dumps(event("START_TRAINING"))
+    for asked, headers in ((world, {}), (guarded, basic("ann", "pässwort"))):
+        answer = asked.client.post(route, data=body, content_type="text/plain", headers={**said, **headers})
+        assert answer.status_code == 403
+        assert "page in a browser" in answer.get_json()["error"]
+        unknown = asked.client.get("/is_training?project=29", headers=headers)
+        assert unknown.status_code == 400
