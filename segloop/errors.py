@@ -192,6 +192,9 @@ class TrainerRefused(TrainingError):
 class TrainingStopped(TrainingError):
     """Somebody asked a training to stop."""
 
+    def __init__(self) -> None:
+        super().__init__("Somebody stopped the training.")
+
 
 class NothingToTrain(TrainingError):
     """A project without enough usable annotations for a training run."""

@@ -291,6 +291,37 @@ def test_a_retrain_is_stopped_before_it_begins(context: JobContext) -> None:
     assert last["job"] == job_id
 
 
+@pytest.mark.parametrize("during", ["compare", "export"])
+def test_a_retrain_that_is_stopped_after_its_training_is_not_served(context: JobContext, during: str) -> None:
+    job_id = begin(context.jobs)
+    honest = getattr(context, during)
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        context.jobs.ask_stop(PROJECT)
+        return honest(*args, **options)
+
+    with pytest.raises(TrainingStopped):
+        run_retrain(replace(context, **{during: stopped}), PROJECT, job_id)
+    assert context.jobs.job_status(job_id)["progress"]["phase"] == "stopped"
+    assert (context.jobs.live_retrain(PROJECT), context.registry.champion(PROJECT)) == (None, None)
+
+
+def test_a_stop_that_comes_when_the_version_is_registered_leaves_it(context: JobContext) -> None:
+    job_id = begin(context.jobs)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(context.jobs), "enqueue_prelabel", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_retrain(context, PROJECT, job_id)
+    context.jobs.ask_stop(PROJECT)
+    result = run_retrain(context, PROJECT, job_id)
+    assert result["promoted"]
+    assert context.jobs.job_status(job_id)["progress"]["phase"] == "done"
+
+
 def test_a_training_that_0_1_0_parked_goes_on(context: JobContext, settings: Settings) -> None:
     job_id = begin(context.jobs)
     folder = settings.data_dir / "runs" / PROJECT / job_id

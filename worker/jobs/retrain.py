@@ -158,7 +158,7 @@ class Retrain:
         # before it began, or while it waited for something; a training that may have begun is stopped where it runs
         if self.context.jobs.stop_asked(self.project, self.job_id) and not self._has_begun():
             self.context.jobs.changes.take(self.project, self.recipe)
-            raise TrainingStopped("Somebody stopped the training.")
+            raise TrainingStopped
         manifest = self.snapshot()
         hyperparameters = hyperparameters_of(self.settings, self.recipe)
         bundle = self.train(hyperparameters)
@@ -167,14 +167,14 @@ class Retrain:
 
     def conclude(self, candidate: Candidate) -> RetrainResult:
         """The steps after the training."""
-        with self._stage("evaluating", "Comparing with the served version."):
+        with self._late_stage("evaluating", "Comparing with the served version."):
             verdict = self.compare(candidate)
         if self.recipe == "full" and self.settings.suspects != "off":
-            with self._stage("evaluating", "Looking for suspected labels."):
+            with self._late_stage("evaluating", "Looking for suspected labels."):
                 look_for_suspects(self.context, candidate.bundle, self.snapshot_folder, self.settings)
-        with self._stage("exporting", "Preparing the version for serving."):
+        with self._late_stage("exporting", "Preparing the version for serving."):
             engines = self.export(candidate)
-        with self._stage("promoting", verdict.decision.reason):
+        with self._late_stage("promoting", verdict.decision.reason):
             verdict = self.register(candidate, verdict, engines)
             verdict, promoted = self.promote(candidate, verdict)
         version, reason = verdict.version, verdict.decision.reason
@@ -445,6 +445,15 @@ class Retrain:
         self.report(phase=phase, message=message)
         Feedback(self.context, self.project).tell({"phase": phase})
         with Stage(phase):
+            yield
+
+    @contextmanager
+    def _late_stage(self, phase: str, message: str) -> Iterator[None]:
+        """A stage after the training. What somebody stops is not served; a version that is registered stays."""
+        verdict = read_state(self.folder / "verdict.json", Verdict)
+        if not (verdict and verdict.version) and self.context.jobs.stop_asked(self.project, self.job_id):
+            raise TrainingStopped
+        with self._stage(phase, message):
             yield
 
     def _keep(self, verdict: Verdict) -> Verdict:

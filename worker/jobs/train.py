@@ -174,7 +174,7 @@ class Training:
             TrainingError: there was no room too often, or somebody asked for its stop.
         """
         if self.context.jobs.stop_asked(self.project, self.run.id):
-            raise TrainingStopped("Somebody stopped the training.")
+            raise TrainingStopped
         if state.retry_at is None:
             if state.waits == len(ROOM_WAITS_S):
                 raise TrainingError(f"There was no room for the training {state.waits + 1} times: {reason}")
@@ -201,7 +201,7 @@ class Training:
         """
         if self.context.jobs.stop_asked(self.project, self.run.id):
             self.context.trainer.stop(self.run)
-            raise TrainingStopped("Somebody stopped the training.")
+            raise TrainingStopped
         if status.state == "failed":
             raise TrainingError(status.reason)
         if status.state != "lost":
