@@ -172,6 +172,12 @@ class Jobs:
         return self._connection.transaction(attempt, key_of(project, "prelabel"))
 
     @reaching_redis
+    def has_no_prelabel(self, project: str) -> bool:
+        """Whether Redis knows of no refresh of a project's predictions, neither a live one nor one that has ended."""
+        job_id = self.connection.get(key_of(project, "prelabel"))
+        return job_id is None or self.fetch(job_id.decode()) is None
+
+    @reaching_redis
     def enqueue_accept(self, project: str) -> Enqueued:
         """Queue the look at which pre-labels may be accepted, or join the project's live one."""
         return self._enqueue_once(self._job(ACCEPT, (project,), "accept"), key_of(project, "accept"))

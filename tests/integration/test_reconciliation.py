@@ -126,6 +126,29 @@ def titled(context: JobContext) -> None:
     context.jobs.connection.flushall()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_refresh_of_predictions_that_redis_lost_goes_on(context: JobContext, begun: bool) -> None:
+    """The title names the new version by then, so nothing else tells that tasks still have the old one's predictions."""
+    version = retrain(context)["version"]
+    label_studio: Any = context.label_studio
+    label_studio.unlabelled_ids = [21, 22]
+
+    def killed(*_: Any) -> Any:
+        raise Killed
+
+    if begun:
+        with pytest.raises(Killed):
+            run_prelabel(replace(context, load_model=killed), PROJECT, version, "lost")
+    context.jobs.connection.flushall()
+    for _ in range(2):
+        reconcile_all(context)
+        assert queued(context.jobs, PRELABEL_QUEUE) == [[PROJECT, version]]
+    run_prelabel(context, PROJECT, version, "found")
+    context.jobs.connection.flushall()
+    reconcile_all(context)
+    assert queued(context.jobs, PRELABEL_QUEUE) == []
+
+
 def test_reconcile_counts_deletions(context: JobContext) -> None:
     label_studio: Any = context.label_studio
     titled(context)

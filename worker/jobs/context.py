@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TITLED_FILE = "titled.json"
+_PREDICTED_FILE = "predicted.json"
 
 Compare = Callable[[Path, Path | None, Path, Settings], Compared]
 Export = Callable[[Path, Path | None, Path, Settings], EngineReport]
@@ -128,6 +129,17 @@ def titled_version(context: JobContext, project: str) -> str | None:
     """The version that `set_backend_title` named last; None before."""
     titled = context.registry.read_json(project, _TITLED_FILE)
     return None if titled is None else str(titled["version"])
+
+
+def note_predicted(context: JobContext, project: str, version: str) -> None:
+    """Note that every task that needs one has a prediction of the version."""
+    context.registry.write_json(project, _PREDICTED_FILE, {"version": version})
+
+
+def predicted_version(context: JobContext, project: str) -> str | None:
+    """The version that `note_predicted` named last; None before."""
+    predicted = context.registry.read_json(project, _PREDICTED_FILE)
+    return None if predicted is None else str(predicted["version"])
 
 
 def thresholds(settings: Settings) -> Thresholds:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypedDict
 
 from segloop.label_config import parse_label_config
 from segloop.serving.predict import Predictor
-from worker.jobs.context import JobContext, project_id_of, set_backend_title
+from worker.jobs.context import JobContext, note_predicted, project_id_of, set_backend_title
 from worker.jobs.label_order import (
     CANDIDATES,
     Embeddings,
@@ -112,6 +112,7 @@ def run_prelabel(context: JobContext, project: str, version: str, job_id: str) -
     if settings.ordered_view:
         keep_ordered_view(context, project)
     result["superseded"] = False
+    note_predicted(context, project, version)
     if settings.auto_accept:
         context.jobs.enqueue_accept(project)
     logger.info("project %s: %d tasks predicted with %s, %d failed", project, result["predicted"], version, len(failed))

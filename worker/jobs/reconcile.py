@@ -10,7 +10,14 @@ from segloop.errors import LabelStudioNotFound, SegloopError
 from segloop.policy import Recipe, should_retrain
 from segloop.projects import note_gone
 from segloop.queue import OUTAGES
-from worker.jobs.context import JobContext, project_id_of, set_backend_title, thresholds, titled_version
+from worker.jobs.context import (
+    JobContext,
+    predicted_version,
+    project_id_of,
+    set_backend_title,
+    thresholds,
+    titled_version,
+)
 from worker.jobs.feedback import tell_outcome
 from worker.jobs.ledger import keep_ledger
 from worker.jobs.mirrors import SnapshotState, changed, open_mirror, sync_mirror
@@ -72,6 +79,8 @@ def _reconcile(context: JobContext, project: str, step_aside: Callable[[], None]
     elif champion is not None:
         # Label Studio saves a backend's whole row when its page is opened, and may so undo a title set meanwhile.
         set_backend_title(context, project, champion.version)
+        if champion.version != predicted_version(context, project) and context.jobs.has_no_prelabel(project):
+            yield context.jobs.enqueue_prelabel(project, champion.version).job_id
     # what somebody called right meanwhile is shown no more
     point_out_suspects(context, project)
     # A live retrain's snapshot may cover what changed, and its end decides upon the rest.
