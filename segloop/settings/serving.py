@@ -144,7 +144,7 @@ class ServingSettings(BaseSettings):
     """Where the network runs; auto takes a GPU if there is one."""
     input_size: int = Field(0, ge=0, le=4096)
     """Long side of the image as the network sees it, in pixels, at least 64. 0: each training chooses it, by the size
-    of the images and by predict_seconds."""
+    of the images and by predict_seconds; from random weights also by train_minutes."""
     long_side: int = Field(0, ge=0, le=16384)
     """Longest side, in pixels, at which a trained network sees an image: beyond input_size it sees overlapping windows
     of it, in more detail and more slowly. 0: the whole image at input_size."""

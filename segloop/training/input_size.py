@@ -1,4 +1,4 @@
-"""How large the network sees images: as large as they are, as far as the time of a prediction allows."""
+"""How large the network sees images: as large as they are, as far as the times of a prediction and of a run allow."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ log = logging.getLogger(__name__)
 LEAST: Final = 256
 MOST: Final = 1024
 STEP: Final = 32
+#: Steps that random weights need of a run with a budget: where it has no time for as many, smaller images teach more
+#: (docs/adr/0016).
+ENOUGH_STEPS: Final = 500
+#: A training step takes about as long as so many forward passes.
+_PASSES_OF_STEP: Final = 3
 #: Side of the square image that a pass is timed on, in pixels, and how often: the fastest pass counts.
 _TIMED_PX: Final = 256
 _TIMES: Final = 3
@@ -29,20 +34,30 @@ _KEPT: Final = 1.5
 
 
 def choose_input_size(
-    settings: Settings, network: SegmentationNetwork, items: Sequence[Item], before: int | None = None
+    settings: Settings,
+    network: SegmentationNetwork,
+    items: Sequence[Item],
+    before: int | None = None,
+    *,
+    from_scratch: bool = False,
 ) -> int:
     """The long side, in pixels, at which a network sees images: the setting `input_size`, or, where that is 0, the choice.
 
     That is the median long side of the items, or less where one pass of the network over an image of their median
-    shape would take longer than `predict_seconds` on this machine; a multiple of STEP, from LEAST to MOST. `before` is
-    the size of the version that the training goes on from.
+    shape would take longer than `predict_seconds` on this machine, or where `train_minutes` have no time for
+    ENOUGH_STEPS steps `from_scratch`; a multiple of STEP, from LEAST to MOST. `before` is the size of the version that
+    the training goes on from.
     """
     if settings.input_size:
         return settings.input_size
     long_sides = sorted(max(item.height, item.width) for item in items)
     shapes = sorted(max(item.height, item.width) / min(item.height, item.width) for item in items)
     useful, shape = long_sides[len(items) // 2], shapes[len(items) // 2]
-    timely = math.sqrt(settings.predict_seconds / seconds_per_pixel(network) * shape)
+    seconds = settings.predict_seconds
+    if from_scratch and settings.train_minutes:
+        step_s = settings.train_minutes * 60 / ENOUGH_STEPS
+        seconds = min(seconds, step_s / _PASSES_OF_STEP / settings.train_batch_size)
+    timely = math.sqrt(seconds / seconds_per_pixel(network) * shape)
     chosen = min(max(LEAST, min(-(-useful // STEP) * STEP, int(timely) // STEP * STEP)), MOST)
     if before is not None and before / _KEPT <= chosen <= before * _KEPT:
         chosen = before

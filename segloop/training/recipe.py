@@ -129,16 +129,18 @@ def train(
         network = network.to(device).to(memory_format=torch.channels_last)
         served = container.served()
         before = served.input_size if served else None
-        input_size = team.broadcast(
-            container.input_size(lambda: choose_input_size(settings, network, items, before)) if team.is_main else 0
-        )
+        from_scratch = served is None and backbone_rate == 1.0
+
+        def choose() -> int:
+            return choose_input_size(settings, network, items, before, from_scratch=from_scratch)
+
+        input_size = team.broadcast(container.input_size(choose) if team.is_main else 0)
         settings = settings.model_copy(update={"input_size": input_size})
         channels = len(manifest.classes) + 1
         examples = Examples(container.snapshot, items, settings, Path(cache), channels)
         others = None
         if manifest.unannotated:
             others = Examples(container.snapshot, manifest.unannotated, settings, Path(cache) / "others", channels)
-        from_scratch = served is None and backbone_rate == 1.0
         rate = settings.train_lr * (RANDOM_WEIGHTS_RATE if from_scratch else 1.0)
         parts = stages(*examples.served_size, device, from_scratch=from_scratch)
         views = Views(examples, settings.train_seed, parts[-1])

@@ -67,6 +67,26 @@ def test_a_version_keeps_the_size_of_the_one_before_it(before: int | None, expec
     assert choose_input_size(Settings(), NETWORK, items((1280, 1920)), before) == expected
 
 
+@pytest.mark.usefixtures("microseconds")
+@pytest.mark.parametrize(
+    ("minutes", "batch_size", "expected"),
+    [
+        (6.0, 4, 288),  # 500 steps of 0.72 s: four images of 60,000 pixels, three passes each
+        (6.0, 2, 416),
+        (2.0, 4, 256),  # never less
+        (30.0, 4, 640),
+        (600.0, 4, 768),  # more than a prediction may take
+        (0.0, 4, 768),  # no budget
+    ],
+)
+def test_random_weights_see_images_at_which_there_is_time_for_enough_steps(
+    minutes: float, batch_size: int, expected: int
+) -> None:
+    settings = Settings(train_minutes=minutes, train_batch_size=batch_size)
+    assert choose_input_size(settings, NETWORK, items((1280, 1920)), from_scratch=True) == expected
+    assert choose_input_size(settings, NETWORK, items((1280, 1920))) == 768
+
+
 def test_the_setting_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(module, "seconds_per_pixel")
     assert choose_input_size(Settings(input_size=320), NETWORK, items((1280, 1920)), 512) == 320
