@@ -298,6 +298,7 @@ def run(data: DemoData, folder: Path, trainer: str, stay: bool) -> int:
         # steps, because on its scenes twice as many of them teach more
         settings |= {
             "weights": "none",
+            "input_size": data.input_size,
             "train_epochs": 60,
             "train_minutes": TRAIN_MINUTES,
             "train_batch_size": 2,

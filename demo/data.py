@@ -78,13 +78,15 @@ class DemoData:
     """What is labelled in the demo, what is held out from it, and the names of the mask's values.
 
     `unlabelled` says what a pixel without a class means: in the drawn scenes it is ground, which is none of the
-    classes; in a folder it may be anything.
+    classes; in a folder it may be anything. `input_size` is the long side, in pixels, at which the network sees the
+    images; 0: as segloop chooses.
     """
 
     classes: tuple[str, ...]
     train: tuple[Example, ...]
     val: tuple[Example, ...]
     unlabelled: str = "ignore"
+    input_size: int = 0
 
     @property
     def label_config(self) -> str:
@@ -107,9 +109,9 @@ class DemoData:
 
 
 def generated(folder: Path, train: int, val: int) -> DemoData:
-    """Scenes drawn into `folder`."""
+    """Scenes drawn into `folder`; their poles and wires are too thin to be seen smaller."""
     write_scenes(folder, train=train, val=val)
-    return replace(from_folder(folder, train, val), unlabelled="background")
+    return replace(from_folder(folder, train, val), unlabelled="background", input_size=320)
 
 
 def from_folder(folder: Path, train: int, val: int) -> DemoData:
