@@ -45,8 +45,8 @@ def choose_input_size(
 
     That is the median long side of the items, or less where one pass of the network over an image of their median
     shape would take longer than `predict_seconds` on this machine, or where `train_minutes` have no time for
-    ENOUGH_STEPS steps `from_scratch`; a multiple of STEP, from LEAST to MOST. `before` is the size of the version that
-    the training goes on from.
+    ENOUGH_STEPS steps on whole images `from_scratch`; a multiple of STEP, from LEAST to MOST. `before` is the size of
+    the version that the training goes on from.
     """
     if settings.input_size:
         return settings.input_size
@@ -54,7 +54,7 @@ def choose_input_size(
     shapes = sorted(max(item.height, item.width) / min(item.height, item.width) for item in items)
     useful, shape = long_sides[len(items) // 2], shapes[len(items) // 2]
     seconds = settings.predict_seconds
-    if from_scratch and settings.train_minutes:
+    if from_scratch and settings.train_minutes and not settings.long_side:  # smaller windows only show less around
         step_s = settings.train_minutes * 60 / ENOUGH_STEPS
         seconds = min(seconds, step_s / _PASSES_OF_STEP / settings.train_batch_size)
     timely = math.sqrt(seconds / seconds_per_pixel(network) * shape)

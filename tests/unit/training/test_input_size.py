@@ -85,6 +85,8 @@ def test_random_weights_see_images_at_which_there_is_time_for_enough_steps(
     settings = Settings(train_minutes=minutes, train_batch_size=batch_size)
     assert choose_input_size(settings, NETWORK, items((1280, 1920)), from_scratch=True) == expected
     assert choose_input_size(settings, NETWORK, items((1280, 1920))) == 768
+    windows = settings.model_copy(update={"long_side": 1920})
+    assert choose_input_size(windows, NETWORK, items((1280, 1920)), from_scratch=True) == 768
 
 
 def test_the_setting_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
