@@ -31,9 +31,9 @@ from segloop.training.evaluation import EvaluatedImage, Network, evaluate
 from segloop.training.examples import Examples, Views, stages, steps_per_pass
 from segloop.training.finishing import finish
 from segloop.training.learner import computes_bfloat16, criterion
+from segloop.training.optimizers import for_random_weights
 from segloop.training.recipe import (
     RANDOM_WEIGHTS_RATE,
-    WEIGHT_DECAY,
     batches_of,
     steps_of_evaluation,
     train,
@@ -109,12 +109,11 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
     per_epoch = steps_per_pass(len(items), size)
     with form_team(settings) as team, tempfile.TemporaryDirectory(prefix="segloop-peer-") as cache:
         module = module.to(team.device).to(memory_format=torch.channels_last)
-        group = {"params": list(module.parameters()), "base_lr": settings.train_lr * RANDOM_WEIGHTS_RATE}
         channels = len(manifest.classes) + 1
         examples = Examples(container.snapshot, items, settings, Path(cache), channels)
         run = Run(
             module,
-            torch.optim.AdamW([group], group["base_lr"], weight_decay=WEIGHT_DECAY, fused=True),
+            for_random_weights(module, settings.train_lr * RANDOM_WEIGHTS_RATE),
             team.device,
             max(settings.train_epochs, -(-settings.train_min_steps // per_epoch)) * per_epoch,
             per_epoch,

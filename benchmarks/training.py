@@ -27,7 +27,8 @@ from segloop.network.network import build_network
 from segloop.settings import Settings
 from segloop.training.distributed import Team
 from segloop.training.learner import Learner, computes_bfloat16
-from segloop.training.recipe import make_optimizer, train_one_epoch
+from segloop.training.optimizers import make_optimizer
+from segloop.training.recipe import train_one_epoch
 from segloop.training.run import Run
 
 CLASSES, BATCH, SIZE_PX = 12, 4, 256

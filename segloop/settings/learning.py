@@ -52,8 +52,9 @@ class LearningSettings(BaseSettings):
     """Images of tasks without annotations that a full training learns from besides, by consistency: where the network is
     sure of what it sees there, it learns to say the same of an altered view. 0: none. See docs/training.md for its cost."""
     train_lr: float = Field(5e-4, gt=0)
-    """Highest learning rate of a training run (AdamW). A network that begins with random weights has twice as much, a
-    backbone that began with published weights a tenth."""
+    """Highest learning rate of a training run: AdamW's, and Muon's for the convolutions of networks that began with random
+    weights. A network that begins with random weights has twice as much, a backbone that began with published weights a
+    tenth."""
     train_seed: int = Field(0, ge=0)
     """Seed of the training run."""
     train_patience: int = Field(0, ge=0)

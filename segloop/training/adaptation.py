@@ -33,8 +33,8 @@ from segloop.training.examples import Examples, Stage, Views
 from segloop.training.finishing import match_areas, take_back_preference
 from segloop.training.input_size import choose_input_size
 from segloop.training.learner import computes_bfloat16, criterion
+from segloop.training.optimizers import Optimizers, adamw
 from segloop.training.recipe import (
-    WEIGHT_DECAY,
     TerminatedError,
     describe,
     learning_rate,
@@ -268,7 +268,7 @@ def make_run(
 ) -> Run:
     """A run of the network's head alone, of MOST_STEPS or as long as the budget lasts, in seconds (0: none)."""
     head = {"params": list(network.classifier.parameters()), "base_lr": settings.train_lr}
-    optimizer = torch.optim.AdamW([head], settings.train_lr, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = Optimizers(adamw([head]))
     return Run(network, optimizer, device, MOST_STEPS, 1, budget_s, settings.train_seed, class_weights.to(device))
 
 

@@ -44,13 +44,13 @@ from segloop.training.learner import (
     is_compiled,
     target_weight,
 )
+from segloop.training.optimizers import make_optimizer
 from segloop.training.run import Clock, Run, restore, save_checkpoint
 from segloop.training.tracking import tracking
 from segloop.versions import RecipeInfo, VersionInfo
 
 log = logging.getLogger(__name__)
 
-WEIGHT_DECAY = 0.01
 #: Published weights know images already: the backbone that has them moves this much slower than the new head, in the
 #: trainings that go on from its versions too.
 PRETRAINED_BACKBONE_RATE = 0.1
@@ -255,14 +255,6 @@ def backbone_rate_of(recipe: RecipeInfo) -> float:
     if recipe.backbone_rate is not None:
         return recipe.backbone_rate
     return 1.0 if recipe.weights == "none" else PRETRAINED_BACKBONE_RATE
-
-
-def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: float) -> torch.optim.Optimizer:
-    """AdamW: from random weights it learns in half the steps that SGD needs (fused, a step costs the same)."""
-    backbone = list(network.backbone.parameters())
-    heads = [*network.classifier.parameters(), *network.aux_classifier.parameters()]
-    groups = [{"params": backbone, "base_lr": base_lr * backbone_rate}, {"params": heads, "base_lr": base_lr}]
-    return torch.optim.AdamW(groups, base_lr, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def batches_of(run: Run, views: Views | UnannotatedViews, batch_size: int, team: Team) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from segloop.errors import TrainingError
 from segloop.files import replacing
 from segloop.network.network import SegmentationNetwork
 from segloop.training.consistency import UnannotatedBatch
+from segloop.training.optimizers import Optimizers
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Run:
     """
 
     network: SegmentationNetwork
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     device: torch.device
     steps: int
     steps_per_epoch: int
@@ -150,7 +151,7 @@ def save_checkpoint(run: Run, path: Path) -> None:
     started_s = run.clock.elapsed_s
     state = {
         "network": run.network.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "optimizers": run.optimizer.state_dict(),
         "step": run.step,
         "elapsed_s": started_s,
         "progress": {name: getattr(run, name) for name in _KEPT},
@@ -177,9 +178,12 @@ def restore(run: Run, path: Path) -> None:
         return
     try:
         run.network.load_state_dict(state["network"])
-        run.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise TrainingError(f"the checkpoint {path} is of another network or optimizer; delete it") from error
+    except (RuntimeError, KeyError) as error:
+        raise TrainingError(f"the checkpoint {path} is of another network; delete it") from error
+    try:
+        run.optimizer.load_state_dict(state["optimizers"])
+    except (ValueError, KeyError):
+        log.warning("the checkpoint %s is of another version's optimizer, which begins anew", path)
     run.step = state["step"]
     for name in _KEPT:
         setattr(run, name, state["progress"][name])
