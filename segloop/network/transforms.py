@@ -143,7 +143,7 @@ class Augmentation:
 
     scale: tuple[float, float] = (0.75, 1.5)
     stretch: float = 1.15
-    jitters: tuple[float, ...] = (0.25, 0.75)
+    jitters: tuple[float, ...] = (0.1, 0.75)
 
 
 def augment(
