@@ -39,7 +39,8 @@ def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: 
 def for_random_weights(module: nn.Module, base_lr: float) -> Optimizers:
     """Muon for the convolutions between others, AdamW for what is left: the first ones, those that end in logits, biases,
     and BatchNorm's."""
-    inner, rest = [], []
+    inner: list[Parameter] = []
+    rest: list[Parameter] = []
     for weight in module.parameters():
         is_inner = weight.ndim == 4 and min(weight.shape[:2]) >= BLOCK
         (inner if is_inner else rest).append(weight)
