@@ -52,6 +52,7 @@ from segloop.queue.own import OwnJob, OwnQueue
 from segloop.registry import Registry, open_registry
 from segloop.settings import Settings
 from worker.jobs.mirrors import forget_snapshot
+from worker.jobs.run_state import run_folder
 
 if TYPE_CHECKING:
     from segloop.aws.training.events import Events
@@ -294,7 +295,7 @@ class Worker(rq.Worker):
         if not self._jobs.is_retrain(project, job.id):
             return
         # of one that ran on another host, this one has no folder
-        folder = self._settings.data_dir.absolute() / "runs" / project / job.id
+        folder = run_folder(self._settings, project, job.id)
         try:
             forget_snapshot(open_registry(self._settings), project, job.id, folder)
         except (RegistryError, OSError) as error:

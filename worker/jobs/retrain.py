@@ -9,37 +9,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 from segloop.dataset import MANIFEST, Manifest, ProjectSplits, exclude_trained, load_manifest, write_manifest
 from segloop.errors import (
     ChampionMoved,
-    DiskError,
     DiskFull,
     EngineError,
-    ImageUnavailable,
     LabelStudioError,
-    ModelRemoved,
-    SegloopError,
     SettingsError,
     TrainingError,
     TrainingStopped,
-    VersionNotFound,
 )
 from segloop.formats import WEIGHTS_FILE
-from segloop.policy import Recipe, should_promote, should_rerun
+from segloop.policy import Recipe, should_promote
 from segloop.progress import Progress
-from segloop.queue import OUTAGES, JobTimeout, Outcome
 from segloop.settings import Settings
 from segloop.telemetry.notes import Stage
 from segloop.trainers.base import Run
 from segloop.versions import EngineReport, PromotionDecision
 from worker.jobs.bias import held_out_bias
-from worker.jobs.context import JobContext, set_backend_title, thresholds
-from worker.jobs.feedback import Feedback, tell_outcome
+from worker.jobs.context import JobContext, set_backend_title
+from worker.jobs.ending import Ending
+from worker.jobs.feedback import Feedback
 from worker.jobs.guided import inherited_head
-from worker.jobs.mirrors import Mark, SnapshotState, end_snapshot, forget_snapshot, note_snapshot
-from worker.jobs.outage import outlasted_h
+from worker.jobs.mirrors import Mark, SnapshotState, note_snapshot
 from worker.jobs.run_state import (
     Beginning,
     Candidate,
@@ -47,6 +41,7 @@ from worker.jobs.run_state import (
     Verdict,
     generation_of,
     read_state,
+    run_folder,
     write_state,
 )
 from worker.jobs.snapshot import freeze_annotations, hold_out_nothing_of
@@ -146,7 +141,7 @@ class Retrain:
     @property
     def folder(self) -> Path:
         """Its folder, for as long as it is the project's latest."""
-        return self.settings.data_dir.absolute() / "runs" / self.project / self.job_id
+        return run_folder(self.settings, self.project, self.job_id)
 
     @property
     def snapshot_folder(self) -> Path:
@@ -373,72 +368,7 @@ class Retrain:
         Raises:
             Those of `run_retrain`.
         """
-        try:
-            result = work()
-        except JobTimeout as error:
-            failure = TrainingError(f"The retrain took longer than job_timeout_s={self.settings.job_timeout_s}.")
-            self._fail(failure)
-            raise failure from error
-        except (VersionNotFound, ModelRemoved) as error:
-            self._fail(error)
-            raise
-        except OUTAGES as error:
-            self._endure(error)
-            raise
-        except SegloopError as error:
-            self._fail(error)
-            raise
-        except OSError as error:
-            broken = DiskError.of(self.folder, error)
-            if isinstance(broken, DiskFull):
-                self._endure(broken)
-            else:
-                self._fail(broken)
-            raise broken from error
-        version, promoted = result["version"], result["promoted"]
-        self.report(phase="done", message=result["reason"], version=version, promoted=promoted)
-        outcome: Outcome = "skipped" if result["version"] is None else "promoted" if result["promoted"] else "kept"
-        self.context.jobs.counters.count_retrain(self.job_id, self.recipe, outcome, result.get("seconds"))
-        end_snapshot(self.context.registry, self.project, self.job_id)
-        self._queue_next()
-        return result
-
-    def _endure(self, error: SegloopError) -> None:
-        """Return while an outage may still pass; images have a limit of their own.
-
-        Raises:
-            TrainingError: it has lasted for too long.
-        """
-        if isinstance(error, ImageUnavailable):
-            return
-        if (hours := outlasted_h(self.folder)) is not None:
-            failure = TrainingError(f"{error} It has been so for {hours:.0f} h.")
-            self._fail(failure)
-            raise failure from error
-
-    def _fail(self, error: SegloopError) -> None:
-        logger.error("project %s: job %s failed: %s", self.project, self.job_id, error)
-        phase: Literal["stopped", "failed"] = "stopped" if isinstance(error, TrainingStopped) else "failed"
-        self.report(phase=phase, message=str(error))
-        self.context.jobs.counters.count_retrain(self.job_id, self.recipe, phase)
-        forget_snapshot(self.context.registry, self.project, self.job_id, self.folder)
-        self._queue_next(failed=True)
-
-    def _queue_next(self, *, failed: bool = False) -> None:
-        has_backbone = self.settings.weights != "none" or self.context.registry.champion(self.project) is not None
-        self.context.jobs.finish_retrain(
-            self.project,
-            self.job_id,
-            lambda changes, requested: should_rerun(
-                changes=changes,
-                thresholds=thresholds(self.settings),
-                requested=requested,
-                ended=self.recipe,
-                has_backbone=has_backbone,
-            ),
-            failed=failed,
-        )
-        tell_outcome(self.context, self.project)
+        return Ending(self.context, self.project, self.job_id, self.settings, self.recipe).of(work)
 
     @contextmanager
     def _stage(self, phase: str, message: str) -> Iterator[None]:

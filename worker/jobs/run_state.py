@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from segloop.dataset import Manifest
 from segloop.files import write_bytes
 from segloop.policy import Recipe
+from segloop.settings import Settings
 from segloop.versions import Metrics, PromotionDecision, VersionInfo, read_version
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class RetrainResult(TypedDict):
     #: Of an adopted training: SageMaker's job, and how many tasks it learnt from.
     training: NotRequired[str]
     learnt: NotRequired[int]
+
+
+def run_folder(settings: Settings, project: str, job_id: str) -> Path:
+    """The folder of a retrain's run, for as long as it is the project's latest."""
+    return settings.data_dir.absolute() / "runs" / project / job_id
 
 
 @dataclass(frozen=True)
