@@ -21,6 +21,8 @@ BATCH: Final = 4
 #: Batches that BatchNorm's statistics are estimated from, at most, and those in which areas are compared.
 STATISTICS_BATCHES: Final = 32
 AREA_BATCHES: Final = 16
+#: How far a whole network's biases go to where areas match: what is larger here may be rarer elsewhere (docs/adr/0016).
+AREA_SHARE: Final = 0.5
 #: What is taken back of the preference for rare classes that the loss's weights teach: the power of the weights.
 TAKEN_BACK: Final = 0.25
 #: Places of each image at which areas are compared.
@@ -41,9 +43,8 @@ def finish(network: nn.Module, head: nn.Module, views: Views, run: Run) -> None:
     """
     batches = min(STATISTICS_BATCHES, steps_per_pass(len(views.examples), BATCH))
     estimate_statistics(network, served_batches(views, batches), run.device)
-    take_back_preference(head, run.class_weights)
     seen = served_batches(views, min(AREA_BATCHES, batches))
-    match_areas(head, ((_logits(network, images.to(run.device)), target) for images, target in seen))
+    match_areas(head, ((_logits(network, images.to(run.device)), target) for images, target in seen), AREA_SHARE)
 
 
 def steps_to_finish(examples: int, batch_size: int) -> float:
@@ -81,8 +82,9 @@ def take_back_preference(head: nn.Module, class_weights: Tensor) -> None:
 
 
 @torch.no_grad()
-def match_areas(head: nn.Module, seen: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Move the biases of a trained head's last convolution to where each class is drawn as large as it is (docs/adr/0016).
+def match_areas(head: nn.Module, seen: Iterable[tuple[Tensor, Tensor]], share: float = 1.0) -> None:
+    """Move the biases of a trained head's last convolution to where each class is drawn as large as it is, or a share of
+    the way there (docs/adr/0016).
 
     What a network has not learnt well it draws too large or too small, first of all thin things. Classes that the truth
     does not have stay as they are.
@@ -95,7 +97,7 @@ def match_areas(head: nn.Module, seen: Iterable[tuple[Tensor, Tensor]]) -> None:
     logits = np.concatenate([one for one, _ in samples])
     truth = np.concatenate([one for _, one in samples])
     bias = _bias_of(head)
-    bias.add_(torch.from_numpy(_balance(logits, truth)).to(bias))
+    bias.add_(torch.from_numpy(share * _balance(logits, truth)).to(bias))
 
 
 def _balance(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -94,6 +94,14 @@ def test_what_is_drawn_too_wide_gets_narrower():
     assert drawn(head, logits, (96, 128))[2] == pytest.approx(wanted, rel=0.1)
 
 
+def test_half_of_the_way_moves_biases_half_as_far():
+    logits, truth = wide_poles()
+    whole, half = identity(3), identity(3)
+    match_areas(whole, seen(whole, logits, truth))
+    match_areas(half, seen(half, logits, truth), 0.5)
+    assert half.bias.tolist() == pytest.approx((whole.bias / 2).tolist())
+
+
 def test_what_is_as_large_as_it_should_be_stays():
     truth = torch.zeros(2, 64, 64, dtype=torch.int64)
     truth[:, 20:40, 10:30] = 1
