@@ -80,8 +80,9 @@ def train_one_epoch(
     """
     learner.train()
     for images, target in batches:
+        done = run.done
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(group["base_lr"], run.done)
+            group["lr"] = learning_rate(group["base_lr"], done)
         torch.manual_seed(run.seed + run.step * team.size + team.rank)  # dropout, the same after a resumption
         images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
         target = target.to(run.device, non_blocking=True)
