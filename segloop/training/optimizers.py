@@ -100,7 +100,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # a step here never asks for the loss again
         """Move each weight that has a gradient against its orthogonalised momentum (Nesterov's)."""
         for group in self.param_groups:
             for weight in group["params"]:
