@@ -126,13 +126,28 @@ def _load(parent_pid: int, application: str) -> Any:
     from granian.utils.proxies import wrap_wsgi_with_proxy_headers
 
     # A terminal sends Ctrl-C to every process; the first one tells the others.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     # granian's own handler comes after this, and that of the first process, which is inherited, stops nothing here.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_stop_at_first_signal, name="signal", daemon=True).start()
     die_with_parent(signal.SIGTERM, parent_pid)
     sys.path.insert(0, str(_ROOT))
     module, _, name = application.partition(":")
     return wrap_wsgi_with_proxy_headers(getattr(importlib.import_module(module), name), ["127.0.0.1", "::1"])
+
+
+def _stop_at_first_signal() -> None:
+    """Wait for SIGTERM, which every thread blocks, and have granian stop; before granian can, end the process.
+
+    granian's answer may run once only: the third would wait, with the interpreter's lock, for what needs that lock. A
+    parent that dies gives the signal once for each of its threads (prctl(2)), and who stops a service may send more.
+    """
+    signal.sigwait({signal.SIGTERM})
+    answer = signal.getsignal(signal.SIGTERM)
+    if callable(answer):
+        answer(signal.SIGTERM, None)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _is_fitting(record: logging.LogRecord) -> bool:

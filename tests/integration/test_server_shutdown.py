@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -94,6 +96,20 @@ def test_a_server_whose_application_is_loading_stops_at_once(tmp_path: Path, sig
         until((tmp_path / "loading").exists)
         server.send(signum, to_all=to_all)
         assert server.process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_is_asked_to_stop_again_and_again_stops(tmp_path: Path) -> None:
+    with serving(tmp_path, APP, predict_deadline_s=10 * PATIENCE_S) as server, ThreadPoolExecutor() as pool:
+        [worker] = server.children()
+        slow = pool.submit(httpx.get, f"{server.url}/slow", timeout=PATIENCE_S, trust_env=False)
+        until(lambda: [*tmp_path.glob("begun-*")], "a request under way")
+        for _ in range(5):
+            os.kill(worker, signal.SIGTERM)
+            time.sleep(0.05)  # several that come at once are one
+        (tmp_path / "go on").touch()
+        assert slow.result().status_code == 200
+        until(lambda: worker not in server.children(), "its end")
 
 
 #: In a process of its own: a signal that meets another handler than its own would end whoever runs the tests.
