@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.held_out import Effort, Measured
 from segloop.dataset import load_manifest
@@ -30,7 +30,7 @@ from segloop.training.distributed import form_team
 from segloop.training.evaluation import EvaluatedImage, Network, evaluate
 from segloop.training.examples import Examples, Views, stages, steps_per_pass
 from segloop.training.finishing import finish
-from segloop.training.learner import computes_bfloat16, criterion
+from segloop.training.learner import Learner, computes_bfloat16
 from segloop.training.optimizers import for_random_weights
 from segloop.training.recipe import (
     RANDOM_WEIGHTS_RATE,
@@ -84,22 +84,6 @@ def peer_network(name: str, container: Container) -> nn.Module:
     return module
 
 
-class PeerLearner(nn.Module):
-    """A network without an auxiliary head and its loss, as `segloop.training.learner.Learner`."""
-
-    def __init__(self, network: nn.Module, class_weights: Tensor, *, bfloat16: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("class_weights", class_weights, persistent=False)
-        self._bfloat16 = bfloat16
-
-    def forward(self, images: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        """The loss () of images float32 (B, 3, h, w) and class maps int64 (B, h, w), divided by `total` ()."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits = self.network(images)
-        return criterion(logits, target, self.get_buffer("class_weights"), total)
-
-
 def train_peer(module: nn.Module, container: Container, now: Callable[[], float]) -> tuple[Network, Effort]:
     """Train a network, float32 (B, 3, h, w) to logits (B, C, h', w'), on a container's snapshot as segloop trains its own."""
     clock = Clock(now)
@@ -123,7 +107,7 @@ def train_peer(module: nn.Module, container: Container, now: Callable[[], float]
             clock=clock,
             evaluation_steps=steps_of_evaluation(len(items), 0, size),
         )
-        learner = PeerLearner(module, run.class_weights, bfloat16=computes_bfloat16(settings, team.device))
+        learner = Learner(module, run.class_weights, bfloat16=computes_bfloat16(settings, team.device))
         run.begin()
         for stage in stages(*examples.served_size, team.device, from_scratch=True):
             views = Views(examples, settings.train_seed, stage)

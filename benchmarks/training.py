@@ -2,7 +2,8 @@
 
 Both sides train a ResNet-50 segmentation network on batches of 4 crops of 256 x 256 pixels with 12 classes, on all cores.
 The reference is the loop of torchvision's `references/segmentation/train.py`: torchvision's network at output stride 8,
-contiguous tensors, SGD, and cross-entropy of logits that the network resizes itself, with the auxiliary one at a half.
+contiguous tensors, SGD, and cross-entropy of logits that the network resizes itself, without the auxiliary head, which
+no side has.
 Ours is `segloop.training.recipe.train_one_epoch` with the optimizer and the precision of a real run (bfloat16 where the
 CPU multiplies in it): on the same network, and on the default one, which is also compared with a DeepLabV3 at stride 16.
 
@@ -116,12 +117,11 @@ def main() -> int:
 
 def reference_step(images: Tensor, target: Tensor) -> Callable[[], object]:
     """A step of the reference loop on images float32 (B, 3, h, w) and class maps int64 (B, h, w)."""
-    network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True).train()
+    network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
 
     def step() -> float:
-        losses = {name: F.cross_entropy(logits, target, ignore_index=255) for name, logits in network(images).items()}
-        loss = losses["out"] + 0.5 * losses["aux"]
+        loss = F.cross_entropy(network(images)["out"], target, ignore_index=255)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

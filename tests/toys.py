@@ -123,7 +123,7 @@ def sparse_network() -> SegmentationNetwork:
                 continue
             if name.startswith(("backbone.layer3.", "backbone.layer4.")) and ".0." not in name:
                 weights.zero_()  # what these blocks would add
-            elif name.startswith(("classifier.0.", "aux_classifier.0.")):
+            elif name.startswith("classifier.0."):
                 weights[:, 256:] = 0
     return network
 

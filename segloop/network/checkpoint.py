@@ -44,7 +44,7 @@ _FIRST_OF_HEAD: Final = {
     "fcn_resnet50": "classifier.0.weight",
 }
 #: The weight and the bias of a head's last layer.
-_LAST_OF_HEAD: Final = re.compile(r"(aux_)?classifier\.(4|last)\.(weight|bias)")
+_LAST_OF_HEAD: Final = re.compile(r"classifier\.(4|last)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -234,11 +234,11 @@ def pretrained_network(settings: Settings) -> SegmentationNetwork | None:
     # at every second place (see the tests).
     network = build_network(arch, len(weights.classes) + 1, pick_output_stride(arch, settings, pick_device(settings)))
     own = network.state_dict()
-    missing = [key for key in own if key not in weights.state and not key.startswith("aux_classifier.")]
+    missing = [key for key in own if key not in weights.state]
     other = [
         f"{key} is {tuple(weights.state[key].shape)}, not {tuple(value.shape)}"
         for key, value in own.items()
-        if key in weights.state and value.shape != weights.state[key].shape and not key.startswith("aux_classifier.")
+        if key in weights.state and value.shape != weights.state[key].shape
     ]
     if missing or other:
         misfit = f"{_some(missing)} missing" if missing else _some(other)

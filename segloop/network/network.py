@@ -64,7 +64,8 @@ class FPNHead(nn.Module):
 
 
 class SegmentationNetwork(nn.Module):
-    """A ResNet-50 with an FPN, DeepLabV3 or FCN head; parameter names of the last two are torchvision's.
+    """A ResNet-50 with an FPN, DeepLabV3 or FCN head; parameter names of the last two are torchvision's, whose auxiliary head
+    is left out (docs/adr/0016).
 
     Called on images float32 (B, 3, h, w), normalised, it gives logits float32 (B, C, h / s, w / s) with s the
     output stride: what resizes them decides how finely.
@@ -72,14 +73,12 @@ class SegmentationNetwork(nn.Module):
     `levels` names the backbone's outputs that `classifier` takes, the finest first.
     """
 
-    def __init__(
-        self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module, levels: Sequence[str] = ("out",)
-    ) -> None:
+    def __init__(self, backbone: nn.Module, classifier: nn.Module, levels: Sequence[str] = ("out",)) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
-        self.aux_classifier = aux_classifier
         self.levels = tuple(levels)
+        self.register_load_state_dict_pre_hook(_forget_auxiliary_head)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C, h / s, w / s) of images (B, 3, h, w)."""
@@ -91,10 +90,11 @@ class SegmentationNetwork(nn.Module):
         found = self.backbone(images)
         return [found[level] for level in self.levels]
 
-    def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits as `forward` gives them, and the auxiliary head's, which only training uses."""
-        found = self.backbone(images)
-        return self.classifier(*(found[level] for level in self.levels)), self.aux_classifier(found["aux"])
+
+def _forget_auxiliary_head(_network: nn.Module, state: State, *_others: object) -> None:
+    """Leave out what only training uses of torchvision's networks, and used of segloop's earlier versions."""
+    for key in [key for key in state if key.startswith("aux_classifier.")]:
+        del state[key]
 
 
 def build_network(arch: str, num_classes: int, output_stride: int) -> SegmentationNetwork:
@@ -114,18 +114,17 @@ def build_network(arch: str, num_classes: int, output_stride: int) -> Segmentati
     # the residual branches begin at zero: a deep network trained from scratch on few images needs that to start well
     dilated = [False, output_stride == 8, output_stride > FPN_STRIDE]
     backbone = resnet50(weights=None, zero_init_residual=True, replace_stride_with_dilation=dilated)
-    outputs, levels = {"layer4": "out", "layer3": "aux"}, ["out"]
+    outputs = {"layer4": "out"}
     classifier: nn.Module
     if arch == "fpn_resnet50":
-        outputs |= {"layer1": "stride4", "layer2": "stride8"}
-        levels = ["stride4", "stride8", "aux", "out"]
+        outputs = {"layer1": "stride4", "layer2": "stride8", "layer3": "stride16"} | outputs
         classifier = FPNHead((256, 512, 1024, 2048), num_classes)
     elif arch == "deeplabv3_resnet50":
         classifier = DeepLabHead(2048, num_classes, [rate * 8 // output_stride for rate in (12, 24, 36)])
     else:
         classifier = FCNHead(2048, num_classes)
     layers = IntermediateLayerGetter(backbone, return_layers=outputs)
-    return SegmentationNetwork(layers, classifier, FCNHead(1024, num_classes), levels)
+    return SegmentationNetwork(layers, classifier, tuple(outputs.values()))
 
 
 def pick_device(settings: Settings) -> torch.device:

@@ -12,12 +12,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from segloop.formats import IGNORED
-from segloop.network.network import SegmentationNetwork
 from segloop.network.transforms import Augmentation, augment, jitter_colours, normalise
 from segloop.training.distributed import Team
 from segloop.training.examples import Examples, Stage, index_of, reduced
@@ -75,7 +74,7 @@ def unannotated_batches(
         yield UnannotatedBatch(weak, strong, inside, team.total(inside.sum().float()).clamp(min=1))
 
 
-def consistency_loss(network: SegmentationNetwork, batch: UnannotatedBatch) -> Tensor:
+def consistency_loss(network: nn.Module, batch: UnannotatedBatch) -> Tensor:
     """The loss () of what a network says of strong views where it is sure of the weak ones."""
     size = batch.inside.shape[1:]
     with torch.no_grad():

@@ -158,7 +158,7 @@ def without_resize(network: SegmentationNetwork) -> SegmentationNetwork:
     if not isinstance(network.classifier, DeepLabHead):
         return network
     head = nn.Sequential(PooledAsSum(network.classifier[0]), *list(network.classifier)[1:])
-    return SegmentationNetwork(network.backbone, head, network.aux_classifier, network.levels).eval()
+    return SegmentationNetwork(network.backbone, head, network.levels).eval()
 
 
 def quantize(onnx_file: Path, target: Path, inputs: Sequence[Float32]) -> None:

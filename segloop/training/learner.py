@@ -1,4 +1,4 @@
-"""What a training step computes: the loss of a network's two heads, in the precision that the device is fast in."""
+"""What a training step computes: the loss of a network, in the precision that the device is fast in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segloop.formats import IGNORED
-from segloop.network.network import SegmentationNetwork
 from segloop.settings import Settings
 from segloop.training.consistency import WEIGHT as CONSISTENCY_WEIGHT
 from segloop.training.consistency import UnannotatedBatch, consistency_loss
 
-AUX_WEIGHT = 0.4
 #: Steps left from which `torch.compile` is worth its minute or two on a GPU.
 COMPILE_STEPS = 5000
 
@@ -20,7 +18,7 @@ COMPILE_STEPS = 5000
 class Learner(nn.Module):
     """A network and its loss as one module: what DistributedDataParallel and torch.compile wrap."""
 
-    def __init__(self, network: SegmentationNetwork, class_weights: Tensor, *, bfloat16: bool) -> None:
+    def __init__(self, network: nn.Module, class_weights: Tensor, *, bfloat16: bool) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -33,9 +31,9 @@ class Learner(nn.Module):
         of images without annotations."""
         weights = self.get_buffer("class_weights")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits, auxiliary = self.network.with_auxiliary(images)
+            logits = self.network(images)
             consistency = consistency_loss(self.network, unannotated) if unannotated else None
-        loss = criterion(logits, target, weights, total) + AUX_WEIGHT * criterion(auxiliary, target, weights, total)
+        loss = criterion(logits, target, weights, total)
         return loss if consistency is None else loss + CONSISTENCY_WEIGHT * consistency
 
 

@@ -31,7 +31,7 @@ def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: 
     """
     if backbone_rate == 1:
         return for_random_weights(network, base_lr)
-    heads = [*network.classifier.parameters(), *network.aux_classifier.parameters()]
+    heads = list(network.classifier.parameters())
     backbone = {"params": list(network.backbone.parameters()), "base_lr": base_lr * backbone_rate}
     return Optimizers(adamw([backbone, {"params": heads, "base_lr": base_lr}]))
 

@@ -43,7 +43,7 @@ def decided() -> torch.nn.Module:
         [torch.from_numpy(photo(seed, 128, 96)).permute(2, 0, 1).float() / 64 - 2 for seed in range(4)]
     )
     with torch.no_grad():
-        network.with_auxiliary(photos)
+        network(photos)
         network.eval()
         last = network.classifier.last
         last.weight *= 20

@@ -33,7 +33,7 @@ def network():
 def tree(state, classes):
     """A network's state with a head for `classes`: row i of every head tensor is filled with i."""
     state = dict(state)
-    for key in ("classifier.4.weight", "classifier.4.bias", "aux_classifier.4.weight", "aux_classifier.4.bias"):
+    for key in ("classifier.4.weight", "classifier.4.bias"):
         shape = (len(classes) + 1, *state[key].shape[1:])
         rows = torch.arange(shape[0], dtype=torch.float32).reshape(-1, *[1] * (len(shape) - 1))
         state[key] = rows.expand(shape).contiguous()
@@ -50,9 +50,9 @@ def test_head_rows_are_copied_by_class_name(network):
     before = target.classifier[4].weight[2].clone()
     copied = load_matching(target, state, ("Sky", "Tree", "Road"), ("Road", "Car", "Sky"))
     assert copied == len(state)
-    for head in (target.classifier[4], target.aux_classifier[4]):
-        assert head.weight[[0, 1, 3], 0, 0, 0].tolist() == [0, 3, 1]
-        assert head.bias[[0, 1, 3]].tolist() == [0, 3, 1]
+    head = target.classifier[4]
+    assert head.weight[[0, 1, 3], 0, 0, 0].tolist() == [0, 3, 1]
+    assert head.bias[[0, 1, 3]].tolist() == [0, 3, 1]
     assert torch.equal(target.classifier[4].weight[2], before)
     assert torch.equal(target.backbone.conv1.weight, network.backbone.conv1.weight)
 
@@ -121,7 +121,7 @@ def test_a_version_of_torchvisions_network_gives_a_pyramid_its_backbone(network)
     target = build_network("fpn_resnet50", 3, 4)
     load_matching(target, network.state_dict(), ("Road", "Sky"), ("Road", "Sky"))
     for key, tensor in network.state_dict().items():
-        if key.startswith(("backbone.", "aux_classifier.")):
+        if key.startswith("backbone."):
             assert torch.equal(target.state_dict()[key], tensor), key
 
 
@@ -221,8 +221,9 @@ def test_weights_as_trainings_save_them(network, tmp_path, form):
 
 
 @pytest.mark.slow
-def test_torchvisions_own_network_without_an_auxiliary_head(tmp_path):
-    theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=4)
+@pytest.mark.parametrize("has_auxiliary", [True, False])
+def test_torchvisions_own_network_with_its_auxiliary_head_or_without(tmp_path, has_auxiliary):
+    theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=4, aux_loss=has_auxiliary)
     torch.save(theirs.state_dict(), tmp_path / "mine.pth")
     own = settings(weights=str(tmp_path / "mine.pth"), weights_classes="road,sky,tree", output_stride="8")
     image = torch.rand(1, 3, 64, 64)

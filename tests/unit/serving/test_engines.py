@@ -48,7 +48,7 @@ def lively(arch: str, output_stride: int = 16) -> SegmentationNetwork:
                 nn.init.constant_(module.weight, 0.25)
     network.train()
     with torch.no_grad():
-        network.with_auxiliary(torch.from_numpy(np.concatenate([photo(96, 128, seed) for seed in range(4)])))
+        network(torch.from_numpy(np.concatenate([photo(96, 128, seed) for seed in range(4)])))
     return network.eval()
 
 

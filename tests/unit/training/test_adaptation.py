@@ -129,7 +129,7 @@ class Pyramid(nn.Module):
 
 @pytest.mark.parametrize("gain", [1.0, 1e6])
 def test_each_level_of_features_is_kept_in_8_bits(tmp_path: Path, gain: float) -> None:
-    network = SegmentationNetwork(Pyramid(gain), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), ("fine", "out"))
+    network = SegmentationNetwork(Pyramid(gain), nn.Conv2d(3, 2, 1), ("fine", "out"))
     features = Features(tmp_path, network, (96, 128), 20)
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.uniform(0, 4, (3, 3, 96, 128)).astype(np.float32))

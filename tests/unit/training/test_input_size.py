@@ -13,7 +13,7 @@ from segloop.settings import Settings
 from segloop.training import input_size as module
 from segloop.training.input_size import choose_input_size, seconds_per_pixel
 
-NETWORK = SegmentationNetwork(nn.Identity(), nn.Identity(), nn.Identity())
+NETWORK = SegmentationNetwork(nn.Identity(), nn.Identity())
 
 
 def items(*sizes: tuple[int, int]) -> list[Item]:
@@ -102,7 +102,7 @@ def test_a_pass_is_timed_in_evaluation_mode() -> None:
             modes.append(self.training)
             return {"out": images}
 
-    network = SegmentationNetwork(Pass(), nn.Conv2d(3, 2, 1), nn.Identity()).train()
+    network = SegmentationNetwork(Pass(), nn.Conv2d(3, 2, 1)).train()
     assert 0 < seconds_per_pixel(network) < 1
     assert network.training
     assert set(modes) == {False}
@@ -115,5 +115,5 @@ def test_what_else_the_machine_does_is_not_counted() -> None:
             time.sleep(0.2)  # as where other programs have the processor
             return {"out": images}
 
-    network = SegmentationNetwork(Waiting(), nn.Conv2d(3, 2, 1), nn.Identity())
+    network = SegmentationNetwork(Waiting(), nn.Conv2d(3, 2, 1))
     assert seconds_per_pixel(network) * 256**2 < 0.2

@@ -85,7 +85,6 @@ def test_random_weights_have_muon_between_the_first_convolution_and_the_logits()
     assert {
         "backbone.conv1.weight",
         "classifier.last.weight",
-        "aux_classifier.4.weight",
         "classifier.last.bias",
     } <= rest
     assert all(network.get_parameter(name).ndim == 4 for name in inner)
