@@ -21,6 +21,7 @@ from segloop.network.network import build_network
 from segloop.settings import Settings, share_cores
 from segloop.training.adaptation import BATCH, Features, make_run, train_head
 from segloop.training.learner import computes_bfloat16
+from segloop.training.optimizers import make_head_optimizer
 
 VIEWS = 20
 TARGET = 12
@@ -40,7 +41,8 @@ def main() -> int:
         for image, target in zip(images, targets, strict=True):
             features.add(image, target)
         features_ms = (time.perf_counter() - started) * 1000 / VIEWS
-        steps = train_head(make_run(network, device, torch.ones(CLASSES), Settings()), features, bfloat16)
+        run = make_run(network, make_head_optimizer(network.classifier, 1e-3, 1.0), torch.ones(CLASSES), Settings())
+        steps = train_head(run, features, bfloat16)
         reference = reference_step(images[:REFERENCE_BATCH], targets[:REFERENCE_BATCH])
         ours_ms, theirs_ms = paired_ms(lambda: next(steps), reference, seconds=15)
     ours, theirs = BATCH * 1000 / ours_ms, REFERENCE_BATCH * 1000 / theirs_ms

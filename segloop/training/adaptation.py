@@ -30,10 +30,10 @@ from segloop.settings import Settings
 from segloop.training.container import Container
 from segloop.training.evaluation import Network, evaluate
 from segloop.training.examples import Examples, Stage, Views
-from segloop.training.finishing import match_areas, take_back_preference
+from segloop.training.finishing import AREA_SHARE, match_areas
 from segloop.training.input_size import choose_input_size
 from segloop.training.learner import computes_bfloat16, criterion
-from segloop.training.optimizers import Optimizers, adamw
+from segloop.training.optimizers import Optimizers, make_head_optimizer
 from segloop.training.recipe import (
     TerminatedError,
     describe,
@@ -112,7 +112,8 @@ def adapt(container: Container, stop_asked: Callable[[], bool] = lambda: False) 
             message = f"Quick adaptation: features of {features.count} views."
             report(container, stop_asked, Progress(phase="training", message=message))
         left_s = max(budget_s - clock.elapsed_s, 1e-3)
-        run = make_run(network, device, examples.class_weights(channels), settings, left_s)
+        optimizer = make_head_optimizer(network.classifier, settings.train_lr, backbone_rate)
+        run = make_run(network, optimizer, examples.class_weights(channels), settings, left_s)
         for loss in train_head(run, features, bfloat16):
             step = Progress(phase="training", step=run.step, steps=MOST_STEPS, loss=round(loss, 4))
             report(container, stop_asked, step)
@@ -264,11 +265,14 @@ class Head(nn.Module):
 
 
 def make_run(
-    network: SegmentationNetwork, device: torch.device, class_weights: Tensor, settings: Settings, budget_s: float = 0.0
+    network: SegmentationNetwork,
+    optimizer: Optimizers,
+    class_weights: Tensor,
+    settings: Settings,
+    budget_s: float = 0.0,
 ) -> Run:
-    """A run of the network's head alone, of MOST_STEPS or as long as the budget lasts, in seconds (0: none)."""
-    head = {"params": list(network.classifier.parameters()), "base_lr": settings.train_lr}
-    optimizer = Optimizers(adamw([head]))
+    """A run of the network's head alone, by its optimizer: of MOST_STEPS or as long as the budget lasts, in seconds (0: none)."""
+    device = next(network.parameters()).device
     return Run(network, optimizer, device, MOST_STEPS, 1, budget_s, settings.train_seed, class_weights.to(device))
 
 
@@ -304,11 +308,10 @@ def train_head(run: Run, features: Features | SomeFeatures, bfloat16: bool) -> I
 def finish_head(run: Run, features: Features, views: int) -> None:
     """Make a trained head ready to be served, by the first `views` views: as `segloop.training.finishing.finish`."""
     estimate_head_statistics(run.network, features, views)
-    take_back_preference(run.network.classifier, run.class_weights)
     head = Head(run.network)
     batches = (features.batch(range(begin, min(begin + BATCH, views))) for begin in range(0, views, BATCH))
     with torch.inference_mode():
-        match_areas(head, ((head(levels), target) for levels, target in batches))
+        match_areas(head, ((head(levels), target) for levels, target in batches), AREA_SHARE)
 
 
 def estimate_head_statistics(network: SegmentationNetwork, features: Features | SomeFeatures, views: int) -> None:

@@ -38,6 +38,7 @@ from segloop.training.evaluation import Network, Places
 from segloop.training.examples import Examples
 from segloop.training.finishing import take_back_preference
 from segloop.training.learner import computes_bfloat16
+from segloop.training.optimizers import Optimizers, adamw
 from segloop.training.recipe import RANDOM_WEIGHTS_RATE
 from segloop.training.run import Run
 from segloop.versions import VersionInfo
@@ -207,6 +208,7 @@ class _Heads:
 
     def _run(self, budget_s: float) -> Run:
         self._network.classifier.load_state_dict(self._random)
-        run = make_run(self._network, self._device, self._weights, self._settings, budget_s)
+        head = {"params": list(self._network.classifier.parameters()), "base_lr": self._settings.train_lr}
+        run = make_run(self._network, Optimizers(adamw([head])), self._weights, self._settings, budget_s)
         run.steps = self._most_steps
         return run

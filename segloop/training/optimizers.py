@@ -13,6 +13,9 @@ from segloop.network.network import SegmentationNetwork
 
 WEIGHT_DECAY: Final = 0.01
 
+#: How many times faster than whole networks heads learn by Muon: on a backbone that stands still (docs/adr/0016).
+HEAD_RATE: Final = 2.0
+
 #: Coefficients of the iteration, chosen for a steep start (Jordan, 2024), and how often it is applied.
 _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 _ITERATIONS: Final = 5
@@ -31,9 +34,15 @@ def make_optimizer(network: SegmentationNetwork, base_lr: float, backbone_rate: 
     """
     if backbone_rate == 1:
         return for_random_weights(network, base_lr)
-    heads = list(network.classifier.parameters())
     backbone = {"params": list(network.backbone.parameters()), "base_lr": base_lr * backbone_rate}
-    return Optimizers(adamw([backbone, {"params": heads, "base_lr": base_lr}]))
+    return Optimizers(adamw([backbone, {"params": list(network.classifier.parameters()), "base_lr": base_lr}]))
+
+
+def make_head_optimizer(head: nn.Module, base_lr: float, backbone_rate: float) -> Optimizers:
+    """The optimizer of a head alone, on features of a backbone whose `backbone_rate` is as `make_optimizer` has it."""
+    if backbone_rate == 1:
+        return for_random_weights(head, base_lr * HEAD_RATE)
+    return Optimizers(adamw([{"params": list(head.parameters()), "base_lr": base_lr}]))
 
 
 def for_random_weights(module: nn.Module, base_lr: float) -> Optimizers:

@@ -16,6 +16,7 @@ from segloop.training.optimizers import (
     Optimizers,
     adamw,
     for_random_weights,
+    make_head_optimizer,
     make_optimizer,
     orthogonalised,
 )
@@ -88,6 +89,17 @@ def test_random_weights_have_muon_between_the_first_convolution_and_the_logits()
         "classifier.last.bias",
     } <= rest
     assert all(network.get_parameter(name).ndim == 4 for name in inner)
+
+
+def test_a_head_alone_has_muon_on_a_backbone_that_began_at_random():
+    head = build_network("fpn_resnet50", 3, 4).classifier
+    muon, rest = make_head_optimizer(head, 1e-3, 1.0).param_groups
+    assert (muon["base_lr"], rest["base_lr"]) == (2e-3, 2e-3)
+    assert any(weight is head.smooth[0][0].weight for weight in muon["params"])
+    assert any(weight is head.last.weight for weight in rest["params"])
+    (published,) = make_head_optimizer(head, 1e-3, 0.1).param_groups
+    assert published["base_lr"] == 1e-3
+    assert len(published["params"]) == len(list(head.parameters()))
 
 
 def test_published_weights_keep_adamw_and_a_slower_backbone():
