@@ -41,7 +41,8 @@ def main() -> int:
         for image, target in zip(images, targets, strict=True):
             features.add(image, target)
         features_ms = (time.perf_counter() - started) * 1000 / VIEWS
-        run = make_run(network, make_head_optimizer(network.classifier, 1e-3, 1.0), torch.ones(CLASSES), Settings())
+        optimizer = make_head_optimizer(network.classifier, Settings().train_lr, 1.0)
+        run = make_run(network, optimizer, torch.ones(CLASSES), Settings())
         steps = train_head(run, features, bfloat16)
         reference = reference_step(images[:REFERENCE_BATCH], targets[:REFERENCE_BATCH])
         ours_ms, theirs_ms = paired_ms(lambda: next(steps), reference, seconds=15)

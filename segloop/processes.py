@@ -27,7 +27,7 @@ def die_with_parent(signum: int, parent_pid: int) -> None:
     """Have the kernel send this process `signum` when its parent dies; Linux only, elsewhere it does nothing.
 
     `parent_pid` is who the parent should be: one that is gone already gets its child killed now.
-    It comes more than once where the parent has threads, for each of which the children are handed on.
+    The signal comes more than once where the parent has threads: its children are handed from one to the next.
     Source: prctl(2), PR_SET_PDEATHSIG; it survives exec, and is not inherited by children.
     """
     if sys.platform != "linux":
